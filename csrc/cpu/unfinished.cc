@@ -1,0 +1,65 @@
+#include "cpu_device.h"
+namespace sg {
+void CpuDevice::pointwise(PointwiseOp, Ins, Out, DType) { fail(ErrorCode::Internal, "pointwise: kernel missing"); }
+void CpuDevice::reduce(ReduceOp, In, Out, double) { fail(ErrorCode::Internal, "reduce: kernel missing"); }
+void CpuDevice::copy(In, Out) { fail(ErrorCode::Internal, "copy: kernel missing"); }
+void CpuDevice::fill(Out, double) { fail(ErrorCode::Internal, "fill: kernel missing"); }
+void CpuDevice::arange(Out, double, double) { fail(ErrorCode::Internal, "arange: kernel missing"); }
+void CpuDevice::cat(Out, double, Ins) { fail(ErrorCode::Internal, "cat: kernel missing"); }
+void CpuDevice::triangle(In, Out, double, double) { fail(ErrorCode::Internal, "triangle: kernel missing"); }
+void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
+void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
+void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }
+void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) { fail(ErrorCode::Internal, "dropout: kernel missing"); }
+void CpuDevice::gather(In, In, Out, double) { fail(ErrorCode::Internal, "gather: kernel missing"); }
+void CpuDevice::scatter(Out, In, In, double) { fail(ErrorCode::Internal, "scatter: kernel missing"); }
+void CpuDevice::scatterAdd(Out, In, In, double) { fail(ErrorCode::Internal, "scatterAdd: kernel missing"); }
+void CpuDevice::indexSelect(In, In, Out, double) { fail(ErrorCode::Internal, "indexSelect: kernel missing"); }
+void CpuDevice::indexAdd(Out, In, In, double) { fail(ErrorCode::Internal, "indexAdd: kernel missing"); }
+void CpuDevice::index(In, Out, double, Ins) { fail(ErrorCode::Internal, "index: kernel missing"); }
+void CpuDevice::indexPut(Out, In, double, double, Ins) { fail(ErrorCode::Internal, "indexPut: kernel missing"); }
+void CpuDevice::nonzero(In, Out) { fail(ErrorCode::Internal, "nonzero: kernel missing"); }
+void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
+void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
+void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
+void CpuDevice::sort(In, Out, Out, double) { fail(ErrorCode::Internal, "sort: kernel missing"); }
+void CpuDevice::topk(In, Out, Out, double) { fail(ErrorCode::Internal, "topk: kernel missing"); }
+void CpuDevice::cumsum(In, Out, double) { fail(ErrorCode::Internal, "cumsum: kernel missing"); }
+void CpuDevice::cumprod(In, Out) { fail(ErrorCode::Internal, "cumprod: kernel missing"); }
+void CpuDevice::multinomial(In, Out, double, double, double, double, double) { fail(ErrorCode::Internal, "multinomial: kernel missing"); }
+void CpuDevice::softmax(In, Out) { fail(ErrorCode::Internal, "softmax: kernel missing"); }
+void CpuDevice::softmaxBackward(In, In, Out) { fail(ErrorCode::Internal, "softmaxBackward: kernel missing"); }
+void CpuDevice::logSoftmax(In, Out) { fail(ErrorCode::Internal, "logSoftmax: kernel missing"); }
+void CpuDevice::logSoftmaxBackward(In, In, Out) { fail(ErrorCode::Internal, "logSoftmaxBackward: kernel missing"); }
+void CpuDevice::logsumexp(In, Out) { fail(ErrorCode::Internal, "logsumexp: kernel missing"); }
+void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
+void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
+void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
+void CpuDevice::rmsNormBackward(In, In, MaybeIn, In, Out, MaybeOut) { fail(ErrorCode::Internal, "rmsNormBackward: kernel missing"); }
+void CpuDevice::groupNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "groupNorm: kernel missing"); }
+void CpuDevice::groupNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "groupNormBackward: kernel missing"); }
+void CpuDevice::batchNorm(In, MaybeIn, MaybeIn, MaybeIn, MaybeIn, Out, Out, Out, double, double, double) { fail(ErrorCode::Internal, "batchNorm: kernel missing"); }
+void CpuDevice::batchNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "batchNormBackward: kernel missing"); }
+void CpuDevice::crossEntropy(In, In, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "crossEntropy: kernel missing"); }
+void CpuDevice::crossEntropyBackward(In, In, In, MaybeIn, In, Out, double, double) { fail(ErrorCode::Internal, "crossEntropyBackward: kernel missing"); }
+void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
+void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
+void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
+void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "matmul: kernel missing"); }
+void CpuDevice::conv2d(In, In, MaybeIn, Out, Rest) { fail(ErrorCode::Internal, "conv2d: kernel missing"); }
+void CpuDevice::conv2dBackwardInput(In, In, Out, Rest) { fail(ErrorCode::Internal, "conv2dBackwardInput: kernel missing"); }
+void CpuDevice::conv2dBackwardWeight(In, In, Out, MaybeOut, Rest) { fail(ErrorCode::Internal, "conv2dBackwardWeight: kernel missing"); }
+void CpuDevice::maxPool2d(In, Out, Out, Rest) { fail(ErrorCode::Internal, "maxPool2d: kernel missing"); }
+void CpuDevice::maxPool2dBackward(In, In, Out) { fail(ErrorCode::Internal, "maxPool2dBackward: kernel missing"); }
+void CpuDevice::avgPool2d(In, Out, Rest) { fail(ErrorCode::Internal, "avgPool2d: kernel missing"); }
+void CpuDevice::avgPool2dBackward(In, Out, Rest) { fail(ErrorCode::Internal, "avgPool2dBackward: kernel missing"); }
+void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
+void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
+void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }
+void CpuDevice::rmspropStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "rmspropStep: kernel missing"); }
+void CpuDevice::lambStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lambStep: kernel missing"); }
+void CpuDevice::lionStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lionStep: kernel missing"); }
+void CpuDevice::globalNorm(Out, double, Ins) { fail(ErrorCode::Internal, "globalNorm: kernel missing"); }
+void CpuDevice::scaleMany(In, Ins) { fail(ErrorCode::Internal, "scaleMany: kernel missing"); }
+void CpuDevice::clampMany(double, double, Ins) { fail(ErrorCode::Internal, "clampMany: kernel missing"); }
+}
