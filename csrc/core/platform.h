@@ -1,0 +1,47 @@
+// The few things that differ between operating systems and processors: pausing in a spin, counting the usable cores,
+// naming a thread, memory in huge pages. Everything else in csrc/core is standard C++, so that arm64 and macOS follow.
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+
+namespace sg {
+
+inline void cpu_relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+inline int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Waits for `ready` until the clock says stop. It gives the core away every 32 pauses: the kernel often puts a woken
+// thread on its waker's core, where a spin without yields keeps the very thread it waits for from running.
+template <class F>
+inline bool spin_until(int64_t ns, const F& ready) {
+  const int64_t end = now_ns() + ns;
+  do {
+    for (int i = 0; i < 32; i++) {
+      if (ready()) return true;
+      cpu_relax();
+    }
+    std::this_thread::yield();
+  } while (now_ns() < end);
+  return ready();
+}
+
+int usable_cores();  // affinity mask and container quota respected
+void name_thread(const char* name);
+
+// Page memory straight from the system, zeroed, at least 64-byte aligned; from 2 MiB on aligned to and asked to be in
+// huge pages, which are worth up to a third of a kernel's time. Null when there is none.
+void* map_pages(size_t bytes);
+void unmap_pages(void* p, size_t bytes);
+
+}  // namespace sg

@@ -1,0 +1,197 @@
+// One 64-bit word holds the whole state of a job: generation (24 bits), number of tasks (20), next task (20). A helper
+// claims a task by compare-and-swap on it, so a late helper can never take a task of another job: its word is stale.
+// A claim keeps the job alive (the caller waits for every claimed task), so `fn` and `arg` are read after it.
+#include "thread_pool.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "error.h"
+#include "platform.h"
+
+namespace sg {
+
+namespace {
+
+constexpr int kMaxTasks = (1 << 20) - 1, kMaxThreads = 1024;
+constexpr int64_t kSpinNs = 35'000;
+
+int next_of(uint64_t word) { return int(word & 0xfffff); }
+int count_of(uint64_t word) { return int(word >> 20 & 0xfffff); }
+bool open(uint64_t word) { return next_of(word) < count_of(word); }
+
+int threads_from_environment() {
+  const char* text = std::getenv("SHARDGRAD_NUM_THREADS");
+  if (!text || !*text) return usable_cores();
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  return *end || n < 1 ? usable_cores() : int(std::min<long>(n, kMaxThreads));
+}
+
+}  // namespace
+
+struct ThreadPool::Impl {
+  alignas(64) std::atomic<uint64_t> word{0};
+  alignas(64) std::atomic<int> done{0};
+  alignas(64) std::atomic<int> sleepers{0};
+  std::atomic<bool> caller_asleep{false};
+  std::atomic<bool> busy{false};
+  std::atomic<int> threads{1};
+  void (*fn)(const void*, int) = nullptr;
+  const void* arg = nullptr;
+
+  std::mutex mutex;
+  std::condition_variable work, finished;
+  std::exception_ptr error;  // of the lowest failing task, so that the same mistake always gives the same text
+  int error_task = 0;
+  int helpers = 0;
+
+  void execute(int task) {
+    try {
+      fn(arg, task);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!error || task < error_task) {
+        error = std::current_exception();
+        error_task = task;
+      }
+    }
+  }
+
+  // Claims and runs one task. False when the job has none left.
+  bool step() {
+    uint64_t w = word.load(std::memory_order_acquire);
+    do {
+      if (!open(w)) return false;
+    } while (!word.compare_exchange_weak(w, w + 1, std::memory_order_acq_rel, std::memory_order_acquire));
+    execute(next_of(w));
+    if (done.fetch_add(1) + 1 == count_of(w) && caller_asleep.load()) {
+      { std::lock_guard lock(mutex); }
+      finished.notify_one();
+    }
+    return true;
+  }
+
+  void help(int id) {
+    name_thread("shardgrad pool");
+    const auto wanted = [&] { return open(word.load()) && id < threads.load(std::memory_order_relaxed); };
+    for (;;) {
+      if (wanted()) {
+        while (step()) {}
+      }
+      if (spin_until(kSpinNs, wanted)) continue;
+      std::unique_lock lock(mutex);
+      sleepers.fetch_add(1);
+      work.wait(lock, wanted);
+      sleepers.fetch_sub(1);
+    }
+  }
+
+  void run_together(int n, void (*f)(const void*, int), const void* a) {
+    fn = f;
+    arg = a;
+    error = nullptr;
+    done.store(0, std::memory_order_relaxed);
+    const uint64_t generation = (word.load(std::memory_order_relaxed) >> 40) + 1;
+    word.store(generation << 40 | uint64_t(n) << 20);  // ordered before the look at `sleepers`
+    if (sleepers.load()) {
+      { std::lock_guard lock(mutex); }
+      work.notify_all();
+    }
+    while (step()) {}
+    const auto ended = [&] { return done.load() == n; };
+    if (!spin_until(kSpinNs, ended)) {
+      std::unique_lock lock(mutex);
+      caller_asleep.store(true);
+      finished.wait(lock, ended);
+      caller_asleep.store(false);
+    }
+  }
+};
+
+ThreadPool::ThreadPool() : impl_(new Impl) { set_threads(threads_from_environment()); }
+
+ThreadPool& ThreadPool::instance() {
+  static ThreadPool* pool = new ThreadPool;
+  return *pool;
+}
+
+int ThreadPool::threads() const { return impl_->threads.load(std::memory_order_relaxed); }
+
+void ThreadPool::set_threads(int n) {
+  if (n < 1 || n > kMaxThreads) {
+    fail(ErrorCode::Shape, "setNumThreads: expects 1 to ", kMaxThreads, " threads, got ", n);
+  }
+  std::lock_guard lock(impl_->mutex);
+  // Helpers beyond the number stay asleep; they are never ended, as a job may be running.
+  for (; impl_->helpers < n - 1; impl_->helpers++) {
+    std::thread([impl = impl_, id = impl_->helpers + 1] { impl->help(id); }).detach();
+  }
+  impl_->threads.store(n, std::memory_order_relaxed);
+}
+
+void ThreadPool::run_erased(int n, void (*f)(const void*, int), const void* arg) {
+  Impl& p = *impl_;
+  // A nested run and a second caller both find the pool busy.
+  if (n <= 1 || threads() == 1 || p.busy.exchange(true, std::memory_order_acquire)) {
+    for (int task = 0; task < n; task++) f(arg, task);
+    return;
+  }
+  for (int begin = 0; begin < n; begin += kMaxTasks) {
+    struct Part {
+      void (*f)(const void*, int);
+      const void* arg;
+      int begin;
+    } part{f, arg, begin};
+    const auto shifted = [](const void* a, int task) {
+      const Part& q = *static_cast<const Part*>(a);
+      q.f(q.arg, q.begin + task);
+    };
+    p.run_together(std::min(kMaxTasks, n - begin), shifted, &part);
+    if (p.error) break;
+  }
+  const std::exception_ptr error = std::exchange(p.error, nullptr);
+  p.busy.store(false, std::memory_order_release);
+  if (error) std::rethrow_exception(error);
+}
+
+namespace {
+
+struct ScratchSlots {
+  struct Slot {
+    void* data = nullptr;
+    size_t bytes = 0;
+  } slots[int(Scratch::kCount)];
+  ~ScratchSlots() {
+    for (Slot& s : slots) {
+      if (s.data) unmap_pages(s.data, s.bytes);
+    }
+  }
+};
+
+}  // namespace
+
+void* scratch_bytes(Scratch slot, size_t bytes) {
+  thread_local ScratchSlots mine;
+  ScratchSlots::Slot& s = mine.slots[int(slot)];
+  if (bytes <= s.bytes && s.data) return s.data;
+  if (s.data) unmap_pages(s.data, s.bytes);
+  s.data = nullptr;
+  const size_t page = bytes >= size_t(2) << 20 ? size_t(2) << 20 : 4096;
+  const size_t wanted = std::max(bytes, s.bytes + s.bytes / 2);
+  s.bytes = (std::max<size_t>(wanted, 1) + page - 1) / page * page;
+  if (wanted <= SIZE_MAX - page) s.data = map_pages(s.bytes);
+  if (!s.data) {
+    s.bytes = 0;
+    fail(ErrorCode::OutOfMemory, "out of memory: ", bytes, " bytes of working memory of a kernel");
+  }
+  return s.data;
+}
+
+}  // namespace sg
