@@ -11,14 +11,6 @@ void CpuDevice::uniform(Out, double, double, double, double, double, double) { f
 void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
 void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }
 void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) { fail(ErrorCode::Internal, "dropout: kernel missing"); }
-void CpuDevice::gather(In, In, Out, double) { fail(ErrorCode::Internal, "gather: kernel missing"); }
-void CpuDevice::scatter(Out, In, In, double) { fail(ErrorCode::Internal, "scatter: kernel missing"); }
-void CpuDevice::scatterAdd(Out, In, In, double) { fail(ErrorCode::Internal, "scatterAdd: kernel missing"); }
-void CpuDevice::indexSelect(In, In, Out, double) { fail(ErrorCode::Internal, "indexSelect: kernel missing"); }
-void CpuDevice::indexAdd(Out, In, In, double) { fail(ErrorCode::Internal, "indexAdd: kernel missing"); }
-void CpuDevice::index(In, Out, double, Ins) { fail(ErrorCode::Internal, "index: kernel missing"); }
-void CpuDevice::indexPut(Out, In, double, double, Ins) { fail(ErrorCode::Internal, "indexPut: kernel missing"); }
-void CpuDevice::nonzero(In, Out) { fail(ErrorCode::Internal, "nonzero: kernel missing"); }
 void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
 void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
 void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
