@@ -19,11 +19,6 @@ void CpuDevice::topk(In, Out, Out, double) { fail(ErrorCode::Internal, "topk: ke
 void CpuDevice::cumsum(In, Out, double) { fail(ErrorCode::Internal, "cumsum: kernel missing"); }
 void CpuDevice::cumprod(In, Out) { fail(ErrorCode::Internal, "cumprod: kernel missing"); }
 void CpuDevice::multinomial(In, Out, double, double, double, double, double) { fail(ErrorCode::Internal, "multinomial: kernel missing"); }
-void CpuDevice::softmax(In, Out) { fail(ErrorCode::Internal, "softmax: kernel missing"); }
-void CpuDevice::softmaxBackward(In, In, Out) { fail(ErrorCode::Internal, "softmaxBackward: kernel missing"); }
-void CpuDevice::logSoftmax(In, Out) { fail(ErrorCode::Internal, "logSoftmax: kernel missing"); }
-void CpuDevice::logSoftmaxBackward(In, In, Out) { fail(ErrorCode::Internal, "logSoftmaxBackward: kernel missing"); }
-void CpuDevice::logsumexp(In, Out) { fail(ErrorCode::Internal, "logsumexp: kernel missing"); }
 void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
 void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
 void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
