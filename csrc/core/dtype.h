@@ -45,8 +45,8 @@ inline size_t dtype_size(DType t) {
   return sizes[int(t)];
 }
 
-inline bool is_float16_kind(DType t) { return t == DType::k_float16 || t == DType::k_bfloat16; }
-inline bool is_floating(DType t) {
+constexpr bool is_float16_kind(DType t) { return t == DType::k_float16 || t == DType::k_bfloat16; }
+constexpr bool is_floating(DType t) {
   return t <= DType::k_bfloat16 || t == DType::k_float8_e4m3 || t == DType::k_float8_e5m2;
 }
 
@@ -76,6 +76,17 @@ inline void dispatch_all(DType t, F&& f) {
     case DType::kCount: break;
   }
   fail(ErrorCode::Internal, "unknown dtype code ", int(t));
+}
+
+// For kernels that only move elements: an unsigned integer of the type's size.
+template <class F>
+inline void dispatch_bytes(DType t, F&& f) {
+  switch (dtype_size(t)) {
+    case 1: f(TypeTag<uint8_t>{}); return;
+    case 2: f(TypeTag<uint16_t>{}); return;
+    case 4: f(TypeTag<uint32_t>{}); return;
+    default: f(TypeTag<uint64_t>{}); return;
+  }
 }
 
 // float32, float64, float16, bfloat16: the types kernels compute on.

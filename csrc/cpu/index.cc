@@ -10,16 +10,6 @@ namespace sg {
 
 namespace {
 
-template <class F>
-void dispatch_bytes(size_t size, const F& f) {
-  switch (size) {
-    case 1: return f(TypeTag<uint8_t>{});
-    case 2: return f(TypeTag<uint16_t>{});
-    case 4: return f(TypeTag<uint32_t>{});
-    default: return f(TypeTag<uint64_t>{});
-  }
-}
-
 template <class T>
 void move_run(int64_t n, const T* from, const IndexWalk::Place& at, T* to, const IndexWalk::Place& place) {
   from += at.start;
@@ -36,7 +26,7 @@ void move_run(int64_t n, const T* from, const IndexWalk::Place& at, T* to, const
 }
 
 void read_table(const IndexPlan& plan, In table, Out values) {
-  dispatch_bytes(dtype_size(table.dtype), [&](auto tag) {
+  dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     parallel_walk(plan, false, [&](IndexWalk& walk, int64_t, int64_t) {
       while (walk.next()) move_run(walk.n, table.ptr<const T>(), walk.table[0], values.ptr<T>(), walk.value);
@@ -45,7 +35,7 @@ void read_table(const IndexPlan& plan, In table, Out values) {
 }
 
 void write_table(const IndexPlan& plan, Out table, In values) {
-  dispatch_bytes(dtype_size(table.dtype), [&](auto tag) {
+  dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     parallel_walk(plan, true, [&](IndexWalk& walk, int64_t, int64_t) {
       while (walk.next()) move_run(walk.n, values.ptr<const T>(), walk.value, table.ptr<T>(), walk.table[0]);
@@ -182,7 +172,7 @@ void CpuDevice::nonzero(In x, Out indices) {
   rows.merge();
   // Calls f(position) for the elements of a part that are not zero.
   const auto each = [&](int64_t part, const auto& f) {
-    dispatch_bytes(dtype_size(x.dtype), [&](auto tag) {
+    dispatch_bytes(x.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const T sign = T(T(1) << (8 * sizeof(T) - 1)), mask = is_floating(x.dtype) ? T(~sign) : T(~T(0));
       const int64_t length = rows.length(), stride = rows.stride(0);

@@ -14,11 +14,6 @@ void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) {
 void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
 void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
 void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
-void CpuDevice::sort(In, Out, Out, double) { fail(ErrorCode::Internal, "sort: kernel missing"); }
-void CpuDevice::topk(In, Out, Out, double) { fail(ErrorCode::Internal, "topk: kernel missing"); }
-void CpuDevice::cumsum(In, Out, double) { fail(ErrorCode::Internal, "cumsum: kernel missing"); }
-void CpuDevice::cumprod(In, Out) { fail(ErrorCode::Internal, "cumprod: kernel missing"); }
-void CpuDevice::multinomial(In, Out, double, double, double, double, double) { fail(ErrorCode::Internal, "multinomial: kernel missing"); }
 void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
 void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
 void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
