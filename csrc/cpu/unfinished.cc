@@ -31,10 +31,6 @@ void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double
 void CpuDevice::conv2d(In, In, MaybeIn, Out, Rest) { fail(ErrorCode::Internal, "conv2d: kernel missing"); }
 void CpuDevice::conv2dBackwardInput(In, In, Out, Rest) { fail(ErrorCode::Internal, "conv2dBackwardInput: kernel missing"); }
 void CpuDevice::conv2dBackwardWeight(In, In, Out, MaybeOut, Rest) { fail(ErrorCode::Internal, "conv2dBackwardWeight: kernel missing"); }
-void CpuDevice::maxPool2d(In, Out, Out, Rest) { fail(ErrorCode::Internal, "maxPool2d: kernel missing"); }
-void CpuDevice::maxPool2dBackward(In, In, Out) { fail(ErrorCode::Internal, "maxPool2dBackward: kernel missing"); }
-void CpuDevice::avgPool2d(In, Out, Rest) { fail(ErrorCode::Internal, "avgPool2d: kernel missing"); }
-void CpuDevice::avgPool2dBackward(In, Out, Rest) { fail(ErrorCode::Internal, "avgPool2dBackward: kernel missing"); }
 void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
 void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
 void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }
