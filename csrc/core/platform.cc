@@ -2,9 +2,9 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
-#include <unistd.h>
 
 #include <cstdio>
 #endif
@@ -27,6 +27,15 @@ int container_cores() {
   std::fclose(f);
   return limited ? int((quota + period - 1) / period) : 0;
 }
+
+size_t container_memory() {
+  std::FILE* f = std::fopen("/sys/fs/cgroup/memory.max", "re");
+  if (!f) return 0;
+  unsigned long long bytes = 0;
+  const bool limited = std::fscanf(f, "%llu", &bytes) == 1;
+  std::fclose(f);
+  return limited ? size_t(bytes) : 0;
+}
 #endif
 
 }  // namespace
@@ -39,6 +48,15 @@ int usable_cores() {
   if (const int quota = container_cores(); quota > 0) cores = std::min(cores, quota);
 #endif
   return std::max(1, cores);
+}
+
+size_t usable_memory() {
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  size_t bytes = pages > 0 && page > 0 ? size_t(pages) * size_t(page) : SIZE_MAX;
+#ifdef __linux__
+  if (const size_t limit = container_memory(); limit > 0) bytes = std::min(bytes, limit);
+#endif
+  return bytes;
 }
 
 void name_thread(const char* name) {

@@ -36,7 +36,8 @@ inline bool spin_until(int64_t ns, const F& ready) {
   return ready();
 }
 
-int usable_cores();  // affinity mask and container quota respected
+int usable_cores();      // affinity mask and container quota respected
+size_t usable_memory();  // physical memory, or the container's limit
 void name_thread(const char* name);
 
 // Page memory straight from the system, zeroed, at least 64-byte aligned; from 2 MiB on aligned to and asked to be in

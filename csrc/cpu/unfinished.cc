@@ -1,43 +1,43 @@
 #include "cpu_device.h"
 namespace sg {
-void CpuDevice::pointwise(PointwiseOp, Ins, Out, DType) { fail(ErrorCode::Internal, "pointwise: kernel missing"); }
-void CpuDevice::reduce(ReduceOp, In, Out, double) { fail(ErrorCode::Internal, "reduce: kernel missing"); }
-void CpuDevice::copy(In, Out) { fail(ErrorCode::Internal, "copy: kernel missing"); }
-void CpuDevice::fill(Out, double) { fail(ErrorCode::Internal, "fill: kernel missing"); }
-void CpuDevice::arange(Out, double, double) { fail(ErrorCode::Internal, "arange: kernel missing"); }
-void CpuDevice::cat(Out, double, Ins) { fail(ErrorCode::Internal, "cat: kernel missing"); }
-void CpuDevice::triangle(In, Out, double, double) { fail(ErrorCode::Internal, "triangle: kernel missing"); }
-void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
-void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
-void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }
-void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) { fail(ErrorCode::Internal, "dropout: kernel missing"); }
-void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
-void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
-void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
-void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
-void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
-void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
-void CpuDevice::rmsNormBackward(In, In, MaybeIn, In, Out, MaybeOut) { fail(ErrorCode::Internal, "rmsNormBackward: kernel missing"); }
-void CpuDevice::groupNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "groupNorm: kernel missing"); }
-void CpuDevice::groupNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "groupNormBackward: kernel missing"); }
-void CpuDevice::batchNorm(In, MaybeIn, MaybeIn, MaybeIn, MaybeIn, Out, Out, Out, double, double, double) { fail(ErrorCode::Internal, "batchNorm: kernel missing"); }
-void CpuDevice::batchNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "batchNormBackward: kernel missing"); }
-void CpuDevice::crossEntropy(In, In, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "crossEntropy: kernel missing"); }
-void CpuDevice::crossEntropyBackward(In, In, In, MaybeIn, In, Out, double, double) { fail(ErrorCode::Internal, "crossEntropyBackward: kernel missing"); }
-void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
-void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
-void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
-void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "matmul: kernel missing"); }
-void CpuDevice::conv2d(In, In, MaybeIn, Out, Rest) { fail(ErrorCode::Internal, "conv2d: kernel missing"); }
-void CpuDevice::conv2dBackwardInput(In, In, Out, Rest) { fail(ErrorCode::Internal, "conv2dBackwardInput: kernel missing"); }
-void CpuDevice::conv2dBackwardWeight(In, In, Out, MaybeOut, Rest) { fail(ErrorCode::Internal, "conv2dBackwardWeight: kernel missing"); }
-void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
-void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
-void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }
-void CpuDevice::rmspropStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "rmspropStep: kernel missing"); }
-void CpuDevice::lambStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lambStep: kernel missing"); }
-void CpuDevice::lionStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lionStep: kernel missing"); }
-void CpuDevice::globalNorm(Out, double, Ins) { fail(ErrorCode::Internal, "globalNorm: kernel missing"); }
-void CpuDevice::scaleMany(In, Ins) { fail(ErrorCode::Internal, "scaleMany: kernel missing"); }
-void CpuDevice::clampMany(double, double, Ins) { fail(ErrorCode::Internal, "clampMany: kernel missing"); }
+__attribute__((weak)) void CpuDevice::pointwise(PointwiseOp, Ins, Out, DType) { fail(ErrorCode::Internal, "pointwise: kernel missing"); }
+__attribute__((weak)) void CpuDevice::reduce(ReduceOp, In, Out, double) { fail(ErrorCode::Internal, "reduce: kernel missing"); }
+__attribute__((weak)) void CpuDevice::copy(In, Out) { fail(ErrorCode::Internal, "copy: kernel missing"); }
+__attribute__((weak)) void CpuDevice::fill(Out, double) { fail(ErrorCode::Internal, "fill: kernel missing"); }
+__attribute__((weak)) void CpuDevice::arange(Out, double, double) { fail(ErrorCode::Internal, "arange: kernel missing"); }
+__attribute__((weak)) void CpuDevice::cat(Out, double, Ins) { fail(ErrorCode::Internal, "cat: kernel missing"); }
+__attribute__((weak)) void CpuDevice::triangle(In, Out, double, double) { fail(ErrorCode::Internal, "triangle: kernel missing"); }
+__attribute__((weak)) void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
+__attribute__((weak)) void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
+__attribute__((weak)) void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }
+__attribute__((weak)) void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) { fail(ErrorCode::Internal, "dropout: kernel missing"); }
+__attribute__((weak)) void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
+__attribute__((weak)) void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
+__attribute__((weak)) void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
+__attribute__((weak)) void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
+__attribute__((weak)) void CpuDevice::rmsNormBackward(In, In, MaybeIn, In, Out, MaybeOut) { fail(ErrorCode::Internal, "rmsNormBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::groupNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "groupNorm: kernel missing"); }
+__attribute__((weak)) void CpuDevice::groupNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "groupNormBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::batchNorm(In, MaybeIn, MaybeIn, MaybeIn, MaybeIn, Out, Out, Out, double, double, double) { fail(ErrorCode::Internal, "batchNorm: kernel missing"); }
+__attribute__((weak)) void CpuDevice::batchNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "batchNormBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::crossEntropy(In, In, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "crossEntropy: kernel missing"); }
+__attribute__((weak)) void CpuDevice::crossEntropyBackward(In, In, In, MaybeIn, In, Out, double, double) { fail(ErrorCode::Internal, "crossEntropyBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
+__attribute__((weak)) void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
+__attribute__((weak)) void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
+__attribute__((weak)) void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "matmul: kernel missing"); }
+__attribute__((weak)) void CpuDevice::conv2d(In, In, MaybeIn, Out, Rest) { fail(ErrorCode::Internal, "conv2d: kernel missing"); }
+__attribute__((weak)) void CpuDevice::conv2dBackwardInput(In, In, Out, Rest) { fail(ErrorCode::Internal, "conv2dBackwardInput: kernel missing"); }
+__attribute__((weak)) void CpuDevice::conv2dBackwardWeight(In, In, Out, MaybeOut, Rest) { fail(ErrorCode::Internal, "conv2dBackwardWeight: kernel missing"); }
+__attribute__((weak)) void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::rmspropStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "rmspropStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::lambStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lambStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::lionStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "lionStep: kernel missing"); }
+__attribute__((weak)) void CpuDevice::globalNorm(Out, double, Ins) { fail(ErrorCode::Internal, "globalNorm: kernel missing"); }
+__attribute__((weak)) void CpuDevice::scaleMany(In, Ins) { fail(ErrorCode::Internal, "scaleMany: kernel missing"); }
+__attribute__((weak)) void CpuDevice::clampMany(double, double, Ins) { fail(ErrorCode::Internal, "clampMany: kernel missing"); }
 }

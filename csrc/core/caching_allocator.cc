@@ -1,0 +1,349 @@
+// Sizes as in PyTorch's allocators: 512-byte granules; requests up to 1 MiB share 2 MiB segments, up to 10 MiB share
+// 20 MiB segments, larger ones get their own, in multiples of 2 MiB.
+#include "caching_allocator.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include "platform.h"
+
+namespace sg {
+
+namespace {
+
+constexpr size_t kGranule = 512, kMiB = size_t(1) << 20;
+constexpr size_t kMaxRequest = size_t(1) << 46;
+constexpr size_t kHistoryLength = size_t(1) << 16;
+constexpr int kHeadersAtOnce = 256;
+constexpr int kLooks = 16;  // entries of a bin that are compared for the best fit
+
+size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+struct Bin {
+  int level, sub;
+};
+
+// Sixteen bins to a power of two; the first sixteen are exact.
+Bin bin_of(size_t size) {
+  const size_t granules = size / kGranule;
+  if (granules < 16) return {0, int(granules)};
+  const int high = int(std::bit_width(granules)) - 1;
+  return {high - 3, int(granules >> (high - 4) & 15)};
+}
+
+std::string readable(double bytes) {
+  static const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  int unit = 0;
+  for (; bytes >= 1024 && unit < 5; unit++) bytes /= 1024;
+  char text[40];
+  std::snprintf(text, sizeof text, unit ? "%.2f %s" : "%.0f %s", bytes, units[unit]);
+  return text;
+}
+
+}  // namespace
+
+struct Segment {
+  char* data;
+  size_t size;
+  int stream;
+  bool small;
+  Block* first;
+  uint64_t free_since;  // the stream's count when the last block was freed
+  bool wholly_free() const { return first->free && !first->after; }
+};
+
+CachingAllocator::CachingAllocator(MemorySource& source, const char* device_name)
+    : source_(source), device_name_(device_name) {
+  for (int stream = 0; stream < kStreamsPerDevice; stream++) {
+    for (int kind = 0; kind < 2; kind++) {
+      pools_[stream][kind].small = kind == 0;
+      pools_[stream][kind].stream = stream;
+    }
+  }
+}
+
+// The streams have ended: nothing uses the memory any more.
+CachingAllocator::~CachingAllocator() {
+  for (Segment* s : segments_) {
+    source_.unmap(s->data, s->size);
+    delete s;
+  }
+}
+
+Block* CachingAllocator::new_block() {
+  if (!spare_headers_) {
+    headers_.push_back(std::make_unique<Block[]>(kHeadersAtOnce));
+    for (int i = 0; i < kHeadersAtOnce; i++) {
+      headers_.back()[i].next_free = spare_headers_;
+      spare_headers_ = &headers_.back()[i];
+    }
+  }
+  Block* b = spare_headers_;
+  spare_headers_ = b->next_free;
+  return b;
+}
+
+void CachingAllocator::insert(Block* b) {
+  Pool& pool = pools_[b->stream][b->segment->small ? 0 : 1];
+  const Bin bin = bin_of(b->size);
+  Block*& first = pool.first[bin.level][bin.sub];
+  b->free = true;
+  b->previous_free = nullptr;
+  b->next_free = first;
+  if (first) first->previous_free = b;
+  first = b;
+  pool.levels |= uint64_t(1) << bin.level;
+  pool.bins[bin.level] |= uint16_t(1 << bin.sub);
+}
+
+void CachingAllocator::remove(Block* b) {
+  b->free = false;
+  if (b->next_free) b->next_free->previous_free = b->previous_free;
+  if (b->previous_free) {
+    b->previous_free->next_free = b->next_free;
+    return;
+  }
+  Pool& pool = pools_[b->stream][b->segment->small ? 0 : 1];
+  const Bin bin = bin_of(b->size);
+  pool.first[bin.level][bin.sub] = b->next_free;
+  if (b->next_free) return;
+  pool.bins[bin.level] &= uint16_t(~(1 << bin.sub));
+  if (!pool.bins[bin.level]) pool.levels &= ~(uint64_t(1) << bin.level);
+}
+
+// The best of a few blocks of the request's own bin, else the best of a few of the next bin that has any.
+Block* CachingAllocator::find(Pool& pool, size_t size) {
+  const auto best_of = [size](Block* b) {
+    Block* best = nullptr;
+    for (int i = 0; b && i < kLooks; i++, b = b->next_free) {
+      if (b->size == size) return b;
+      if (b->size > size && (!best || b->size < best->size)) best = b;
+    }
+    return best;
+  };
+  const Bin bin = bin_of(size);
+  if (Block* b = best_of(pool.first[bin.level][bin.sub])) return b;
+  int level = bin.level;
+  unsigned larger = pool.bins[level] & (~0u << bin.sub << 1);
+  if (!larger) {
+    const uint64_t above = level == 63 ? 0 : pool.levels & (~uint64_t(0) << level << 1);
+    if (!above) return nullptr;
+    level = std::countr_zero(above);
+    larger = pool.bins[level];
+  }
+  return best_of(pool.first[level][std::countr_zero(larger)]);
+}
+
+void CachingAllocator::split(Block* b, size_t size) {
+  const size_t rest = b->size - size;
+  if (rest < (b->segment->small ? kGranule : kSmallLimit + kGranule)) return;
+  Block* tail = new_block();
+  *tail = {b->data + size, rest, 0, b->segment, b, b->after, nullptr, nullptr, 0, false, b->stream};
+  if (b->after) b->after->before = tail;
+  b->after = tail;
+  b->size = size;
+  insert(tail);
+}
+
+// `next` is the free right neighbour of `b`, already out of its bin.
+Block* CachingAllocator::absorb(Block* b, Block* next) {
+  b->size += next->size;
+  b->after = next->after;
+  if (next->after) next->after->before = b;
+  next->next_free = spare_headers_;
+  spare_headers_ = next;
+  return b;
+}
+
+Block* CachingAllocator::map_segment(Pool& pool, size_t size) {
+  size_t bytes = round_up(size, 2 * kMiB);
+  if (!pool.small && size < 10 * kMiB) bytes = 20 * kMiB;
+  void* data = source_.map(bytes);
+  if (!data && bytes > round_up(size, 2 * kMiB)) {  // not enough for a shared segment: one of its own
+    bytes = round_up(size, 2 * kMiB);
+    data = source_.map(bytes);
+  }
+  if (!data) return nullptr;
+  Segment* s = new Segment{static_cast<char*>(data), bytes, pool.stream, pool.small, nullptr, 0};
+  segments_.push_back(s);
+  Block* b = new_block();
+  *b = {s->data, bytes, 0, s, nullptr, nullptr, nullptr, nullptr, 0, false, uint8_t(pool.stream)};
+  s->first = b;
+  stats_.reservedBytes += double(bytes);
+  stats_.peakReservedBytes = std::max(stats_.peakReservedBytes, stats_.reservedBytes);
+  stats_.segments++;
+  record(MemoryEvent::kMapSegment, pool.stream, data, bytes);
+  return b;
+}
+
+void CachingAllocator::unmap_segment(Segment* s) {
+  remove(s->first);
+  s->first->next_free = spare_headers_;
+  spare_headers_ = s->first;
+  record(MemoryEvent::kUnmapSegment, s->stream, s->data, s->size);
+  source_.unmap(s->data, s->size);
+  stats_.reservedBytes -= double(s->size);
+  stats_.segments--;
+  delete s;
+}
+
+Block* CachingAllocator::allocate(size_t bytes, int stream) {
+  stats_.allocations++;
+  if (bytes > kMaxRequest) fail_out_of_memory(bytes);
+  const size_t size = std::max(kGranule, round_up(bytes, kGranule));
+  Pool& pool = pool_of(size, stream);
+  unpark(false);
+  Block* b = find(pool, size);
+  if (b) {
+    stats_.cacheHits++;
+    remove(b);
+  } else {
+    b = map_segment(pool, size);
+    if (!b && release_cached()) {
+      b = find(pool, size);
+      if (b) remove(b);
+      else b = map_segment(pool, size);
+    }
+    if (!b) fail_out_of_memory(bytes);
+  }
+  split(b, size);
+  b->requested = bytes;
+  b->used_until = 0;
+  stats_.liveBytes += double(bytes);
+  stats_.liveCount++;
+  if (stats_.liveBytes > stats_.peakLiveBytes) stats_.peakLiveBytes = stats_.liveBytes;
+  record(MemoryEvent::kAlloc, stream, b->data, b->size);
+  return b;
+}
+
+void CachingAllocator::record_use(Block* block, int stream, uint64_t seq) {
+  if (stream != block->stream) block->used_until = seq;
+}
+
+void CachingAllocator::free(Block* b) {
+  stats_.liveBytes -= double(b->requested);
+  stats_.liveCount--;
+  const int other = 1 - b->stream;
+  if (b->used_until && !source_.passed(other, b->used_until)) {
+    parked_[other].push_back(b);
+    stats_.pendingBytes += double(b->requested);
+    record(MemoryEvent::kPark, b->stream, b->data, b->size);
+    return;
+  }
+  release(b);
+}
+
+void CachingAllocator::release(Block* b) {
+  record(MemoryEvent::kFree, b->stream, b->data, b->size);
+  b->requested = 0;
+  if (Block* next = b->after; next && next->free) {
+    remove(next);
+    absorb(b, next);
+  }
+  if (Block* before = b->before; before && before->free) {
+    remove(before);
+    b = absorb(before, b);
+  }
+  insert(b);
+  if (b->segment->wholly_free()) b->segment->free_since = source_.issued(b->stream);
+}
+
+void CachingAllocator::unpark(bool wait) {
+  for (int stream = 0; stream < kStreamsPerDevice; stream++) {
+    auto& list = parked_[stream];
+    while (!list.empty()) {
+      Block* b = list.front();
+      if (!source_.passed(stream, b->used_until) && !(wait && source_.wait(stream, b->used_until))) break;
+      list.pop_front();
+      stats_.pendingBytes -= double(b->requested);
+      release(b);
+    }
+  }
+}
+
+// Gives wholly free segments back to the system once the commands that used them are done. True if there was one.
+bool CachingAllocator::release_cached() {
+  unpark(true);
+  const size_t before = segments_.size();
+  std::erase_if(segments_, [this](Segment* s) {
+    if (!s->wholly_free() || !source_.wait(s->stream, s->free_since)) return false;
+    unmap_segment(s);
+    return true;
+  });
+  if (segments_.size() == before) return false;
+  stats_.releases++;
+  return true;
+}
+
+void CachingAllocator::empty_cache() { release_cached(); }
+
+void CachingAllocator::fail_out_of_memory(size_t bytes) {
+  stats_.outOfMemories++;
+  record(MemoryEvent::kOutOfMemory, 0, nullptr, bytes);
+  fail(ErrorCode::OutOfMemory, "out of memory on ", device_name_, ": requested ", readable(double(bytes)), ", live ",
+       readable(stats_.liveBytes), ", reserved ", readable(stats_.reservedBytes), ", limit ",
+       readable(double(source_.limit())));
+}
+
+MemoryStats CachingAllocator::stats() {
+  unpark(false);
+  MemoryStats s = stats_;
+  for (const auto& kinds : pools_) {
+    for (const Pool& pool : kinds) {
+      if (!pool.levels) continue;
+      const int level = 63 - std::countl_zero(pool.levels);
+      const int sub = 31 - std::countl_zero(unsigned(pool.bins[level]));
+      for (const Block* b = pool.first[level][sub]; b; b = b->next_free) {
+        s.largestFreeBytes = std::max(s.largestFreeBytes, double(b->size));
+      }
+    }
+  }
+  return s;
+}
+
+void CachingAllocator::reset_peak() {
+  stats_.peakLiveBytes = stats_.liveBytes;
+  stats_.peakReservedBytes = stats_.reservedBytes;
+}
+
+void CachingAllocator::record_history(bool on) {
+  recording_ = on;
+  if (!on) return;
+  history_.clear();
+  history_next_ = 0;
+}
+
+void CachingAllocator::record(MemoryEvent::Action action, int stream, const void* address, size_t bytes) {
+  if (!recording_) return;
+  const MemoryEvent event{action, uint8_t(stream), uint64_t(reinterpret_cast<uintptr_t>(address)), bytes, now_ns()};
+  if (history_.size() < kHistoryLength) history_.push_back(event);
+  else history_[history_next_] = event;
+  history_next_ = (history_next_ + 1) % kHistoryLength;
+}
+
+std::vector<MemoryEvent> CachingAllocator::history() const {
+  std::vector<MemoryEvent> ordered = history_;
+  if (ordered.size() == kHistoryLength)
+    std::rotate(ordered.begin(), ordered.begin() + long(history_next_), ordered.end());
+  return ordered;
+}
+
+std::vector<CachingAllocator::SegmentInfo> CachingAllocator::snapshot() const {
+  std::vector<SegmentInfo> all;
+  for (const Segment* s : segments_) {
+    SegmentInfo info{uint64_t(reinterpret_cast<uintptr_t>(s->data)), s->size, s->stream, {}};
+    for (const Block* b = s->first; b; b = b->after) {
+      const bool parked = !b->free && std::find(parked_[1 - s->stream].begin(), parked_[1 - s->stream].end(), b) !=
+                                          parked_[1 - s->stream].end();
+      info.blocks.push_back({uint64_t(reinterpret_cast<uintptr_t>(b->data)), b->size, b->requested,
+                             b->free  ? BlockInfo::kFree
+                             : parked ? BlockInfo::kPending
+                                      : BlockInfo::kLive});
+    }
+    all.push_back(std::move(info));
+  }
+  return all;
+}
+
+}  // namespace sg

@@ -1,0 +1,45 @@
+// The virtual devices cpu:0, cpu:1, ... Each has its own kernels, streams and allocator and belongs to the JavaScript
+// environment that opened it: that is what makes a queue single-producer and the allocator free of locks. Two worker
+// threads that both use cpu:0 have two devices of that name.
+#pragma once
+#include <memory>
+#include <string>
+
+#include "caching_allocator.h"
+#include "device.h"
+#include "stream.h"
+
+namespace sg {
+
+inline constexpr int kMaxDevices = 256;
+
+class DeviceContext final : public MemorySource {
+ public:
+  // Throws when there is no such device.
+  static std::unique_ptr<DeviceContext> open(const std::string& kind, int index);
+  ~DeviceContext() override;  // halts the streams and gives the memory back
+
+  const std::string& name() const { return name_; }
+  int index() const { return index_; }
+  Device& kernels() { return *kernels_; }
+  Stream& stream(int which) { return *streams_[which]; }
+  CachingAllocator& allocator() { return *allocator_; }
+  void halt();  // without waiting, so that all devices of an environment can be halted before any is joined
+
+  void* map(size_t bytes) override;
+  void unmap(void* p, size_t bytes) override;
+  size_t limit() const override;
+  uint64_t issued(int stream) const override { return streams_[stream]->issued(); }
+  bool passed(int stream, uint64_t seq) const override { return streams_[stream]->passed(seq); }
+  bool wait(int stream, uint64_t seq) override;
+
+ private:
+  DeviceContext(std::string name, int index);
+  const std::string name_;
+  const int index_;
+  std::unique_ptr<Device> kernels_;
+  std::unique_ptr<Stream> streams_[kStreamsPerDevice];
+  std::unique_ptr<CachingAllocator> allocator_;
+};
+
+}  // namespace sg

@@ -1,0 +1,168 @@
+// Stream: an in-order queue with one producer (the JavaScript thread that owns the device) and one consumer (the
+// stream's own thread). Commands have any length and lie one after another in linked segments, so an enqueue is a copy
+// and one sequentially consistent store. A full queue holds the producer back only while the stream is *executing*: a
+// stream that waits for an event or a peer lets the queue grow, or simulated ranks on one thread would deadlock.
+#pragma once
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "error.h"
+
+namespace sg {
+
+class Stream;
+
+struct Fault {
+  ErrorCode code;
+  std::string text;
+};
+
+using CommandFn = void (*)(Stream&, void* payload);
+
+// Process-wide settings; tests lower the limits to find every place that blocks by mistake.
+struct StreamSettings {
+  std::atomic<uint64_t> queue_limit{16384};       // commands that may wait before the producer is held back
+  std::atomic<uint64_t> hard_limit{1u << 20};     // commands that may wait while the stream itself waits; then an error
+  std::atomic<uint64_t> staging_limit{1u << 28};  // bytes of host data that may wait to be copied
+  std::atomic<int64_t> spin_ns{50'000};
+  std::atomic<bool> inline_mode{false};  // run commands at once on the producer's thread (SHARDGRAD_SYNC=1)
+};
+StreamSettings& stream_settings();
+
+// Tells why `stream` can never go on (a collective misses a rank that this very thread has to feed), or nothing.
+using StuckHook = std::optional<std::string> (*)(const Stream& stream);
+void set_stuck_hook(StuckHook hook);
+
+class Stream {
+ public:
+  explicit Stream(std::string name);
+  ~Stream();  // halts and joins
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  const std::string& name() const { return name_; }
+
+  // ---- producer
+  // Room for a payload of at most `bytes`; nothing happens before commit, so a caller may give up in between.
+  void* begin(size_t bytes) {
+    if (issued_ - done_seen_ >= settings_.queue_limit.load(std::memory_order_relaxed)) hold_back();
+    if (write_->capacity - write_at_ < bytes + 2 * sizeof(Command)) grow(bytes);
+    return write_->bytes() + write_at_ + sizeof(Command);
+  }
+  // Publishes the command whose payload was written; `used` may be less than was asked for. A command that `always`
+  // runs is not skipped on a faulted stream: it settles a promise, frees memory or answers a peer.
+  uint64_t commit(CommandFn run, const char* name, size_t used, bool always = false) {
+    Command* c =
+        new (write_->bytes() + write_at_) Command{run, name, uint32_t(aligned(sizeof(Command) + used)), always};
+    write_at_ += c->bytes;
+    issued_++;
+    if (inline_) {
+      run_inline();
+    } else {
+      published_.store(issued_);  // sequentially consistent, against the look at `asleep_`
+      if (asleep_.load()) wake();
+    }
+    return issued_;
+  }
+  template <class Payload>
+  uint64_t enqueue(CommandFn run, const char* name, const Payload& payload, bool always = false) {
+    static_assert(std::is_trivially_copyable_v<Payload>);
+    new (begin(sizeof(Payload))) Payload(payload);
+    return commit(run, name, sizeof(Payload), always);
+  }
+  uint64_t issued() const { return issued_; }  // the event "everything so far"
+  bool idle() const { return passed(issued_); }
+  // The following commands of this stream wait until `seq` commands of `on` are done.
+  void wait_event(Stream& on, uint64_t seq);
+  // Counts host bytes that lie waiting in commands; holds the producer back by the same rule as a full queue.
+  void add_staging(size_t bytes);
+  void use_inline(bool on);
+  bool runs_inline() const { return inline_; }
+  // Skips what is left, ends the thread; commands that always run still do. The producer's last call.
+  void halt();
+  void join();
+
+  // ---- any thread
+  bool passed(uint64_t seq) const { return done_.load(std::memory_order_acquire) >= seq; }
+  bool waiting() const { return waiting_.load(); }
+  bool faulted() const { return faulted_.load(std::memory_order_acquire); }
+  void raise(ErrorCode code, std::string text);  // the first fault sticks
+  std::optional<Fault> take_fault();
+  // Waits on the host; throws when the stream could never get there.
+  void host_wait(uint64_t seq);
+  // The same, but gives up (false) while the stream itself waits for somebody else.
+  bool host_wait_unless_waiting(uint64_t seq);
+
+  // ---- consumer
+  void remove_staging(size_t bytes) { staged_.fetch_sub(bytes, std::memory_order_relaxed); }
+  // Marks the stream as waiting for a peer for as long as it lives: the producer is let go, the queue grows.
+  class Waiting {
+   public:
+    explicit Waiting(Stream& s) : stream_(s) { stream_.set_waiting(true); }
+    ~Waiting() { stream_.set_waiting(false); }
+
+   private:
+    Stream& stream_;
+  };
+  bool halting() const { return halting_.load(); }
+
+ private:
+  struct alignas(16) Command {
+    CommandFn run;  // null: go on in the next segment
+    const char* name;
+    uint32_t bytes;
+    bool always;
+  };
+  struct alignas(16) Segment {
+    Segment* next = nullptr;
+    size_t capacity;
+    char* bytes() { return reinterpret_cast<char*>(this + 1); }
+  };
+  static size_t aligned(size_t n) { return (n + 15) & ~size_t(15); }
+  static Segment* new_segment(size_t capacity);
+
+  void grow(size_t bytes);
+  void hold_back();
+  void wake();
+  void run_inline();
+  void start();
+  void loop();
+  void execute_next(uint64_t n);
+  void execute(const Command& c, void* payload);
+  void set_waiting(bool on);
+  void ring();
+  bool wait_on_bell(uint64_t seq, const Stream* waiter, int64_t timeout_ns);
+  static void wait_event_command(Stream& self, void* payload);
+
+  const std::string name_;
+  const StreamSettings& settings_ = stream_settings();
+  // producer
+  Segment* write_;
+  size_t write_at_ = 0;
+  uint64_t issued_ = 0, done_seen_ = 0;  // done_seen_ is a cached done_: reading that one is a cache miss
+  bool inline_ = false;
+  // consumer
+  Segment* read_;
+  size_t read_at_ = 0;
+  // shared
+  std::atomic<Segment*> spare_{nullptr};
+  alignas(64) std::atomic<uint64_t> published_{0};
+  alignas(64) std::atomic<uint64_t> done_{0};
+  alignas(64) std::atomic<bool> asleep_{false};
+  std::atomic<bool> halting_{false}, faulted_{false}, waiting_{false}, producer_held_{false};
+  std::atomic<uint64_t> wake_at_{UINT64_MAX};  // the smallest sequence anybody sleeps for
+  std::atomic<uint64_t> staged_{0};
+  std::mutex mutex_;                     // guards sleeping, wake_at_ and fault_; never held while a command runs
+  std::condition_variable work_, bell_;  // the consumer sleeps on the one, everybody else on the other
+  std::optional<Fault> fault_;
+  std::thread thread_;
+};
+
+}  // namespace sg

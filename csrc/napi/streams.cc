@@ -1,0 +1,122 @@
+// Devices, events and waiting. An event is a number: how many commands the stream had been given. Waiting on the host
+// has a Promise form each; the synchronous one throws when it could never return.
+#include "args.h"
+#include "../core/thread_pool.h"
+
+namespace sg {
+
+namespace {
+
+struct Synchronizing {
+  Settlement* settlement;
+  Stream* communication;
+};
+
+void synchronized(Stream& stream, void* payload) {
+  const Synchronizing& s = *static_cast<Synchronizing*>(payload);
+  auto fault = s.communication->take_fault();
+  s.settlement->fault = stream.take_fault();
+  if (!s.settlement->fault) s.settlement->fault = std::move(fault);
+  settle(s.settlement);
+}
+
+}  // namespace
+
+namespace js {
+
+napi_value openDevice(Environment& e, const Arguments& a) {
+  const std::string kind = a.text(0, "the kind");
+  const int index = int(a.integer(1, 0, INT32_MAX, "the index"));
+  for (size_t slot = 0; slot < e.devices.size(); slot++) {
+    if (kind == "cpu" && e.devices[slot]->index() == index) return make_number(e, double(slot));
+  }
+  e.devices.push_back(DeviceContext::open(kind, index));
+  return make_number(e, double(e.devices.size() - 1));
+}
+
+napi_value synchronize(Environment&, const Arguments& a) {
+  DeviceContext& device = a.device(0);
+  for (int i = kStreamsPerDevice - 1; i >= 0; i--) device.stream(i).host_wait(device.stream(i).issued());
+  std::optional<Fault> first;
+  for (int i = 0; i < kStreamsPerDevice; i++) {
+    auto fault = device.stream(i).take_fault();
+    if (!first) first = std::move(fault);
+  }
+  if (first) throw Error(first->code, first->text);
+  return nullptr;
+}
+
+napi_value synchronizeAsync(Environment& e, const Arguments& a) {
+  DeviceContext& device = a.device(0);
+  Stream &compute = device.stream(kComputeStream), &communication = device.stream(kCommunicationStream);
+  compute.wait_event(communication, communication.issued());
+  auto settlement = std::make_unique<Settlement>();
+  settlement->owner = &e;
+  void* place = compute.begin(sizeof(Synchronizing));
+  napi_value promise = make_promise(e, settlement.get());
+  if (!promise) return nullptr;
+  new (place) Synchronizing{settlement.release(), &communication};
+  compute.commit(synchronized, "synchronize", sizeof(Synchronizing), true);
+  return promise;
+}
+
+napi_value recordEvent(Environment& e, const Arguments& a) {
+  return make_number(e, double(a.device(0).stream(a.stream(1)).issued()));
+}
+
+napi_value waitEvent(Environment&, const Arguments& a) {
+  Stream& stream = a.device(0).stream(a.stream(1));
+  Stream& on = a.device(2).stream(a.stream(3));
+  stream.wait_event(on, uint64_t(a.integer(4, 0, int64_t(on.issued()), "the event")));
+  return nullptr;
+}
+
+napi_value setNumThreads(Environment&, const Arguments& a) {
+  ThreadPool::instance().set_threads(int(a.integer(0, 1, 1024, "the number of threads")));
+  return nullptr;
+}
+
+napi_value getNumThreads(Environment& e, const Arguments&) { return make_number(e, ThreadPool::instance().threads()); }
+
+// { queueLimit, spinMicroseconds, sync }, each optional
+napi_value configure(Environment& e, const Arguments& a) {
+  const auto option = [&](const char* name, napi_valuetype expected, napi_value* value) {
+    napi_valuetype type = napi_undefined;
+    if (napi_get_named_property(e.env, a.value(0), name, value) != napi_ok) {
+      fail(ErrorCode::Value, "configure: expects an object");
+    }
+    napi_typeof(e.env, *value, &type);
+    if (type == napi_undefined) return false;
+    if (type != expected) fail(ErrorCode::Value, "configure: ", name, " has the wrong type");
+    return true;
+  };
+  napi_value value = nullptr;
+  double number = 0;
+  StreamSettings& settings = stream_settings();
+  if (option("queueLimit", napi_number, &value)) {
+    napi_get_value_double(e.env, value, &number);
+    settings.queue_limit = uint64_t(whole_between(number, 1, 1 << 20, "configure", "queueLimit"));
+  }
+  if (option("spinMicroseconds", napi_number, &value)) {
+    napi_get_value_double(e.env, value, &number);
+    settings.spin_ns = whole_between(number, 0, 1'000'000, "configure", "spinMicroseconds") * 1000;
+  }
+  if (option("sync", napi_boolean, &value)) {
+    bool on = false;
+    napi_get_value_bool(e.env, value, &on);
+    settings.inline_mode = on;
+    for (auto& device : e.devices) {
+      for (int i = kStreamsPerDevice - 1; i >= 0; i--) device->stream(i).use_inline(on);
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace js
+
+std::vector<FunctionRow> stream_functions() {
+  return {SG_FUNCTION(openDevice), SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync), SG_FUNCTION(recordEvent),
+          SG_FUNCTION(waitEvent),  SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads),    SG_FUNCTION(configure)};
+}
+
+}  // namespace sg
