@@ -1,12 +1,6 @@
 #include "cpu_device.h"
 namespace sg {
-__attribute__((weak)) void CpuDevice::pointwise(PointwiseOp, Ins, Out, DType) { fail(ErrorCode::Internal, "pointwise: kernel missing"); }
 __attribute__((weak)) void CpuDevice::reduce(ReduceOp, In, Out, double) { fail(ErrorCode::Internal, "reduce: kernel missing"); }
-__attribute__((weak)) void CpuDevice::copy(In, Out) { fail(ErrorCode::Internal, "copy: kernel missing"); }
-__attribute__((weak)) void CpuDevice::fill(Out, double) { fail(ErrorCode::Internal, "fill: kernel missing"); }
-__attribute__((weak)) void CpuDevice::arange(Out, double, double) { fail(ErrorCode::Internal, "arange: kernel missing"); }
-__attribute__((weak)) void CpuDevice::cat(Out, double, Ins) { fail(ErrorCode::Internal, "cat: kernel missing"); }
-__attribute__((weak)) void CpuDevice::triangle(In, Out, double, double) { fail(ErrorCode::Internal, "triangle: kernel missing"); }
 __attribute__((weak)) void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
 __attribute__((weak)) void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
 __attribute__((weak)) void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }

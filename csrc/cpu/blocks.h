@@ -1,0 +1,31 @@
+// Conversion between memory of any dtype and strides and a block of lanes: what lets a kernel be written once, for
+// contiguous float32, float64 or int64 (the lane dtypes), and still serve every tensor.
+#pragma once
+#include "../core/dtype.h"
+
+namespace sg {
+
+// A rows x cols box of a strided tensor: the address of its first element and the strides, in elements.
+struct Strided {
+  void* data;
+  int64_t row_stride, col_stride;
+};
+
+// to[r * cols + c] = lane(from[r, c])
+using LoadBlock = void (*)(Strided from, int64_t rows, int64_t cols, void* to);
+// to[r, c] = dtype(from[r * cols + c])
+using StoreBlock = void (*)(const void* from, int64_t rows, int64_t cols, Strided to);
+
+LoadBlock block_loader(DType dtype, DType lane);
+StoreBlock block_storer(DType lane, DType dtype);
+
+// The lane dtype that holds every value of a dtype.
+inline DType lane_dtype(DType t) {
+  return t == DType::k_float64 ? t : is_floating(t) ? DType::k_float32 : DType::k_int64;
+}
+
+inline void* address(const void* data, int64_t elements, DType dtype) {
+  return const_cast<char*>(static_cast<const char*>(data)) + elements * int64_t(dtype_size(dtype));
+}
+
+}  // namespace sg

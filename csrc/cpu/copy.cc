@@ -1,0 +1,114 @@
+// Copies, casts and fills. A cast is the identity of the pointwise table; a copy within one dtype moves bits, whatever
+// they mean, in boxes that are square where one side is transposed.
+#include <algorithm>
+#include <cstring>
+
+#include "../core/cast.h"
+#include "../ops/pointwise.h"
+#include "blocks.h"
+#include "cpu_device.h"
+#include "nest.h"
+#include "rows.h"
+
+namespace sg {
+
+namespace {
+
+template <class T>
+void copy_box(const T* from, int64_t from_row, int64_t from_col, T* to, int64_t to_row, int64_t to_col, int64_t rows,
+              int64_t cols) {
+  if (from_col == 1 && to_col == 1) {
+    for (int64_t r = 0; r < rows; r++) std::memcpy(to + r * to_row, from + r * from_row, size_t(cols) * sizeof(T));
+  } else if (rows >= cols) {
+    for (int64_t c = 0; c < cols; c++)
+      for (int64_t r = 0; r < rows; r++) to[r * to_row + c * to_col] = from[r * from_row + c * from_col];
+  } else {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t c = 0; c < cols; c++) to[r * to_row + c * to_col] = from[r * from_row + c * from_col];
+  }
+}
+
+// y[i] = x[i], both of T's size
+template <class T>
+void move(const View& x, const View& y) {
+  Nest<2> nest(y.ndim, y.shape, {y.strides, x.strides});
+  if (nest.col_stride(0) == 1 && nest.col_stride(1) == 1) nest.widen(kGrainElements);
+  nest.parallel([&](const Box<2>& b) {
+    copy_box(x.ptr<const T>() + b.at[1], nest.row_stride(1), nest.col_stride(1), y.ptr<T>() + b.at[0],
+             nest.row_stride(0), nest.col_stride(0), b.rows, b.cols);
+  });
+}
+
+void move(const View& x, const View& y) {
+  if (x.data == y.data && std::equal(x.strides, x.strides + x.ndim, y.strides)) return;
+  dispatch_bytes(y.dtype, [&](auto tag) { move<typename decltype(tag)::type>(x, y); });
+}
+
+// The view [begin, begin + size) of dimension d.
+View narrow(const View& v, int d, int64_t begin, int64_t size) {
+  View part = v;
+  part.data = address(v.data, begin * v.strides[d], v.dtype);
+  part.shape[d] = size;
+  return part;
+}
+
+}  // namespace
+
+void CpuDevice::copy(In x, Out y) {
+  if (x.dtype == y.dtype && !x.is_scalar()) return move(x, y);
+  View input = x;
+  pointwise(PointwiseOp::k_identity, {&input, 1}, y, lane_dtype(x.is_scalar() ? y.dtype : x.dtype));
+}
+
+void CpuDevice::fill(Out y, double value) {
+  View number;
+  number.scalar = value;
+  pointwise(PointwiseOp::k_identity, {&number, 1}, y, lane_dtype(y.dtype));
+}
+
+void CpuDevice::arange(Out y, double start, double step) {
+  SG_ASSERT(y.ndim == 1);
+  dispatch_all(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    T* const to = y.ptr<T>();
+    parallel_for(y.shape[0], kGrainElements, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) to[i * y.strides[0]] = cast<T>(start + double(i) * step);
+    });
+  });
+}
+
+void CpuDevice::cat(Out y, double dim, Ins xs) {
+  int64_t begin = 0;
+  for (int k = 0; k < xs.count; k++) {
+    const int64_t size = xs[k].shape[int(dim)];
+    move(xs[k], narrow(y, int(dim), begin, size));
+    begin += size;
+  }
+}
+
+void CpuDevice::triangle(In x, Out y, double diagonal, double upper) {
+  // Row r keeps columns [r + diagonal, cols) of an upper triangle, [0, r + diagonal] of a lower one.
+  const int64_t rows = y.size(-2), cols = y.size(-1), shift = cast<int64_t>(std::clamp(diagonal, -0x1p53, 0x1p53));
+  Rows walk(y);
+  walk.add(x.strides);
+  const int64_t count = y.numel() == 0 ? 0 : walk.count();
+  dispatch_bytes(y.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    parallel_for(count, std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, cols)),
+                 [&](int64_t begin, int64_t end) {
+                   Rows row = walk;
+                   row.seek(begin);
+                   for (int64_t i = begin; i < end; i++, row.next()) {
+                     const int64_t edge = std::clamp<int64_t>(i % rows + shift + (upper ? 0 : 1), 0, cols);
+                     const int64_t first = upper ? edge : 0, last = upper ? cols : edge;
+                     const T* const from = x.ptr<const T>() + row[1];
+                     T* const to = y.ptr<T>() + row[0];
+                     for (int64_t c = 0; c < first; c++) to[c * y.stride(-1)] = 0;
+                     for (int64_t c = first; c < last; c++) to[c * y.stride(-1)] = from[c * x.stride(-1)];
+                     for (int64_t c = last; c < cols; c++) to[c * y.stride(-1)] = 0;
+                   }
+                 });
+  });
+}
+
+}  // namespace sg
