@@ -35,28 +35,33 @@ class Flat {
     return static_cast<T*>(data_) + offset(begin);
   }
 
-  // Calls f(address, stride, count) for each stretch of the innermost dimension within [begin, begin + n), in order.
-  template <class T, class F>
+  // Calls f(offset, stride, count) for each stretch of the innermost dimension within [begin, begin + n), in order.
+  template <class F>
   void stretches(int64_t begin, int64_t n, const F& f) const {
     const int64_t inner = shape_[ndim_ - 1];
     while (n > 0) {
       const int64_t count = std::min(n, inner - begin % inner);
-      f(static_cast<T*>(data_) + offset(begin), strides_[ndim_ - 1], count);
+      f(offset(begin), strides_[ndim_ - 1], count);
       begin += count;
       n -= count;
     }
+  }
+
+  template <class T>
+  T* gather(int64_t begin, int64_t n, T* to) const {
+    T* next = to;
+    stretches(begin, n, [&](int64_t offset, int64_t stride, int64_t count) {
+      const T* const from = static_cast<const T*>(data_) + offset;
+      for (int64_t i = 0; i < count; i++) *next++ = from[i * stride];
+    });
+    return to;
   }
 
   // The n elements from `begin`, in place or gathered into the scratch slot.
   template <class T>
   const T* read(int64_t begin, int64_t n, Scratch slot) const {
     if (const T* p = direct<const T>(begin, n)) return p;
-    T* const to = scratch<T>(slot, size_t(n));
-    T* next = to;
-    stretches<const T>(begin, n, [&](const T* p, int64_t stride, int64_t count) {
-      for (int64_t i = 0; i < count; i++) *next++ = p[i * stride];
-    });
-    return to;
+    return gather(begin, n, scratch<T>(slot, size_t(n)));
   }
 
  private:

@@ -8,14 +8,6 @@ __attribute__((weak)) void CpuDevice::dropout(In, Out, double, double, double, d
 __attribute__((weak)) void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
 __attribute__((weak)) void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
-__attribute__((weak)) void CpuDevice::layerNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double) { fail(ErrorCode::Internal, "layerNorm: kernel missing"); }
-__attribute__((weak)) void CpuDevice::layerNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut) { fail(ErrorCode::Internal, "layerNormBackward: kernel missing"); }
-__attribute__((weak)) void CpuDevice::rmsNorm(In, MaybeIn, Out, Out, double) { fail(ErrorCode::Internal, "rmsNorm: kernel missing"); }
-__attribute__((weak)) void CpuDevice::rmsNormBackward(In, In, MaybeIn, In, Out, MaybeOut) { fail(ErrorCode::Internal, "rmsNormBackward: kernel missing"); }
-__attribute__((weak)) void CpuDevice::groupNorm(In, MaybeIn, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "groupNorm: kernel missing"); }
-__attribute__((weak)) void CpuDevice::groupNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "groupNormBackward: kernel missing"); }
-__attribute__((weak)) void CpuDevice::batchNorm(In, MaybeIn, MaybeIn, MaybeIn, MaybeIn, Out, Out, Out, double, double, double) { fail(ErrorCode::Internal, "batchNorm: kernel missing"); }
-__attribute__((weak)) void CpuDevice::batchNormBackward(In, In, MaybeIn, In, In, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "batchNormBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::crossEntropy(In, In, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "crossEntropy: kernel missing"); }
 __attribute__((weak)) void CpuDevice::crossEntropyBackward(In, In, In, MaybeIn, In, Out, double, double) { fail(ErrorCode::Internal, "crossEntropyBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }

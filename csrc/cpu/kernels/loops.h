@@ -12,6 +12,16 @@ KI void each(int64_t n, const F& body) {
   if (i < n) body(i, int(n - i));
 }
 
+// Zero beyond the row, for terms that do not vanish there by themselves.
+template <class V>
+KI V keep(V v) {
+  return v;
+}
+template <class V>
+KI V keep(V v, int n) {
+  return select(first<V>(n), v, V(0));
+}
+
 // The sum of term(i, rest...) over a row. Four chains hide that an addition takes longer than a load; a term that is
 // long itself (an exponential) needs one.
 template <class V, int kChains = 4, class F>
@@ -25,7 +35,7 @@ KI typename V::value sum(int64_t n, const F& term) {
   }
   if constexpr (kChains > 1)
     for (; i + V::W <= n; i += V::W) s[0] += term(i);
-  if (i < n) s[kChains - 1] += select(first<V>(int(n - i)), term(i, int(n - i)), V(0));
+  if (i < n) s[kChains - 1] += keep(term(i, int(n - i)), int(n - i));
   for (int k = 1; k < kChains; k++) s[0] += s[k];
   return reduce_add(s[0]);
 }
