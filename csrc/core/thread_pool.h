@@ -42,8 +42,21 @@ inline void parallel_for(int64_t n, int64_t grain, const F& f) {
 }
 
 // Working memory of the calling thread: 64-byte aligned, grown on demand, kept for the thread's life, contents
-// undefined. A slot has one user at a time; a task may use kLocal* while its caller holds kShared*.
-enum class Scratch { kSharedA, kSharedB, kSharedC, kLocalA, kLocalB, kLocalC, kLocalD, kCount };
+// undefined. A slot has one user at a time; a task may use kLocal* while its caller holds kShared*, and an operation
+// made of others (convolution around matmul) holds kOuter* while they run.
+enum class Scratch {
+  kOuterA,
+  kOuterB,
+  kOuterC,
+  kSharedA,
+  kSharedB,
+  kSharedC,
+  kLocalA,
+  kLocalB,
+  kLocalC,
+  kLocalD,
+  kCount
+};
 void* scratch_bytes(Scratch slot, size_t bytes);
 template <class T>
 inline T* scratch(Scratch slot, size_t n) {

@@ -28,7 +28,7 @@ int64_t first_outside(const I* index, int64_t stride, int64_t n, int64_t size) {
     position /= index.shape[d];
   }
   if (index.ndim > 1) where = "[" + where + "]";
-  fail(ErrorCode::Shape, op, ": index ", value, " is out of range [", -size, ", ", size, ")",
+  fail(ErrorCode::Value, op, ": index ", value, " is out of range [", -size, ", ", size, ")",
        index.ndim > 0 ? " at position " : "", where);
 }
 
@@ -169,7 +169,7 @@ void IndexWalk::resolve(int k, int64_t count, int64_t* to) const {
   };
   if (x.wide) read(static_cast<const int64_t*>(x.data));
   else read(static_cast<const int32_t*>(x.data));
-  if (outside) fail(ErrorCode::Shape, plan_.op, ": the output overlaps the indices and has overwritten them");
+  if (outside) fail(ErrorCode::Value, plan_.op, ": the output overlaps the indices and has overwritten them");
 }
 
 bool IndexWalk::next() {

@@ -21,12 +21,12 @@ void read_weights(const T* weights, int64_t stride, int64_t n, int64_t row, doub
   for (int64_t i = 0; i < n; i++) {
     const double w = double(accumulate_t<T>(weights[i * stride]));
     if (!(w >= 0 && w <= std::numeric_limits<double>::max())) {
-      fail(ErrorCode::Shape, "multinomial: probability ", w, " at [", row, ", ", i, "] is negative or not finite");
+      fail(ErrorCode::Value, "multinomial: probability ", w, " at [", row, ", ", i, "] is negative or not finite");
     }
     cumulative[i] = total += w;
   }
-  if (total == 0) fail(ErrorCode::Shape, "multinomial: the probabilities of row ", row, " are all 0");
-  if (!std::isfinite(total)) fail(ErrorCode::Shape, "multinomial: the probabilities of row ", row, " sum to infinity");
+  if (total == 0) fail(ErrorCode::Value, "multinomial: the probabilities of row ", row, " are all 0");
+  if (!std::isfinite(total)) fail(ErrorCode::Value, "multinomial: the probabilities of row ", row, " sum to infinity");
 }
 
 }  // namespace
@@ -75,7 +75,7 @@ void CpuDevice::multinomial(In probabilities, Out indices, double replacement, d
           order[candidates++] = i;
         }
         if (samples > candidates) {
-          fail(ErrorCode::Shape, "multinomial: cannot draw ", samples, " samples without replacement from row ", row,
+          fail(ErrorCode::Value, "multinomial: cannot draw ", samples, " samples without replacement from row ", row,
                ", which has ", candidates, " non-zero probabilities");
         }
         std::partial_sort(order, order + samples, order + candidates,

@@ -14,9 +14,6 @@ __attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, d
 __attribute__((weak)) void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
 __attribute__((weak)) void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "matmul: kernel missing"); }
-__attribute__((weak)) void CpuDevice::conv2d(In, In, MaybeIn, Out, Rest) { fail(ErrorCode::Internal, "conv2d: kernel missing"); }
-__attribute__((weak)) void CpuDevice::conv2dBackwardInput(In, In, Out, Rest) { fail(ErrorCode::Internal, "conv2dBackwardInput: kernel missing"); }
-__attribute__((weak)) void CpuDevice::conv2dBackwardWeight(In, In, Out, MaybeOut, Rest) { fail(ErrorCode::Internal, "conv2dBackwardWeight: kernel missing"); }
 __attribute__((weak)) void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }
