@@ -8,8 +8,6 @@ __attribute__((weak)) void CpuDevice::dropout(In, Out, double, double, double, d
 __attribute__((weak)) void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
 __attribute__((weak)) void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
-__attribute__((weak)) void CpuDevice::crossEntropy(In, In, MaybeIn, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "crossEntropy: kernel missing"); }
-__attribute__((weak)) void CpuDevice::crossEntropyBackward(In, In, In, MaybeIn, In, Out, double, double) { fail(ErrorCode::Internal, "crossEntropyBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
 __attribute__((weak)) void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
