@@ -1,6 +1,5 @@
 #include "cpu_device.h"
 namespace sg {
-__attribute__((weak)) void CpuDevice::reduce(ReduceOp, In, Out, double) { fail(ErrorCode::Internal, "reduce: kernel missing"); }
 __attribute__((weak)) void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
 __attribute__((weak)) void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
 __attribute__((weak)) void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }

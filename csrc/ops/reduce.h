@@ -1,31 +1,29 @@
-// The one table of reductions: X(domain, name). JavaScript reads it from the addon; the order fixes the codes that
-// cross the boundary. Sums are kept in float32 for 16-bit floats and float32, float64 for float64, int64 for integers
-// and bool. max and min propagate NaN; argmax and argmin give the first occurrence (a NaN wins) as an int64 index into
-// the reduced dimensions, counted in row-major order.
+// The table of reductions: X(domain, name, term, fold, identity, result). `term` is what lane a contributes, `fold`
+// joins two partial values a and b, `identity` starts a fold, and `result` makes the answer of the folded number a over
+// n elements. argmax and argmin, which carry an index, follow the table. JavaScript reads the names from the addon; the
+// order fixes the codes that cross the boundary.
 #pragma once
 #include "pointwise.h"
 
 namespace sg {
 
 // clang-format off
-#define SG_REDUCE(X)       \
-  X(kAny,   sum)           \
-  X(kFloat, mean)          \
-  X(kAny,   prod)          \
-  X(kAny,   max)           \
-  X(kAny,   min)           \
-  X(kAny,   any)           \
-  X(kAny,   all)           \
-  X(kAny,   argmax)        \
-  X(kAny,   argmin)        \
-  X(kFloat, norm1)         \
-  X(kFloat, norm2)         \
-  X(kAny,   sumSquares)    \
-  X(kAny,   countNonzero)
+#define SG_REDUCE(X)                                                                                  \
+  X(kAny,   sum,          a,                    a + b,         0,         a)                          \
+  X(kFloat, mean,         a,                    a + b,         0,         a / n)                      \
+  X(kAny,   prod,         a,                    a * b,         1,         a)                          \
+  X(kAny,   max,          a,                    maximum(a, b), -INFINITY, a)  /* NaN propagates */    \
+  X(kAny,   min,          a,                    minimum(a, b), INFINITY,  a)                          \
+  X(kAny,   any,          flag<L>(a != L(0)),   maximum(a, b), 0,         a)                          \
+  X(kAny,   all,          flag<L>(a != L(0)),   minimum(a, b), 1,         a)                          \
+  X(kFloat, norm1,        abs(a),               a + b,         0,         a)                          \
+  X(kFloat, norm2,        a * a,                a + b,         0,         std::sqrt(a))               \
+  X(kAny,   sumSquares,   a * a,                a + b,         0,         a)                          \
+  X(kAny,   countNonzero, flag<L>(a != L(0)),   a + b,         0,         a)
 // clang-format on
 
-#define SG_ROW(domain, name) k_##name,
-enum class ReduceOp : int { SG_REDUCE(SG_ROW) kCount };
+#define SG_ROW(domain, name, ...) k_##name,
+enum class ReduceOp : int { SG_REDUCE(SG_ROW) k_argmax, k_argmin, kCount };
 #undef SG_ROW
 
 struct ReduceRow {
@@ -34,8 +32,8 @@ struct ReduceRow {
 };
 
 // Indexed by the op's code.
-#define SG_ROW(domain, name) {#name, Domain::domain},
-inline constexpr ReduceRow kReduceOps[] = {SG_REDUCE(SG_ROW)};
+#define SG_ROW(domain, name, ...) {#name, Domain::domain},
+inline constexpr ReduceRow kReduceOps[] = {SG_REDUCE(SG_ROW){"argmax", Domain::kAny}, {"argmin", Domain::kAny}};
 #undef SG_ROW
 
 }  // namespace sg

@@ -2,16 +2,7 @@
 // compute types these are bfloat16 and float16, converted in registers, for the common case that a whole operation is
 // in one 16-bit type. An operand without memory is a number that stays in a register.
 
-#include "../../ops/functors.h"
-
-template <class T>
-struct LaneOf {
-  using type = lanes_of<T>;
-};
-template <>
-struct LaneOf<int64_t> {
-  using type = Int;
-};
+#include "int_lanes.h"
 
 template <class L, class T>
 KI L number_of(const Operand& x) {
@@ -20,9 +11,7 @@ KI L number_of(const Operand& x) {
 }
 template <class L, class T>
 KI L lanes_at(const T* p, int64_t i, L number) {
-  if (!p) return number;
-  if constexpr (std::is_same_v<T, int64_t>) return Int(p[i]);
-  else return load<L>(p + i);
+  return p ? load<L>(p + i) : number;
 }
 
 #define SG_ROW(domain, name, arity, ...)                                                  \
@@ -38,16 +27,14 @@ SG_POINTWISE(SG_ROW)
 
 template <class Op, class T>
 KT void pointwise_loop(const Operand* in, void* out, int64_t n) {
-  using L = typename LaneOf<T>::type;
+  using L = lane_for<T>;
   static_assert(kPointwisePadding % L::W == 0);
   const T *a = static_cast<const T*>(in[0].data), *b = static_cast<const T*>(in[1].data);
   const T* c = static_cast<const T*>(in[2].data);
   const L na = number_of<L, T>(in[0]), nb = number_of<L, T>(in[1]), nc = number_of<L, T>(in[2]);
   T* y = static_cast<T*>(out);
   for (int64_t i = 0; i < n; i += L::W) {
-    const L result = Op::template apply<L>(lanes_at(a, i, na), lanes_at(b, i, nb), lanes_at(c, i, nc));
-    if constexpr (std::is_same_v<T, int64_t>) y[i] = result.v;
-    else store(y + i, result);
+    store(y + i, Op::template apply<L>(lanes_at(a, i, na), lanes_at(b, i, nb), lanes_at(c, i, nc)));
   }
 }
 

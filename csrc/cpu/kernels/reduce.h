@@ -1,0 +1,97 @@
+// The reduction table compiled into loops over registers. Everything is a fold of rows into columns; a reduction along
+// memory is one, too, with a few dozen columns that are folded together in the end.
+
+#include "int_lanes.h"
+
+// Partial results are kept in float64 or int64.
+template <class T>
+using wide_t = std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double>;
+
+#define SG_ROW(kDomain_, name, term_, fold_, identity_, result_) \
+  struct Reduce_##name {                                         \
+    static constexpr Domain kDomain = Domain::kDomain_;          \
+    static constexpr double kIdentity = identity_;               \
+    template <class L>                                           \
+    KI static L term(L a) {                                      \
+      return term_;                                              \
+    }                                                            \
+    template <class L>                                           \
+    KI static L fold(L a, L b) {                                 \
+      return fold_;                                              \
+    }                                                            \
+    template <class W>                                           \
+    static W result(W a, [[maybe_unused]] double n) {            \
+      return W(result_);                                         \
+    }                                                            \
+  };
+SG_REDUCE(SG_ROW)
+#undef SG_ROW
+
+// acc[c] = fold(acc[c], term(x[r, c])), four rows at a time, so that acc is touched seldom and sums stay accurate
+template <class Op, class T>
+KT void fold_rows(void* acc, const void* from, int64_t row_stride, int64_t rows, int64_t cols) {
+  using L = lane_for<T>;
+  T* const a = static_cast<T*>(acc);
+  const T* x = static_cast<const T*>(from);
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4, x += 4 * row_stride) {
+    const T *x1 = x + row_stride, *x2 = x1 + row_stride, *x3 = x2 + row_stride;
+    const auto four = [&](int64_t c, auto... rest) KL {
+      const L low = Op::template fold<L>(Op::term(load<L>(x + c, rest...)), Op::term(load<L>(x1 + c, rest...)));
+      const L high = Op::template fold<L>(Op::term(load<L>(x2 + c, rest...)), Op::term(load<L>(x3 + c, rest...)));
+      store(a + c, Op::fold(load<L>(a + c, rest...), Op::fold(low, high)), rest...);
+    };
+    int64_t c = 0;
+    for (; c + L::W <= cols; c += L::W) four(c);
+    if (c < cols) four(c, int(cols - c));
+  }
+  for (; r < rows; r++, x += row_stride) {
+    const auto one = [&](int64_t c, auto... rest) KL {
+      store(a + c, Op::fold(load<L>(a + c, rest...), Op::term(load<L>(x + c, rest...))), rest...);
+    };
+    int64_t c = 0;
+    for (; c + L::W <= cols; c += L::W) one(c);
+    if (c < cols) one(c, int(cols - c));
+  }
+}
+
+// wide[c] = fold(wide[c], part[c])
+template <class Op, class T>
+KT void fold_partial(void* wide, const void* part, int64_t cols) {
+  using W = wide_t<T>;
+  using L = lane_for<W>;
+  W* const to = static_cast<W*>(wide);
+  const T* const from = static_cast<const T*>(part);
+  int64_t c = 0;
+  for (; c + L::W <= cols; c += L::W) store(to + c, Op::fold(load<L>(to + c), load<L>(from + c)));
+  if (c < cols) {
+    const int rest = int(cols - c);
+    store(to + c, Op::fold(load<L>(to + c, rest), load<L>(from + c, rest)), rest);
+  }
+}
+
+template <class Op, class W>
+void finish(void* wide, int64_t cols, double n) {
+  W* const w = static_cast<W*>(wide);
+  for (int64_t c = 0; c < cols; c++) w[c] = Op::result(w[c], n);
+}
+
+template <class Op, class T>
+inline ReduceKernels reduce_kernels_of() {
+  if constexpr (std::is_same_v<T, int64_t> && Op::kDomain == Domain::kFloat) return {};
+  else
+    return {fold_rows<Op, T>, fold_partial<Op, T>, fold_partial<Op, wide_t<T>>, finish<Op, wide_t<T>>, Op::kIdentity};
+}
+
+inline ReduceKernels find_reduce_kernels(ReduceOp op, DType lane) {
+  switch (op) {
+#define SG_ROW(domain, name, ...)                                                  \
+  case ReduceOp::k_##name:                                                         \
+    return lane == DType::k_float32   ? reduce_kernels_of<Reduce_##name, float>()  \
+           : lane == DType::k_float64 ? reduce_kernels_of<Reduce_##name, double>() \
+                                      : reduce_kernels_of<Reduce_##name, int64_t>();
+    SG_REDUCE(SG_ROW)
+#undef SG_ROW
+    default: return {};
+  }
+}
