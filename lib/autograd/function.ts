@@ -1,0 +1,80 @@
+// Custom differentiable functions: a forward outside the graph and a backward of the user's own, under one node.
+import { ValueError, describe } from '../errors.js';
+import { Tensor } from '../tensor.js';
+import { zerosLike } from '../create.js';
+import { noGrad } from './modes.js';
+import { type Node, record, recording } from './node.js';
+
+/** What the forward leaves for the backward. */
+export class FunctionContext {
+  private saved: { tensor: Tensor; version: number }[] = [];
+  /** Anything that is not a tensor of the graph. */
+  [key: string]: unknown;
+
+  /** Keeps tensors for backward; changes in place between are found. */
+  saveForBackward(...tensors: Tensor[]): void {
+    for (const t of tensors) {
+      if (!(t instanceof Tensor)) throw new ValueError(`saveForBackward: expected tensors, got ${describe(t)}`);
+      t.storage.save();
+      this.saved.push({ tensor: t, version: t.storage.version });
+    }
+  }
+  get savedTensors(): Tensor[] {
+    return this.saved.map(({ tensor, version }) => {
+      if (tensor.storage.version !== version) {
+        throw new ValueError(`savedTensors: a saved tensor of shape [${tensor.shape}] was changed in place by ${tensor.storage.writer}`);
+      }
+      return tensor;
+    });
+  }
+}
+
+export interface FunctionDefinition<A extends readonly unknown[]> {
+  /** Shown in error texts. */
+  name?: string;
+  /** Computes the outputs; nothing inside is recorded. */
+  forward(ctx: FunctionContext, ...args: A): Tensor | Tensor[];
+  /** Gradients of the arguments, in order, from those of the outputs; null for arguments that are not tensors. */
+  backward(ctx: FunctionContext, ...grads: Tensor[]): Tensor | null | (Tensor | null)[];
+}
+
+/**
+ * Makes a differentiable function from a forward and a backward, as torch.autograd.Function:
+ *
+ *     const cube = defineFunction({
+ *       forward: (ctx, x: Tensor) => { ctx.saveForBackward(x); return x.mul(x).mul(x); },
+ *       backward: (ctx, g) => g.mul(ctx.savedTensors[0].square()).mul(3),
+ *     });
+ */
+export function defineFunction<A extends readonly unknown[]>(definition: FunctionDefinition<A>): (...args: A) => Tensor {
+  const call = defineFunctions(definition);
+  return (...args) => call(...args)[0]!;
+}
+
+/** As defineFunction, for forwards with several outputs. */
+export function defineFunctions<A extends readonly unknown[]>(definition: FunctionDefinition<A>): (...args: A) => Tensor[] {
+  const name = definition.name ?? 'custom function';
+  return (...args) => {
+    const ctx = new FunctionContext();
+    const made = noGrad(() => definition.forward(ctx, ...args));
+    const outputs = (Array.isArray(made) ? made : [made]).map((y) => {
+      if (!(y instanceof Tensor)) throw new ValueError(`${name}: forward must return tensors, got ${describe(y)}`);
+      return args.includes(y) || y.gradFn ? y.detach() : y; // an argument returned as it is must not lose its own history
+    });
+    const inputs = args.map((a) => (a instanceof Tensor ? a : null));
+    if (!recording(inputs)) return outputs;
+    record('custom', inputs, outputs, {
+      name,
+      backward: (node: Node, grads) => {
+        const dense = outputs.map((like, i) => grads[i] ?? zerosLike(like));
+        const result = definition.backward(ctx, ...dense);
+        const list = Array.isArray(result) ? result : [result];
+        if (list.length !== node.edges.length) {
+          throw new ValueError(`${name}: backward must return ${node.edges.length} gradients, one for each argument, got ${list.length}`);
+        }
+        return list;
+      },
+    });
+    return outputs;
+  };
+}

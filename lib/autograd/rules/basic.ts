@@ -1,0 +1,178 @@
+// Gradients of views, copies, reductions and matrix products, and of the fused blocks made of them.
+import { allocate, zeros } from '../../create.js';
+import type { Tensor } from '../../tensor.js';
+import { fresh, invoke } from '../../ops/door.js';
+import { contiguous, copy_, to } from '../../ops/copy.js';
+import { EPILOGUE, gemm, matmul, rows, unpackHeads, wideType } from '../../ops/matmul.js';
+import { div, eq, mul, sign, where } from '../../ops/pointwise.js';
+import { prod, sum, sumTo } from '../../ops/reduce.js';
+import { diagonal, expand, mT, permute, reshape, slice } from '../../ops/view.js';
+import type { Node } from '../node.js';
+import type { CompositeName, ReduceName, Rule, Rules, ViewName } from './types.js';
+
+/** A gradient of a reduction spread over what was reduced. */
+function spread(n: Node, g: Tensor): Tensor {
+  return expand(g, n.shapeOf(0));
+}
+
+/** max and min: evenly over the elements that equal the result. */
+const extreme = {
+  inputs: [0],
+  outputs: [0],
+  grad: (n: Node & { attrs: { dims: readonly number[] } }, g: Tensor) => {
+    const mask = to(eq(n.in(0), n.out(0)), g.dtype);
+    return [mul(div(spread(n, g), sum(mask, n.attrs.dims, true)), mask)];
+  },
+};
+
+export const reduceRules: Rules<ReduceName> = {
+  sum: { grad: (n, g) => [spread(n, g)] },
+  mean: { grad: (n, g) => [spread(n, div(g, n.attrs.count))] },
+  prod: { inputs: [0], grad: (n, g) => [prodGradient(n.in(0), g, n.attrs.dims)] },
+  max: extreme,
+  min: extreme,
+  any: null,
+  all: null,
+  argmax: null,
+  argmin: null,
+  norm1: { inputs: [0], grad: (n, g) => [mul(spread(n, g), sign(n.in(0)))] },
+  norm2: {
+    inputs: [0],
+    outputs: [0],
+    // the subgradient 0 at the origin
+    grad: (n, g) => [mul(spread(n, where(eq(n.out(0), 0), 0, div(g, n.out(0)))), n.in(0))],
+  },
+  sumSquares: { inputs: [0], grad: (n, g) => [mul(mul(spread(n, g), n.in(0)), 2)] },
+  countNonzero: null,
+};
+
+/** The product of all others, exact with zeros: quotients where there are none, else the product without the one zero. */
+function prodGradient(x: Tensor, g: Tensor, dims: readonly number[]): Tensor {
+  const zero = eq(x, 0);
+  const zeroCount = sum(zero, dims, true);
+  const nonzero = where(zero, 1, x);
+  const rest = expand(prod(nonzero, dims, true), x.shape);
+  const noZero = div(rest, nonzero);
+  const gradient = where(eq(zeroCount, 0), noZero, where(eq(zeroCount, 1), where(zero, rest, 0), 0));
+  return mul(expand(g, x.shape), gradient);
+}
+
+export const viewRules: Rules<ViewName> = {
+  reshape: { grad: (n, g) => [reshape(g, n.shapeOf(0))] },
+  permute: {
+    grad: (n, g) => {
+      const inverse = new Array<number>(n.attrs.dims.length);
+      n.attrs.dims.forEach((d, i) => {
+        inverse[d] = i;
+      });
+      return [permute(g, inverse)];
+    },
+  },
+  expand: { grad: (n, g) => [sumTo(g, n.shapeOf(0))] },
+  slice: {
+    grad: (n, g) => {
+      const { dim, start, step } = n.attrs;
+      const full = zeros(n.shapeOf(0), { dtype: g.dtype, device: g.device });
+      const count = g.shape[dim]!;
+      if (count > 0) {
+        const end = step > 0 ? start + (count - 1) * step + 1 : start + (count - 1) * step - 1;
+        copy_(slice(full, dim, start, end < 0 ? null : end, step), g);
+      }
+      return [full];
+    },
+  },
+  diagonal: {
+    grad: (n, g) => {
+      const full = zeros(n.shapeOf(0), { dtype: g.dtype, device: g.device });
+      copy_(diagonal(full, n.attrs.offset, n.attrs.dim1, n.attrs.dim2), g);
+      return [full];
+    },
+  },
+};
+
+export const copyRule: Rule<'copy'> = { grad: (n, g) => [() => to(g, { device: (n as Node).inputDevice(0) })] };
+
+export const matmulRule: Rule<'matmul'> = {
+  inputs: (needs) => [0, 1].filter((i) => needs[1 - i]),
+  grad: (n, g) => [() => matmul(g, mT(n.in(1))), () => matmul(mT(n.in(0)), g)],
+};
+
+/** dW = gᵀ·x and db = column sums of g, which ride on the packing of g. */
+function weightGradient(g: Tensor, x: Tensor, withBias: boolean): [Tensor, Tensor | null] {
+  const made = gemm(mT(g), x, { columnSums: withBias ? fresh([g.shape[1]!], wideType(g.dtype)) : null });
+  return [made[0]!, made[1] ?? null];
+}
+
+/** The same gradients in recorded primitives, for gradients of gradients. */
+function linearInPrimitives(n: Node, g: Tensor): (() => Tensor | null)[] {
+  const flat = reshape(g, [-1, g.shape[g.ndim - 1]!]);
+  const x = n.needs(1) ? reshape(n.in(0), [-1, n.shapeOf(0)[n.shapeOf(0).length - 1]!]) : null;
+  return [() => matmul(g, n.in(1)), () => matmul(mT(flat), x!), () => sum(flat, 0), () => g];
+}
+
+export const compositeRules: Rules<CompositeName> = {
+  linear: {
+    inputs: (needs) => [0, 1].filter((i) => needs[1 - i]),
+    grad: (n, g) => {
+      if (n.differentiatesBackward()) return linearInPrimitives(n, g);
+      const dy = rows(contiguous(g));
+      let bias: Tensor | null = null;
+      return [
+        () => reshape(gemm(dy, n.in(1).detach())[0]!, n.shapeOf(0)),
+        () => {
+          const [dw, db] = weightGradient(dy, rows(n.in(0)), n.needs(2));
+          bias = db;
+          return dw;
+        },
+        () => bias ?? sum(dy, 0),
+        () => g,
+      ];
+    },
+  },
+  mlp: {
+    inputs: [0, 1, 3],
+    outputs: [1, 2],
+    constant: [1, 2],
+    grad: (n, g) => {
+      n.refuseDouble();
+      const dy = rows(contiguous(g));
+      const [pre, act] = [n.out(1), n.out(2)];
+      const [dw2, db2] = n.needs(3) ? weightGradient(dy, act, n.needs(4)) : [null, null];
+      const dpre = gemm(dy, n.in(3).detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
+      const [dw1, db1] = n.needs(1) ? weightGradient(dpre, rows(n.in(0)), n.needs(2)) : [null, null];
+      return [
+        () => reshape(gemm(dpre, n.in(1).detach())[0]!, n.shapeOf(0)),
+        dw1,
+        () => db1 ?? sum(dpre, 0),
+        dw2,
+        () => db2 ?? sum(dy, 0),
+        () => g,
+      ];
+    },
+  },
+  attentionPacked: {
+    inputs: [0],
+    outputs: [0, 1],
+    constant: [1],
+    grad: (n, g) => {
+      n.refuseDouble();
+      const { heads, causal, scale } = n.attrs;
+      const qkv = n.in(0).detach();
+      const [b, t, c3] = qkv.shape as [number, number, number];
+      const d = c3 / 3 / heads;
+      const perHead = (x: Tensor): Tensor => permute(reshape(x.detach(), [b, t, heads, d]), [0, 2, 1, 3]);
+      const dqkv = allocate(qkv.shape, qkv.dtype, qkv.device, 'attentionPacked backward');
+      invoke(
+        'attentionBackward',
+        qkv.device,
+        [perHead(contiguous(g)), ...unpackHeads(qkv, heads), null, perHead(n.out(0)), n.out(1), ...unpackHeads(dqkv, heads)],
+        [Number(causal), scale],
+      );
+      return [dqkv];
+    },
+  },
+  // saves its inputs: the segment runs again from them
+  checkpoint: { inputs: (needs) => needs.map((_, i) => i), grad: (n, g) => n.attrs.backward(g) },
+  custom: { grad: (n, ...grads) => n.attrs.backward(n, grads) },
+};
+

@@ -1,0 +1,100 @@
+// The types that make a forgotten gradient rule a compile error: every op has a name, every name needs a rule.
+import type { Tensor } from '../../tensor.js';
+import type { PointwiseName } from '../../ops/pointwise.js';
+import type { Node } from '../node.js';
+
+export type { PointwiseName };
+
+/** What structured ops, views and composites keep for their rule. Ops absent here keep nothing. */
+export interface Attrs {
+  // reductions
+  sum: { dims: readonly number[] };
+  mean: { dims: readonly number[]; count: number };
+  prod: { dims: readonly number[] };
+  max: { dims: readonly number[] };
+  min: { dims: readonly number[] };
+  norm1: { dims: readonly number[] };
+  norm2: { dims: readonly number[] };
+  sumSquares: { dims: readonly number[] };
+  // views
+  permute: { dims: readonly number[] };
+  slice: { dim: number; start: number; step: number };
+  diagonal: { offset: number; dim1: number; dim2: number };
+  // structured
+  cat: { dim: number; sizes: readonly number[] };
+  triangle: { diagonal: number; upper: boolean };
+  gather: { dim: number };
+  scatter: { dim: number };
+  scatterAdd: { dim: number };
+  indexSelect: { dim: number };
+  indexAdd: { dim: number };
+  index: { first: number; count: number };
+  indexPut: { first: number; accumulate: boolean };
+  embedding: { paddingIndex: number };
+  sort: undefined;
+  topk: undefined;
+  cumsum: { reverse: boolean };
+  layerNorm: { eps: number };
+  rmsNorm: { eps: number };
+  groupNorm: { groups: number };
+  batchNorm: { training: boolean };
+  crossEntropy: { ignoreIndex: number; smoothing: number };
+  attention: { causal: boolean; scale: number };
+  rotaryEmbedding: { interleaved: boolean; inverse: boolean };
+  conv2d: { geometry: readonly number[] };
+  maxPool2d: undefined;
+  avgPool2d: { geometry: readonly number[] };
+  dropout: { p: number; key: readonly number[]; layout: readonly number[] };
+  // composites: several native calls under one node
+  attentionPacked: { heads: number; causal: boolean; scale: number };
+  checkpoint: { backward: (g: Tensor) => readonly (Tensor | null)[] };
+  custom: { name: string; backward: (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[] };
+}
+
+export type ReduceName =
+  | 'sum' | 'mean' | 'prod' | 'max' | 'min' | 'any' | 'all' | 'argmax' | 'argmin' | 'norm1' | 'norm2' | 'sumSquares' | 'countNonzero';
+
+export type StructuredName =
+  | 'copy' | 'fill' | 'arange' | 'cat' | 'triangle'
+  | 'uniform' | 'normal' | 'randint' | 'dropout'
+  | 'gather' | 'scatter' | 'scatterAdd' | 'indexSelect' | 'indexAdd' | 'index' | 'indexPut' | 'nonzero'
+  | 'embedding' | 'embeddingBackward' | 'oneHot'
+  | 'sort' | 'topk' | 'cumsum' | 'cumprod' | 'multinomial'
+  | 'softmax' | 'softmaxBackward' | 'logSoftmax' | 'logSoftmaxBackward' | 'logsumexp'
+  | 'layerNorm' | 'layerNormBackward' | 'rmsNorm' | 'rmsNormBackward'
+  | 'groupNorm' | 'groupNormBackward' | 'batchNorm' | 'batchNormBackward'
+  | 'crossEntropy' | 'crossEntropyBackward'
+  | 'attention' | 'attentionBackward' | 'rotaryEmbedding'
+  | 'matmul'
+  | 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight'
+  | 'maxPool2d' | 'maxPool2dBackward' | 'avgPool2d' | 'avgPool2dBackward'
+  | 'sgdStep' | 'adamStep' | 'adagradStep' | 'rmspropStep' | 'lambStep' | 'lionStep'
+  | 'globalNorm' | 'scaleMany' | 'clampMany';
+
+/** Ops the addon has; compared with its list at load. */
+export type NativeOpName = PointwiseName | ReduceName | StructuredName;
+export type ViewName = 'reshape' | 'permute' | 'expand' | 'slice' | 'diagonal';
+export type CompositeName = 'linear' | 'mlp' | 'attentionPacked' | 'checkpoint' | 'custom';
+export type OpName = NativeOpName | ViewName | CompositeName;
+
+export type OpAttrs<K extends OpName> = K extends keyof Attrs ? Attrs[K] : undefined;
+
+/** A gradient, none, or a function that makes it: functions run only for inputs that need their gradient. */
+export type GradResult = Tensor | null | undefined | (() => Tensor | null);
+
+export interface Rule<K extends OpName> {
+  /** Inputs to save: indices, or a function of which inputs need a gradient. */
+  readonly inputs?: readonly number[] | ((needs: readonly boolean[]) => readonly number[]);
+  /** Outputs to save. */
+  readonly outputs?: readonly number[];
+  /** Outputs without a gradient although they are floating point: statistics. */
+  readonly constant?: readonly number[];
+  /**
+   * Gradients of the inputs, in order, from those of the outputs. Shapes need not be right under broadcasting nor dtypes
+   * under promotion: the engine sums and casts. Rules call ops and nothing else, so they can be differentiated in turn.
+   */
+  readonly grad: (node: Node & { attrs: OpAttrs<K> }, g: Tensor, ...more: (Tensor | null)[]) => readonly GradResult[];
+}
+
+/** null: the op has no gradient, and its result starts no graph. */
+export type Rules<N extends OpName> = { readonly [K in N]: Rule<K> | null };

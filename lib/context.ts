@@ -1,0 +1,34 @@
+// What surrounds an op: scope, gradient mode, generator, module. All of it lives in ONE AsyncLocalStorage record, so that
+// interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { Scope } from './storage.js';
+import type { Generator, KeyTape } from './random.js';
+
+export interface Context {
+  /** Ops on tensors that require a gradient are recorded. */
+  readonly gradEnabled: boolean;
+  /** As gradEnabled = false; tensors made here may never enter a graph. */
+  readonly inference: boolean;
+  /** Backward checks every gradient for NaN and names the forward call. */
+  readonly anomaly: boolean;
+  /** Owner of the storages made here; null: the safety net watches them. */
+  readonly scope: Scope | null;
+  /** Source of randomness; null: the process-wide default. */
+  readonly generator: Generator | null;
+  /** Keys a checkpointed segment draws, or repeats; null outside one. */
+  readonly keyTape: KeyTape | null;
+  /** Path of the module whose forward runs, for error texts and random keys. */
+  readonly module: string;
+}
+
+const root: Context = { gradEnabled: true, inference: false, anomaly: false, scope: null, generator: null, keyTape: null, module: '' };
+const current = new AsyncLocalStorage<Context>();
+
+export function context(): Context {
+  return current.getStore() ?? root;
+}
+
+/** Runs `fn`, and all it awaits, with parts of the context replaced. */
+export function withContext<T>(patch: Partial<Context>, fn: () => T): T {
+  return current.run({ ...context(), ...patch }, fn);
+}

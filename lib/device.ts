@@ -1,0 +1,98 @@
+// Devices by name. `cpu` is `cpu:0`; `cpu:1`, … are separate virtual devices with streams of their own (simulated ranks);
+// `meta` has shapes without storage, and the door stops before the native side.
+import { DeviceError, describe, fromNative } from './errors.js';
+import { native } from './native.js';
+
+export type DeviceType = 'cpu' | 'cuda' | 'meta';
+export type DeviceLike = string | Device;
+
+export class Device {
+  private slotNumber = -1;
+  constructor(
+    readonly type: DeviceType,
+    readonly index: number,
+  ) {}
+  /** The addon's number for this device; opens it at first use. */
+  get slot(): number {
+    if (this.slotNumber < 0) {
+      try {
+        this.slotNumber = native.openDevice(this.type, this.index);
+      } catch (error) {
+        throw fromNative(error);
+      }
+    }
+    return this.slotNumber;
+  }
+  get opened(): boolean {
+    return this.slotNumber >= 0;
+  }
+  toString(): string {
+    return this.type === 'meta' ? 'meta' : `${this.type}:${this.index}`;
+  }
+  toJSON(): string {
+    return this.toString();
+  }
+}
+
+const known = new Map<string, Device>();
+const PATTERN = /^(cpu|cuda|meta)(?::(\d{1,4}))?$/;
+
+/** The device of a name such as `cpu`, `cpu:1`, `cuda:0`, `meta`. Throws DeviceError on anything else. */
+export function device(name: DeviceLike): Device {
+  if (name instanceof Device) return name;
+  const found = known.get(name);
+  if (found) return found;
+  const match = typeof name === 'string' ? PATTERN.exec(name) : null;
+  if (!match || (match[1] === 'meta' && match[2])) {
+    throw new DeviceError(`unknown device ${describe(name)}: expected cpu, cpu:N, cuda:N or meta`);
+  }
+  const type = match[1] as DeviceType;
+  const key = `${type}:${Number(match[2] ?? 0)}`;
+  let made = known.get(key);
+  if (!made) {
+    made = new Device(type, Number(match[2] ?? 0));
+    known.set(key, made);
+  }
+  known.set(name, made);
+  return made;
+}
+
+/** Devices that were used so far in this thread. */
+export function openDevices(): Device[] {
+  return [...new Set(known.values())].filter((d) => d.opened);
+}
+
+/** Waits until everything enqueued on the device has run; faults of its kernels are raised here. */
+export function synchronizeSync(on: DeviceLike = 'cpu'): void {
+  const d = device(on);
+  if (d.type === 'meta') return;
+  try {
+    native.synchronize(d.slot);
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
+/** As synchronizeSync, without blocking the event loop. */
+export async function synchronize(on: DeviceLike = 'cpu'): Promise<void> {
+  const d = device(on);
+  if (d.type === 'meta') return;
+  try {
+    await native.synchronizeAsync(d.slot);
+  } catch (error) {
+    throw fromNative(error);
+  }
+}
+
+/** Number of threads that kernels may use together, the calling one included. */
+export function getNumThreads(): number {
+  return native.getNumThreads();
+}
+
+/** Sets the number of threads for kernels; by default SHARDGRAD_NUM_THREADS or the usable cores. */
+export function setNumThreads(count: number): void {
+  if (!Number.isInteger(count) || count < 1 || count > 1024) {
+    throw new DeviceError(`setNumThreads: expected a whole number from 1 to 1024, got ${describe(count)}`);
+  }
+  native.setNumThreads(count);
+}

@@ -1,0 +1,111 @@
+// Finds, loads and types the addon. The block is the one reused Float64Array through which an op's description crosses
+// (header, 20 numbers a tensor, attributes): writing it by index is what makes a crossing cheap.
+import { createRequire } from 'node:module';
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ShardgradError } from './errors.js';
+
+export interface NativeOp {
+  readonly name: string;
+  readonly kind: 'pointwise' | 'reduce' | 'structured';
+  /** Pointwise ops: the number of operands. */
+  readonly inputs: number;
+}
+
+export interface Native {
+  readonly version: string;
+  readonly isa: string;
+  readonly dtypes: readonly string[];
+  readonly dtypeSizes: readonly number[];
+  readonly ops: readonly NativeOp[];
+  attach(block: Float64Array): void;
+  openDevice(kind: string, index: number): number;
+  run(): void;
+  alloc(device: number, bytes: number): number;
+  free(handle: number): void;
+  freeMany(count: number): void;
+  upload(device: number, bytes: ArrayBufferView): number;
+  write(handle: number, byteOffset: number, bytes: ArrayBufferView): void;
+  read(handle: number, byteOffset: number, target: Uint8Array): void;
+  readAsync(handle: number, byteOffset: number, target: Uint8Array): Promise<void>;
+  item(handle: number, byteOffset: number, dtype: number): Promise<number>;
+  itemSync(handle: number, byteOffset: number, dtype: number): number;
+  synchronize(device: number): void;
+  synchronizeAsync(device: number): Promise<void>;
+  trackMany(objects: readonly object[], count: number): void;
+  sweep(): number;
+  nudge(bytes: number): void;
+  stats(device: number, out: Float64Array): void;
+  resetPeak(device: number): void;
+  emptyCache(device: number): void;
+  history(device: number, on: boolean): unknown;
+  setNumThreads(count: number): void;
+  getNumThreads(): number;
+  mapFile(path: string): ArrayBuffer;
+  recordEvent(device: number, stream: number): number;
+  waitEvent(device: number, stream: number, onDevice: number, onStream: number, sequence: number): void;
+  configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean }): void;
+}
+
+/** The folder that holds package.json, whether this file runs from lib/ or from dist/lib/. */
+function packageRoot(): string {
+  let dir = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(dir, 'package.json'))) {
+    const up = dirname(dir);
+    if (up === dir) throw new ShardgradError('the package folder of shardgrad was not found above its own files');
+    dir = up;
+  }
+  return dir;
+}
+
+function load(): Native {
+  const require = createRequire(import.meta.url);
+  const root = packageRoot();
+  const override = process.env['SHARDGRAD_ADDON'];
+  try {
+    return (override ? require(override) : require('node-gyp-build')(root)) as Native;
+  } catch (cause) {
+    const tried = override ?? `${join(root, 'build', 'Release')} and ${join(root, 'prebuilds', `${process.platform}-${process.arch}`)}`;
+    throw new ShardgradError(
+      `no native binary of shardgrad could be loaded for ${process.platform}-${process.arch}, Node ${process.versions.node}: ` +
+        `tried ${tried} (${(cause as Error).message.split('\n')[0]}); ` +
+        'in a source checkout run "npm run build", otherwise reinstall the package on this platform',
+      { cause },
+    );
+  }
+}
+
+export const native: Native = load();
+
+export const HEADER = 8;
+export const RECORD = 20;
+/** Places of a tensor record. */
+export const enum Rec {
+  Handle = 0,
+  DType = 1,
+  Dims = 2,
+  Offset = 3,
+  Shape = 4,
+  Strides = 12,
+}
+export const MAX_DIMS = 8;
+/** Special handles of a record. */
+export const FRESH = -1;
+export const SCALAR = -2;
+export const ABSENT = -3;
+
+/** Shared memory, because such a buffer cannot be detached under the addon, which keeps its address. */
+function newBlock(numbers: number): Float64Array {
+  const made = new Float64Array(new SharedArrayBuffer(8 * numbers));
+  native.attach(made);
+  return made;
+}
+
+export let block: Float64Array = newBlock(1 << 14);
+
+/** Makes room for an op with this many numbers; only steps over very many tensors ever need it. */
+export function growBlock(numbers: number): Float64Array {
+  if (numbers > block.length) block = newBlock(2 * numbers);
+  return block;
+}

@@ -1,0 +1,82 @@
+// Containers: modules in order, by index or by name.
+import { ValueError, describe } from '../errors.js';
+import type { Tensor } from '../tensor.js';
+import { Module } from './module.js';
+
+function checkModule(m: unknown, where: string): asserts m is Module {
+  if (!(m instanceof Module)) throw new ValueError(`${where}: expected modules, got ${describe(m)}`);
+}
+
+/** Indexed children are own properties "0", "1", …, which gives state-dict keys as in PyTorch. */
+abstract class Indexed<M extends Module> extends Module {
+  protected count = 0;
+  constructor(modules: Iterable<M>) {
+    super();
+    Object.defineProperty(this, 'count', { enumerable: false, writable: true, value: 0 });
+    for (const m of modules) this.append(m);
+  }
+  get length(): number {
+    return this.count;
+  }
+  append(module: M): this {
+    checkModule(module, this.constructor.name);
+    (this as unknown as Record<string, M>)[this.count++] = module;
+    return this;
+  }
+  /** The module at a position, negative counting from the end. */
+  get(i: number): M {
+    const found = (this as unknown as Record<string, M>)[i < 0 ? i + this.count : i];
+    if (!found) throw new ValueError(`${this.constructor.name}: position ${describe(i)} is out of range of ${this.count} modules`);
+    return found;
+  }
+  *[Symbol.iterator](): Iterator<M> {
+    for (let i = 0; i < this.count; i++) yield this.get(i);
+  }
+}
+
+/** Runs modules one after another. */
+export class Sequential extends Indexed<Module> {
+  constructor(...modules: Module[]) {
+    super(modules);
+  }
+  override forward(x: Tensor): Tensor {
+    let y = x;
+    for (const m of this) y = (m as unknown as { forward(x: Tensor): Tensor }).forward(y);
+    return y;
+  }
+}
+
+/** A list of modules; the owner decides how they run. */
+export class ModuleList<M extends Module = Module> extends Indexed<M> {
+  constructor(modules: Iterable<M> = []) {
+    super(modules);
+  }
+  override forward(): never {
+    throw new ValueError('ModuleList has no forward: call its modules');
+  }
+}
+
+/** Modules by name. */
+export class ModuleDict<M extends Module = Module> extends Module {
+  constructor(modules: Record<string, M> = {}) {
+    super();
+    for (const [name, m] of Object.entries(modules)) this.set(name, m);
+  }
+  set(name: string, module: M): this {
+    checkModule(module, 'ModuleDict');
+    if (name === '' || name.includes('.') || name in Module.prototype) throw new ValueError(`ModuleDict: ${JSON.stringify(name)} cannot be a name`);
+    (this as unknown as Record<string, M>)[name] = module;
+    return this;
+  }
+  get(name: string): M {
+    const found = Object.hasOwn(this, name) ? (this as unknown as Record<string, M>)[name] : undefined;
+    if (!(found instanceof Module)) throw new ValueError(`ModuleDict: no module ${JSON.stringify(name)}; it has ${this.keys().join(', ') || 'none'}`);
+    return found;
+  }
+  keys(): string[] {
+    return [...this.namedChildren()].map(([name]) => name);
+  }
+  override forward(): never {
+    throw new ValueError('ModuleDict has no forward: call its modules');
+  }
+}

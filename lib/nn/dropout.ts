@@ -1,0 +1,30 @@
+// Dropout whose mask depends on the step, the layer's path and the call within the step, not on how the model is split.
+import { checkNumber } from '../shape.js';
+import { type Layout, defaultGenerator, dropout } from '../random.js';
+import type { Tensor } from '../tensor.js';
+import { Module } from './module.js';
+
+/** Zeroes elements with probability p in training and scales the rest by 1/(1 − p) (Srivastava et al., 2014). */
+export class Dropout extends Module {
+  /** Where this rank's part of the activations lies; parallel modules set it. */
+  layout: Layout | undefined;
+  private lastStep = -1;
+  private calls = 0;
+  constructor(readonly p = 0.5) {
+    super();
+    checkNumber(p, 'p', 'Dropout', 0, 1);
+  }
+  /** Whether forward does anything now. */
+  get active(): boolean {
+    return this.training && this.p > 0;
+  }
+  override forward(x: Tensor): Tensor {
+    if (!this.active) return x;
+    const generator = defaultGenerator();
+    if (generator.step !== this.lastStep) {
+      this.lastStep = generator.step;
+      this.calls = 0;
+    }
+    return dropout(x, this.p, { key: () => generator.namedKey(this.path, this.calls++), layout: this.layout });
+  }
+}

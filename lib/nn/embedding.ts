@@ -1,0 +1,40 @@
+// Embedding tables.
+import { embedding } from '../ops/embedding.js';
+import { noGrad } from '../autograd/modes.js';
+import { zero_ } from '../ops/copy.js';
+import { select } from '../ops/view.js';
+import { checkInteger } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+import * as init from './init.js';
+import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { Module, type Parameter } from './module.js';
+
+export interface EmbeddingOptions extends FactoryOptions {
+  /** This row starts at zero and receives no gradient. */
+  paddingIdx?: number;
+}
+
+/** Rows of a table [count, dim] by index; starts standard normal, as PyTorch's. */
+export class Embedding extends Module {
+  weight: Parameter;
+  readonly paddingIdx: number | undefined;
+  constructor(
+    readonly count: number,
+    readonly dim: number,
+    options: EmbeddingOptions = {},
+  ) {
+    super();
+    checkSize(count, 'count', 'Embedding');
+    checkSize(dim, 'dim', 'Embedding');
+    this.weight = parameter([count, dim], options);
+    init.normal(this.weight);
+    if (options.paddingIdx !== undefined) {
+      const at = checkInteger(options.paddingIdx, 'paddingIdx', 'Embedding', -count, count - 1);
+      this.paddingIdx = at < 0 ? at + count : at;
+      noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));
+    }
+  }
+  override forward(indices: Tensor): Tensor {
+    return embedding(indices, this.weight, { paddingIdx: this.paddingIdx });
+  }
+}

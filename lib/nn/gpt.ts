@@ -1,0 +1,223 @@
+// GPT-2 exactly (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied embeddings. Parameter names are those of
+// Hugging Face's GPT2LMHeadModel; its Conv1D weights are stored transposed there and are turned around on load and save.
+import { arange, zeros } from '../create.js';
+import { ShapeError, ValueError, describe } from '../errors.js';
+import { noGrad } from '../autograd/modes.js';
+import { gelu } from '../ops/pointwise.js';
+import { crossEntropy } from '../ops/loss.js';
+import { attentionPacked, linear, mlp, unpackHeads } from '../ops/matmul.js';
+import { scaledDotProductAttention } from '../ops/attention.js';
+import { copy_ } from '../ops/copy.js';
+import { narrow, permute, reshape } from '../ops/view.js';
+import { openSafetensors, saveSafetensors } from '../io/index.js';
+import type { Tensor } from '../tensor.js';
+import { ModuleList } from './containers.js';
+import { Dropout } from './dropout.js';
+import { Embedding } from './embedding.js';
+import { type GenerateOptions, generate } from './generate.js';
+import * as init from './init.js';
+import { type FactoryOptions, Linear, checkSize } from './linear.js';
+import { Module, type StateDict } from './module.js';
+import { LayerNorm } from './norm.js';
+
+export interface GPTOptions extends FactoryOptions {
+  vocabSize: number;
+  layers: number;
+  heads: number;
+  /** Width of the residual stream. */
+  dim: number;
+  /** Longest sequence. */
+  context: number;
+  /** Probability of dropout in embeddings, attention output and feed-forward output. Default 0. */
+  dropout?: number;
+  /** Biases in linear layers and norms. Default true. */
+  bias?: boolean;
+  layerNormEps?: number;
+}
+
+/** Keys and values of the tokens seen so far, one pair a layer: [B, H, context, D]. */
+export interface KeyValueCache {
+  length: number;
+  readonly layers: { readonly key: Tensor; readonly value: Tensor }[];
+}
+
+export interface LossOptions {
+  /** Targets with this value do not count. Default −100. */
+  ignoreIndex?: number;
+  labelSmoothing?: number;
+  /** Divide the summed loss by this instead of the local number of valid targets. */
+  normalizer?: number | Tensor;
+}
+
+class SelfAttention extends Module {
+  c_attn: Linear;
+  c_proj: Linear;
+  resid_dropout: Dropout;
+  constructor(private readonly o: GPTOptions) {
+    super();
+    this.c_attn = new Linear(o.dim, 3 * o.dim, o);
+    this.c_proj = new Linear(o.dim, o.dim, o);
+    this.resid_dropout = new Dropout(o.dropout ?? 0);
+  }
+  override forward(x: Tensor, residual: Tensor, cache?: { key: Tensor; value: Tensor }, past = 0): Tensor {
+    const qkv = this.c_attn.forward(x);
+    const y = cache ? this.attendWithCache(qkv, cache, past) : attentionPacked(qkv, this.o.heads);
+    if (!this.resid_dropout.active) return this.c_proj.forward(y, residual);
+    return this.resid_dropout.forward(this.c_proj.forward(y)).add(residual);
+  }
+  private attendWithCache(qkv: Tensor, cache: { key: Tensor; value: Tensor }, past: number): Tensor {
+    const [q, k, v] = unpackHeads(qkv, this.o.heads);
+    const [b, t] = qkv.shape as [number, number];
+    copy_(narrow(cache.key, 2, past, t), k);
+    copy_(narrow(cache.value, 2, past, t), v);
+    const y = scaledDotProductAttention(q, narrow(cache.key, 2, 0, past + t), narrow(cache.value, 2, 0, past + t), { causal: true });
+    return reshape(permute(y, [0, 2, 1, 3]), [b, t, this.o.dim]);
+  }
+}
+
+class FeedForward extends Module {
+  c_fc: Linear;
+  c_proj: Linear;
+  dropout: Dropout;
+  constructor(o: GPTOptions) {
+    super();
+    this.c_fc = new Linear(o.dim, 4 * o.dim, o);
+    this.c_proj = new Linear(4 * o.dim, o.dim, o);
+    this.dropout = new Dropout(o.dropout ?? 0);
+  }
+  override forward(x: Tensor, residual: Tensor): Tensor {
+    // the fused block passes over the hooks of its layers
+    if (!this.dropout.active && !this.c_fc.hasHooks && !this.c_proj.hasHooks) {
+      return mlp(x, this.c_fc.weight, this.c_fc.bias, this.c_proj.weight, this.c_proj.bias, { residual });
+    }
+    const hidden = gelu(this.c_fc.forward(x), { approximate: 'tanh' });
+    if (!this.dropout.active) return this.c_proj.forward(hidden, residual);
+    return this.dropout.forward(this.c_proj.forward(hidden)).add(residual);
+  }
+}
+
+/** One pre-norm transformer block. */
+export class GPTBlock extends Module {
+  ln_1: LayerNorm;
+  attn: SelfAttention;
+  ln_2: LayerNorm;
+  mlp: FeedForward;
+  constructor(o: GPTOptions) {
+    super();
+    const norm = { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device };
+    this.ln_1 = new LayerNorm(o.dim, norm);
+    this.attn = new SelfAttention(o);
+    this.ln_2 = new LayerNorm(o.dim, norm);
+    this.mlp = new FeedForward(o);
+  }
+  override forward(x: Tensor, cache?: { key: Tensor; value: Tensor }, past = 0): Tensor {
+    const h = this.attn.forward(this.ln_1.forward(x), x, cache, past);
+    return this.mlp.forward(this.ln_2.forward(h), h);
+  }
+}
+
+class Transformer extends Module {
+  wte: Embedding;
+  wpe: Embedding;
+  drop: Dropout;
+  h: ModuleList<GPTBlock>;
+  ln_f: LayerNorm;
+  constructor(private readonly o: GPTOptions) {
+    super();
+    this.wte = new Embedding(o.vocabSize, o.dim, o);
+    this.wpe = new Embedding(o.context, o.dim, o);
+    this.drop = new Dropout(o.dropout ?? 0);
+    this.h = new ModuleList(Array.from({ length: o.layers }, () => new GPTBlock(o)));
+    this.ln_f = new LayerNorm(o.dim, { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device });
+  }
+  override forward(tokens: Tensor, cache?: KeyValueCache): Tensor {
+    const past = cache?.length ?? 0;
+    const time = tokens.shape[1]!;
+    if (past + time > this.o.context) throw new ShapeError(`GPT: ${past + time} tokens do not fit the context of ${this.o.context}`);
+    const positions = arange(past, past + time, 1, { device: tokens.device });
+    let x = this.drop.forward(this.wte.forward(tokens).add(this.wpe.forward(positions)));
+    let i = 0;
+    for (const block of this.h) x = block.forward(x, cache?.layers[i++], past);
+    return this.ln_f.forward(x);
+  }
+}
+
+/** Weights that Hugging Face keeps as [in, out]. */
+const TRANSPOSED = /\.(c_attn|c_proj|c_fc)\.weight$/;
+
+/**
+ * A GPT-2 language model. `forward(tokens)` gives logits [B, T, vocab]; with targets [B, T] it gives the mean cross-entropy.
+ * Weights start as in GPT-2: normal with std 0.02, projections into the residual stream scaled by 1/√(2·layers).
+ */
+export class GPT extends Module {
+  transformer: Transformer;
+  lm_head: Linear;
+  readonly options: GPTOptions;
+
+  constructor(options: GPTOptions) {
+    super();
+    for (const name of ['vocabSize', 'layers', 'heads', 'dim', 'context'] as const) checkSize(options?.[name], name, 'GPT');
+    if (options.dim % options.heads !== 0) throw new ValueError(`GPT: dim ${options.dim} is not a multiple of ${options.heads} heads`);
+    this.options = { ...options };
+    this.transformer = new Transformer(this.options);
+    this.lm_head = new Linear(options.dim, options.vocabSize, { ...options, bias: false });
+    this.lm_head.weight = this.transformer.wte.weight;
+    for (const [name, p] of this.namedParameters()) {
+      if (name.endsWith('.bias')) init.zeros(p);
+      else if (name.endsWith('c_proj.weight')) init.normal(p, 0, 0.02 / Math.sqrt(2 * options.layers));
+      else if (p.ndim === 2) init.normal(p, 0, 0.02);
+    }
+  }
+
+  override forward(tokens: Tensor, targets?: null, options?: LossOptions & { cache?: KeyValueCache }): Tensor;
+  override forward(tokens: Tensor, targets: Tensor, options?: LossOptions): Tensor;
+  override forward(tokens: Tensor, targets?: Tensor | null, options: LossOptions & { cache?: KeyValueCache } = {}): Tensor {
+    if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
+    const x = this.transformer.forward(tokens, options.cache);
+    const logits = linear(x, this.lm_head.weight);
+    if (!targets) return logits;
+    return crossEntropy(reshape(logits, [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
+  }
+
+  /** An empty cache for `batch` sequences. */
+  makeCache(batch: number): KeyValueCache {
+    const { heads, dim, context, layers } = this.options;
+    const weight = this.transformer.wte.weight;
+    const make = (): Tensor => zeros([batch, heads, context, dim / heads], { dtype: weight.dtype, device: weight.device });
+    return { length: 0, layers: Array.from({ length: layers }, () => ({ key: make(), value: make() })) };
+  }
+
+  /** Continues token sequences: see GenerateOptions. */
+  generate(tokens: Tensor, options: GenerateOptions = {}): Tensor {
+    return generate(this, tokens, options);
+  }
+
+  /** Loads a checkpoint of GPT2LMHeadModel (or GPT2Model) saved as safetensors. */
+  async loadHuggingFace(path: string): Promise<void> {
+    const file = await openSafetensors(path);
+    try {
+      const dict: StateDict = {};
+      for (const name of file.names) {
+        const key = name.startsWith('transformer.') || name.startsWith('lm_head.') ? name : `transformer.${name}`;
+        if (/\.attn\.(masked_)?bias$/.test(key)) continue; // causal masks of old checkpoints
+        const t = await file.load(name);
+        dict[key] = TRANSPOSED.test(key) ? t.t() : t;
+      }
+      dict['lm_head.weight'] ??= dict['transformer.wte.weight']!;
+      this.loadStateDict(dict);
+    } finally {
+      await file.close();
+    }
+  }
+
+  /** Saves the weights as GPT2LMHeadModel.save_pretrained does. */
+  async saveHuggingFace(path: string): Promise<void> {
+    const dict: StateDict = {};
+    noGrad(() => {
+      for (const [key, t] of Object.entries(this.stateDict())) {
+        if (key !== 'lm_head.weight') dict[key] = TRANSPOSED.test(key) ? t.t().contiguous() : t;
+      }
+    });
+    await saveSafetensors(path, dict, { format: 'pt' });
+  }
+}

@@ -1,0 +1,54 @@
+// Linear layers.
+import { empty } from '../create.js';
+import type { DeviceLike } from '../device.js';
+import type { DType } from '../dtype.js';
+import { ValueError, describe } from '../errors.js';
+import { linear } from '../ops/matmul.js';
+import type { Tensor } from '../tensor.js';
+import * as init from './init.js';
+import { Module, Parameter } from './module.js';
+
+/** Where and in what type a layer makes its parameters. */
+export interface FactoryOptions {
+  dtype?: DType;
+  device?: DeviceLike;
+}
+
+/** An uninitialised parameter. */
+export function parameter(shape: readonly number[], options: FactoryOptions): Parameter {
+  return new Parameter(empty(shape, { dtype: options.dtype, device: options.device }));
+}
+
+export function checkSize(value: unknown, name: string, where: string): number {
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1) {
+    throw new ValueError(`${where}: ${name} must be a whole number from 1, got ${describe(value)}`);
+  }
+  return value;
+}
+
+export interface LinearOptions extends FactoryOptions {
+  bias?: boolean;
+}
+
+/** y = x·Wᵀ + b, x [.., inFeatures]. weight [out, in] and bias start uniform in ±1/√in, as PyTorch's. */
+export class Linear extends Module {
+  weight: Parameter;
+  bias: Parameter | null;
+  constructor(
+    readonly inFeatures: number,
+    readonly outFeatures: number,
+    options: LinearOptions = {},
+  ) {
+    super();
+    checkSize(inFeatures, 'inFeatures', 'Linear');
+    checkSize(outFeatures, 'outFeatures', 'Linear');
+    this.weight = parameter([outFeatures, inFeatures], options);
+    init.kaimingUniform(this.weight, { a: Math.sqrt(5) });
+    this.bias = options.bias === false ? null : parameter([outFeatures], options);
+    if (this.bias) init.uniform(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
+  }
+  /** `residual`, of the output's shape, is added in the same pass over memory. */
+  override forward(x: Tensor, residual?: Tensor): Tensor {
+    return linear(x, this.weight, this.bias, { residual });
+  }
+}

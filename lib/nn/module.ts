@@ -1,0 +1,292 @@
+// Module: parameters, buffers and submodules found by assignment, as in PyTorch. Surprising decision: the constructor wraps the
+// subclass's `forward` on the instance, so that a plain `model.forward(x)` runs hooks, knows its path (for error texts and
+// dropout keys) and owns a scope: what forward makes and neither returns nor stores on `this` lives only as long as backward needs it.
+import { context, withContext } from '../context.js';
+import type { DeviceLike } from '../device.js';
+import { type DType, isFloating } from '../dtype.js';
+import { ShapeError, ValueError, describe } from '../errors.js';
+import { eachTensor, endScope } from '../memory.js';
+import { noGrad } from '../autograd/modes.js';
+import { sameShape, showShape } from '../shape.js';
+import { Scope, escape } from '../storage.js';
+import { Tensor } from '../tensor.js';
+import { copy_, to } from '../ops/copy.js';
+
+/** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
+export class Parameter extends Tensor {
+  constructor(data: Tensor, requiresGrad = true) {
+    super(data.storage, data.shape, data.strides, data.offset, data.dtype);
+    escape(this.storage);
+    this.requiresGrad = requiresGrad && isFloating(data.dtype);
+  }
+}
+
+export type StateDict = Record<string, Tensor>;
+export interface LoadResult {
+  /** Keys the module has and the dict lacks. */
+  missing: string[];
+  /** Keys the dict has and the module lacks. */
+  unexpected: string[];
+}
+export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
+export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
+type AnyFunction = (...args: never[]) => unknown;
+
+/** Base class of all networks and layers: define `forward` as a method. */
+export abstract class Module {
+  /** Whether layers such as dropout and batch norm behave as in training. */
+  training = true;
+  /** Path in the model whose forward ran last, for example `transformer.h.0.attn`. */
+  path = '';
+  private readonly buffers_ = new Map<string, { tensor: Tensor | null; persistent: boolean }>();
+  private preHooks: ForwardPreHook[] | null = null;
+  private forwardHooks: ForwardHook[] | null = null;
+
+  abstract forward(...args: never[]): unknown;
+
+  constructor() {
+    const body = this.forward as AnyFunction;
+    if (typeof body !== 'function') throw new ValueError(`${new.target.name}: define forward as a method of the class`);
+    for (const name of ['path', 'buffers_', 'preHooks', 'forwardHooks'] as const) hide(this, name, this[name]);
+    hide(this, 'forward', (...args: unknown[]) => this.run(body, args));
+  }
+
+  private run(body: AnyFunction, given: unknown[]): unknown {
+    const outer = context();
+    if (outer.module === '') this.setPaths('');
+    let args = given;
+    for (const hook of this.preHooks ?? []) args = (hook(this, args) as unknown[] | undefined) ?? args;
+    const scope = new Scope();
+    let output: unknown;
+    try {
+      output = withContext({ scope, module: this.label }, () => body.apply(this, args as never[]));
+    } catch (error) {
+      scope.end(outer.scope);
+      throw this.located(error);
+    }
+    const finish = (value: unknown): unknown => {
+      this.adopt(scope);
+      endScope(scope, outer.scope, value);
+      let result = value;
+      for (const hook of this.forwardHooks ?? []) result = hook(this, args, result) ?? result;
+      return result;
+    };
+    if (output instanceof Promise) {
+      return output.then(finish, (error) => {
+        scope.end(outer.scope);
+        throw this.located(error);
+      });
+    }
+    return finish(output);
+  }
+
+  /** `Linear "encoder.fc1"`. */
+  get label(): string {
+    return this.path ? `${this.constructor.name} "${this.path}"` : this.constructor.name;
+  }
+
+  private located(error: unknown): unknown {
+    if (error instanceof Error && !(error as { located?: boolean }).located && error.name.endsWith('Error') && 'code' in error) {
+      error.message += ` in ${this.label}`;
+      Object.defineProperty(error, 'located', { value: true });
+    }
+    return error;
+  }
+
+  /** Tensors stored on `this` during forward are the module's state and stay. */
+  private adopt(scope: Scope): void {
+    for (const value of Object.values(this)) {
+      eachTensor(value, (t) => {
+        if (t.storage.scope === scope) escape(t.storage);
+      });
+    }
+  }
+
+  private setPaths(path: string): void {
+    this.path = path;
+    for (const [name, child] of this.namedChildren()) child.setPaths(path ? `${path}.${name}` : name);
+  }
+
+  // ---- structure
+
+  /** A tensor that is state but not trained: moved and saved with the module unless `persistent` is false. */
+  registerBuffer(name: string, tensor: Tensor | null, options: { persistent?: boolean } = {}): void {
+    if (tensor !== null && !(tensor instanceof Tensor)) throw new ValueError(`registerBuffer: expected a tensor or null, got ${describe(tensor)}`);
+    tensor?.keep();
+    this.buffers_.set(name, { tensor, persistent: options.persistent ?? true });
+    Object.defineProperty(this, name, {
+      get: () => this.buffers_.get(name)!.tensor,
+      set: (t: Tensor | null) => {
+        t?.keep();
+        this.buffers_.get(name)!.tensor = t;
+      },
+      configurable: true,
+      enumerable: false,
+    });
+  }
+
+  /** Direct submodules with their names. */
+  *namedChildren(): Generator<[string, Module]> {
+    for (const [name, value] of Object.entries(this)) if (value instanceof Module) yield [name, value];
+  }
+  children(): Module[] {
+    return [...this.namedChildren()].map(([, m]) => m);
+  }
+  /** This module and all below it, each once, with paths. */
+  *namedModules(prefix = '', seen: Set<Module> = new Set()): Generator<[string, Module]> {
+    if (seen.has(this)) return;
+    seen.add(this);
+    yield [prefix, this];
+    for (const [name, child] of this.namedChildren()) yield* child.namedModules(prefix ? `${prefix}.${name}` : name, seen);
+  }
+  modules(): Module[] {
+    return [...this.namedModules()].map(([, m]) => m);
+  }
+  /** The module's own parameters. */
+  *ownParameters(): Generator<[string, Parameter]> {
+    for (const [name, value] of Object.entries(this)) if (value instanceof Parameter) yield [name, value];
+  }
+  /** All parameters with their paths; a shared one appears once, under its first path. */
+  *namedParameters(): Generator<[string, Parameter]> {
+    const seen = new Set<Parameter>();
+    for (const [path, module] of this.namedModules()) {
+      for (const [name, p] of module.ownParameters()) {
+        if (seen.has(p)) continue;
+        seen.add(p);
+        yield [path ? `${path}.${name}` : name, p];
+      }
+    }
+  }
+  parameters(): Parameter[] {
+    return [...this.namedParameters()].map(([, p]) => p);
+  }
+  *namedBuffers(persistentOnly = false): Generator<[string, Tensor]> {
+    for (const [path, module] of this.namedModules()) {
+      for (const [name, { tensor, persistent }] of module.buffers_) {
+        if (tensor !== null && (persistent || !persistentOnly)) yield [path ? `${path}.${name}` : name, tensor];
+      }
+    }
+  }
+  buffers(): Tensor[] {
+    return [...this.namedBuffers()].map(([, b]) => b);
+  }
+
+  // ---- state
+
+  /** Parameters and persistent buffers by path. Shared parameters appear under every path, as in PyTorch. */
+  stateDict(): StateDict {
+    const dict: StateDict = {};
+    const visit = (module: Module, prefix: string): void => {
+      for (const [name, p] of module.ownParameters()) dict[prefix + name] = p.detach();
+      for (const [name, { tensor, persistent }] of module.buffers_) if (tensor !== null && persistent) dict[prefix + name] = tensor.detach();
+      for (const [name, child] of module.namedChildren()) visit(child, `${prefix}${name}.`);
+    };
+    visit(this, '');
+    return dict;
+  }
+
+  /** Copies values in, converting dtype and device. `strict` (default) throws on missing or unexpected keys. */
+  loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): LoadResult {
+    if (typeof dict !== 'object' || dict === null) throw new ValueError(`loadStateDict: expected an object of tensors, got ${describe(dict)}`);
+    const own = this.stateDict();
+    const missing = Object.keys(own).filter((k) => !Object.hasOwn(dict, k));
+    const unexpected = Object.keys(dict).filter((k) => !Object.hasOwn(own, k));
+    if ((options.strict ?? true) && missing.length + unexpected.length > 0) {
+      const list = (names: string[]): string => names.slice(0, 5).join(', ') + (names.length > 5 ? `, … (${names.length})` : '') || 'none';
+      throw new ValueError(`loadStateDict: keys do not match ${this.constructor.name}: missing ${list(missing)}; unexpected ${list(unexpected)}`);
+    }
+    const matching = Object.keys(own).filter((k) => Object.hasOwn(dict, k));
+    for (const key of matching) {
+      const source = dict[key];
+      if (!(source instanceof Tensor)) throw new ValueError(`loadStateDict: "${key}" must be a tensor, got ${describe(source)}`);
+      if (!sameShape(source.shape, own[key]!.shape)) {
+        throw new ShapeError(`loadStateDict: "${key}" has shape ${showShape(source.shape)}, the module's is ${showShape(own[key]!.shape)}`);
+      }
+    }
+    noGrad(() => {
+      for (const key of matching) copy_(own[key]!, dict[key]!);
+    });
+    return { missing, unexpected };
+  }
+
+  // ---- modes and moves
+
+  train(on = true): this {
+    for (const m of this.modules()) m.training = on;
+    return this;
+  }
+  eval(): this {
+    return this.train(false);
+  }
+  requiresGrad_(on = true): this {
+    for (const p of this.parameters()) p.requiresGrad = on;
+    return this;
+  }
+  /** Drops all gradients and frees them. */
+  zeroGrad(): void {
+    for (const p of this.parameters()) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
+  }
+  /** Calls `fn` on every module below, then on this one. */
+  apply(fn: (module: Module) => void): this {
+    for (const child of this.children()) child.apply(fn);
+    fn(this);
+    return this;
+  }
+  /**
+   * Moves parameters and buffers to a device, floating-point ones to a dtype, or both. Parameters stay the same objects, so an
+   * optimizer made before still updates them (its state does not move).
+   */
+  to(target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }): this {
+    noGrad(() => {
+      for (const p of this.parameters()) replaceData(p, to(p.detach(), narrowTarget(target, p)));
+      for (const module of this.modules()) {
+        for (const entry of module.buffers_.values()) {
+          if (entry.tensor) entry.tensor = to(entry.tensor, narrowTarget(target, entry.tensor)).keep();
+        }
+      }
+    });
+    return this;
+  }
+
+  // ---- hooks
+
+  get hasHooks(): boolean {
+    return (this.preHooks?.length ?? 0) + (this.forwardHooks?.length ?? 0) > 0;
+  }
+  /** Runs before forward; may replace the arguments. Returns the remover. */
+  registerForwardPreHook(hook: ForwardPreHook): () => void {
+    this.preHooks = [...(this.preHooks ?? []), hook];
+    return () => {
+      this.preHooks = this.preHooks!.filter((h) => h !== hook);
+    };
+  }
+  /** Runs after forward; a returned value replaces the output. Returns the remover. */
+  registerForwardHook(hook: ForwardHook): () => void {
+    this.forwardHooks = [...(this.forwardHooks ?? []), hook];
+    return () => {
+      this.forwardHooks = this.forwardHooks!.filter((h) => h !== hook);
+    };
+  }
+}
+
+/** Gives a parameter other contents under the same identity. */
+function replaceData(p: Parameter, data: Tensor): void {
+  if (data.storage === p.storage) return;
+  escape(data.storage);
+  const { storage, shape, strides, offset, dtype } = data;
+  Object.assign(p, { storage, shape, strides, offset, dtype });
+}
+
+function hide(target: object, name: string, value: unknown): void {
+  Object.defineProperty(target, name, { value, writable: true, configurable: true, enumerable: false });
+}
+
+/** Integer parameters and buffers keep their dtype when a floating one is asked for. */
+function narrowTarget(target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }, t: Tensor): DType | DeviceLike | { dtype?: DType; device?: DeviceLike } {
+  if (isFloating(t.dtype)) return target;
+  if (typeof target === 'string') return /^(cpu|cuda|meta)/.test(target) ? target : t.dtype;
+  return 'type' in target ? target : { ...target, dtype: t.dtype };
+}

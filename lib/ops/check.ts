@@ -1,0 +1,42 @@
+// Questions about values. They wait for the device and are meant for debugging and tests.
+import { DTypeError, ShapeError } from '../errors.js';
+import { isFloating } from '../dtype.js';
+import { sameShape, showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
+import { noGrad } from '../autograd/modes.js';
+import { scope } from '../memory.js';
+
+/** Whether any element is NaN. Waits. */
+export function anyNaN(x: Tensor): boolean {
+  if (!isFloating(x.dtype) || x.isMeta) return false;
+  return noGrad(() => scope(() => x.detach().isnan().any().itemSync())) !== 0;
+}
+
+export interface CloseOptions {
+  rtol?: number;
+  atol?: number;
+  equalNan?: boolean;
+}
+
+/** Whether |a − b| ≤ atol + rtol·|b| everywhere. Waits. */
+export function allclose(a: Tensor, b: Tensor, options: CloseOptions = {}): boolean {
+  const { rtol = 1e-5, atol = 1e-8, equalNan = false } = options;
+  if (!sameShape(a.shape, b.shape)) throw new ShapeError(`allclose: shapes differ: ${showShape(a.shape)} and ${showShape(b.shape)}`);
+  return (
+    noGrad(() =>
+      scope(() => {
+        const [x, y] = [a.detach().to('float64'), b.detach().to('float64')];
+        let close = x.eq(y).logicalOr(x.sub(y).abs().le(y.abs().mul(rtol).add(atol)));
+        if (equalNan) close = close.logicalOr(x.isnan().logicalAnd(y.isnan()));
+        return close.all().itemSync();
+      }),
+    ) !== 0
+  );
+}
+
+/** Whether shapes, dtypes and all elements are equal. Waits. */
+export function equal(a: Tensor, b: Tensor): boolean {
+  if (a.dtype !== b.dtype) throw new DTypeError(`equal: dtypes differ: ${a.dtype} and ${b.dtype}`);
+  if (!sameShape(a.shape, b.shape)) return false;
+  return noGrad(() => scope(() => a.detach().eq(b.detach()).all().itemSync())) !== 0;
+}

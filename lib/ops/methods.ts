@@ -1,0 +1,86 @@
+// Every free function whose first argument is a tensor is also a method. This is the one list: the types of the methods are
+// derived from it, and so are the methods.
+import { Tensor } from '../tensor.js';
+import { backward } from '../autograd/engine.js';
+import { allclose, equal } from './check.js';
+import * as copy from './copy.js';
+import * as indexing from './indexing.js';
+import * as joining from './joining.js';
+import * as matmul from './matmul.js';
+import * as pointwise from './pointwise.js';
+import * as random from '../random.js';
+import * as reduce from './reduce.js';
+import * as softmax from './softmax.js';
+import * as sort from './sort.js';
+import * as view from './view.js';
+
+const { apply: _apply, lerp, ...elementwise } = pointwise;
+const { addInto: _addInto, ...copies } = copy;
+const { sumTo: _sumTo, variance, ...reductions } = reduce;
+const { matmul: product, mm, bmm, dot, outer, addmm, trace } = matmul;
+
+const methods = {
+  backward,
+  allclose,
+  equal,
+  ...elementwise,
+  lerp,
+  ...copies,
+  ...view,
+  ...reductions,
+  var: variance,
+  matmul: product,
+  mm,
+  bmm,
+  dot,
+  outer,
+  addmm,
+  trace,
+  normal_: random.normal_,
+  uniform_: random.uniform_,
+  softmax: softmax.softmax,
+  logSoftmax: softmax.logSoftmax,
+  logsumexp: softmax.logsumexp,
+  index: indexing.index,
+  indexPut_: indexing.indexPut_,
+  at: indexing.at,
+  gather: indexing.gather,
+  scatter: indexing.scatter,
+  scatterAdd: indexing.scatterAdd,
+  indexSelect: indexing.indexSelect,
+  indexAdd: indexing.indexAdd,
+  takeAlongDim: indexing.takeAlongDim,
+  maskedSelect: indexing.maskedSelect,
+  nonzero: indexing.nonzero,
+  sort: sort.sort,
+  argsort: sort.argsort,
+  topk: sort.topk,
+  cumsum: sort.cumsum,
+  cumprod: sort.cumprod,
+  multinomial: sort.multinomial,
+  split: joining.split,
+  chunk: joining.chunk,
+  unbind: joining.unbind,
+  pad: joining.pad,
+  roll: joining.roll,
+  flip: joining.flip,
+  repeat: joining.repeat,
+  repeatInterleave: joining.repeatInterleave,
+  tile: joining.tile,
+  tril: joining.tril,
+  triu: joining.triu,
+};
+
+type Method<F> = F extends (x: Tensor, ...rest: infer A) => infer R ? (...rest: A) => R : never;
+/** The methods that lib/ops gives a Tensor. */
+export type Methods = { [K in keyof typeof methods]: Method<(typeof methods)[K]> };
+
+for (const [name, fn] of Object.entries(methods) as [string, (...args: unknown[]) => unknown][]) {
+  Object.defineProperty(Tensor.prototype, name, {
+    value(this: Tensor, ...args: unknown[]) {
+      return fn(this, ...args);
+    },
+    writable: true,
+    configurable: true,
+  });
+}

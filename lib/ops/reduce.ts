@@ -1,0 +1,119 @@
+// Reductions over any set of dimensions. The native result keeps reduced dimensions as size 1; dropping them is a view.
+import { type DType, isFloating } from '../dtype.js';
+import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
+import { type Shape, checkDim, checkDims, checkNumber, numel, sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
+import { recording, record } from '../autograd/node.js';
+import type { OpAttrs, ReduceName } from '../autograd/rules/types.js';
+import { fresh, invoke } from './door.js';
+import { div, sqrt, sub } from './pointwise.js';
+import { reshape } from './view.js';
+import { to } from './copy.js';
+
+export type Dims = number | readonly number[] | null;
+
+function checkTensor(x: unknown, op: string): asserts x is Tensor {
+  if (!(x instanceof Tensor)) throw new ValueError(`${op}: expected a tensor, got ${describe(x)}`);
+}
+
+function reduce(op: ReduceName, x: Tensor, dims: readonly number[], dtype: DType, keepdim: boolean): Tensor {
+  if (dims.length > 0 && (op === 'max' || op === 'min' || op === 'argmax' || op === 'argmin') && dims.some((d) => x.shape[d] === 0)) {
+    throw new ShapeError(`${op}: no elements to reduce in ${showShape(x.shape)}`);
+  }
+  let mask = 0;
+  for (const d of dims) mask |= 1 << d;
+  const kept = x.shape.map((s, i) => (mask & (1 << i) ? 1 : s));
+  const y = invoke(op, x.device, [x, fresh(kept, dtype)], [mask])[0]!;
+  if (recording([x])) record(op, [x], [y], { dims, count: numel(dims.map((d) => x.shape[d]!)) } as OpAttrs<typeof op>);
+  return keepdim ? y : reshape(y, x.shape.filter((_, i) => !(mask & (1 << i))));
+}
+
+function integerSum(dtype: DType): DType {
+  return isFloating(dtype) ? dtype : 'int64';
+}
+
+/** Sum over `dims` (all by default). Integers and bool give int64; 16-bit floats are accumulated in float32. */
+export function sum(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'sum');
+  return reduce('sum', x, checkDims(dims, x.ndim, 'sum'), integerSum(x.dtype), keepdim);
+}
+/** Mean over `dims` (all by default) of a floating-point tensor. */
+export function mean(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'mean');
+  if (!isFloating(x.dtype)) throw new DTypeError(`mean: expects a floating-point tensor, got ${x.dtype}; convert it with float()`);
+  return reduce('mean', x, checkDims(dims, x.ndim, 'mean'), x.dtype, keepdim);
+}
+export function prod(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'prod');
+  return reduce('prod', x, checkDims(dims, x.ndim, 'prod'), integerSum(x.dtype), keepdim);
+}
+/** Largest element over `dims` (all by default); NaN wins. Ties share the gradient evenly. */
+export function max(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'max');
+  return reduce('max', x, checkDims(dims, x.ndim, 'max'), x.dtype, keepdim);
+}
+export function min(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'min');
+  return reduce('min', x, checkDims(dims, x.ndim, 'min'), x.dtype, keepdim);
+}
+export function any(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'any');
+  return reduce('any', x, checkDims(dims, x.ndim, 'any'), 'bool', keepdim);
+}
+export function all(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'all');
+  return reduce('all', x, checkDims(dims, x.ndim, 'all'), 'bool', keepdim);
+}
+/** Index of the largest element along one dimension, or of the flattened tensor; the first of equals. int64. */
+export function argmax(x: Tensor, dim?: number | null, keepdim = false): Tensor {
+  checkTensor(x, 'argmax');
+  return reduce('argmax', x, dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmax') : [checkDim(dim, x.ndim, 'argmax')].slice(0, x.ndim), 'int64', keepdim);
+}
+export function argmin(x: Tensor, dim?: number | null, keepdim = false): Tensor {
+  checkTensor(x, 'argmin');
+  return reduce('argmin', x, dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmin') : [checkDim(dim, x.ndim, 'argmin')].slice(0, x.ndim), 'int64', keepdim);
+}
+export function countNonzero(x: Tensor, dims?: Dims): Tensor {
+  checkTensor(x, 'countNonzero');
+  return reduce('countNonzero', x, checkDims(dims, x.ndim, 'countNonzero'), 'int64', false);
+}
+/** Σx². */
+export function sumSquares(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'sumSquares');
+  return reduce('sumSquares', x, checkDims(dims, x.ndim, 'sumSquares'), integerSum(x.dtype), keepdim);
+}
+/** Vector norm over `dims` (all by default) of order 1, 2 (default) or Infinity. */
+export function norm(x: Tensor, order = 2, dims?: Dims, keepdim = false): Tensor {
+  checkTensor(x, 'norm');
+  if (!isFloating(x.dtype)) throw new DTypeError(`norm: expects a floating-point tensor, got ${x.dtype}`);
+  const over = checkDims(dims, x.ndim, 'norm');
+  if (order === 1) return reduce('norm1', x, over, x.dtype, keepdim);
+  if (order === 2) return reduce('norm2', x, over, x.dtype, keepdim);
+  if (order === Number.POSITIVE_INFINITY) return max(x.abs(), over, keepdim);
+  throw new ValueError(`norm: order must be 1, 2 or Infinity, got ${describe(order)}`);
+}
+
+/** Variance over `dims` (all by default); divides by n − correction (1: unbiased, as PyTorch). */
+export function variance(x: Tensor, dims?: Dims, options: { correction?: number; keepdim?: boolean } = {}): Tensor {
+  checkTensor(x, 'var');
+  if (!isFloating(x.dtype)) throw new DTypeError(`var: expects a floating-point tensor, got ${x.dtype}`);
+  const over = checkDims(dims, x.ndim, 'var');
+  const n = numel(over.map((d) => x.shape[d]!));
+  const correction = checkNumber(options.correction ?? 1, 'correction', 'var', 0);
+  // two passes in at least float32: no cancellation, whatever the mean
+  const wide = x.dtype === 'float64' ? x : to(x, 'float32');
+  const squares = sumSquares(sub(wide, mean(wide, over, true)), over, options.keepdim ?? false);
+  return to(div(squares, Math.max(0, n - correction)), x.dtype);
+}
+/** Square root of the variance. */
+export function std(x: Tensor, dims?: Dims, options: { correction?: number; keepdim?: boolean } = {}): Tensor {
+  return sqrt(variance(x, dims, options));
+}
+
+/** Sums a gradient down to the shape it was broadcast from. */
+export function sumTo(g: Tensor, shape: Shape): Tensor {
+  if (sameShape(g.shape, shape)) return g;
+  const lead = g.ndim - shape.length;
+  const dims = g.shape.map((_, i) => i).filter((i) => i < lead || (shape[i - lead] === 1 && g.shape[i] !== 1));
+  return reshape(sum(g, dims, true), shape);
+}

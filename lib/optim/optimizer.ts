@@ -1,0 +1,255 @@
+// Optimizer: parameter groups, state, and the one native call a step. What changes from step to step (learning rates, step
+// counts, skip flags) lies in a small device buffer, laid out by csrc/ops/optim.h, which the kernels read and advance: a
+// captured step can be replayed with other values, and a step can be skipped without the host waiting.
+import { fromTypedArray, zeros } from '../create.js';
+import { type DType, dtypeSize } from '../dtype.js';
+import { DeviceError, ShapeError, ValueError, describe, fromNative } from '../errors.js';
+import { noGrad } from '../autograd/modes.js';
+import { defaultGenerator } from '../random.js';
+import { native } from '../native.js';
+import { Tensor } from '../tensor.js';
+import { copy_, to } from '../ops/copy.js';
+import { invoke } from '../ops/door.js';
+import type { StructuredName } from '../autograd/rules/types.js';
+
+/** Options every optimizer has, per group. */
+export interface GroupOptions {
+  /** Learning rate. */
+  lr: number;
+  weightDecay: number;
+  /** Ascend instead of descend. */
+  maximize: boolean;
+}
+export type ParamGroup<O extends GroupOptions> = O & { params: Tensor[] };
+/** Parameters alone, or groups that override some of the options. */
+export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly (Partial<O> & { params: Iterable<Tensor> })[];
+
+export interface OptimizerState {
+  state: Record<string, Record<string, Tensor | number>>;
+  paramGroups: Record<string, unknown>[];
+}
+
+/** Places of the device buffer: csrc/ops/optim.h. */
+const SLOTS = 4;
+export const Slot = { clipFactor: 0, lossScale: 1, foundInf: 2 } as const;
+
+export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
+  readonly groups: ParamGroup<O>[] = [];
+  /** State tensors by parameter, in the order of `stateNames`; the float32 master last, where there is one. */
+  protected readonly state = new Map<Tensor, Tensor[]>();
+  private readonly masters = new Map<Tensor, Tensor>();
+  private buffer: Tensor | null = null;
+  private written: Float64Array | null = null;
+  private readonly order: Tensor[] = [];
+  private readonly position = new Map<Tensor, number>();
+  /** Steps taken by calls of step(); a schedule reads it. */
+  steps = 0;
+
+  protected abstract readonly op: StructuredName;
+  /** Names of the state lists as in PyTorch's state dicts. */
+  protected abstract stateNames(): readonly string[];
+  /** The option row of a group after weightDecay and maximize. */
+  protected abstract fields(group: ParamGroup<O>): number[];
+  protected abstract checkOptions(options: O, where: string): void;
+
+  protected constructor(
+    params: Params<O>,
+    private readonly defaults: O,
+  ) {
+    if (params === null || params === undefined || typeof (params as Iterable<unknown>)[Symbol.iterator] !== 'function') {
+      throw new ValueError(`${this.constructor.name}: expected parameters or groups of them, got ${describe(params)}`);
+    }
+    const list = [...(params as Iterable<Tensor | (Partial<O> & { params: Iterable<Tensor> })>)];
+    if (list.length === 0) throw new ValueError(`${this.constructor.name}: got no parameters`);
+    if (list.every((p) => p instanceof Tensor)) this.addGroup({ params: list } as Partial<O> & { params: Tensor[] });
+    else for (const group of list) this.addGroup(group as Partial<O> & { params: Iterable<Tensor> });
+  }
+
+  /** Adds a group; options it lacks are the optimizer's. */
+  addGroup(group: Partial<O> & { params: Iterable<Tensor> }): void {
+    const where = this.constructor.name;
+    if (typeof group !== 'object' || group === null || typeof group.params?.[Symbol.iterator] !== 'function') {
+      throw new ValueError(`${where}: a group is an object with params, got ${describe(group)}`);
+    }
+    const params = [...group.params];
+    for (const p of params) {
+      if (!(p instanceof Tensor)) throw new ValueError(`${where}: parameters must be tensors, got ${describe(p)}`);
+      if (!p.isLeaf) throw new ValueError(`${where}: a parameter of shape [${p.shape}] is not a leaf`);
+      if (this.position.has(p)) throw new ValueError(`${where}: a parameter of shape [${p.shape}] appears twice`);
+      if (this.order[0] && this.order[0].device !== p.device) throw new DeviceError(`${where}: parameters are on ${this.order[0].device} and ${p.device}`);
+      this.position.set(p, this.order.push(p) - 1);
+    }
+    const full = { ...this.defaults, ...definedOnly(group), params } as ParamGroup<O>;
+    checkRange(where, 'lr', full.lr, 0);
+    checkRange(where, 'weightDecay', full.weightDecay, 0);
+    this.checkOptions(full, where);
+    this.groups.push(full);
+    this.dropBuffer();
+  }
+
+  /** Updates every parameter that has a gradient. Enqueues one native call; nothing waits. */
+  step(): void {
+    const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
+    const params = used.flat();
+    this.steps++;
+    defaultGenerator().step++;
+    if (params.length === 0) return;
+    noGrad(() => {
+      const names = this.stateNames();
+      const buffer = this.ready();
+      const states = params.map((p) => this.stateOf(p));
+      const withMasters = this.masters.size > 0;
+      const lists: Tensor[][] = [params, params.map((p) => checkGrad(p))];
+      for (let k = 0; k < names.length; k++) lists.push(states.map((s) => s[k]!));
+      if (withMasters) lists.push(params.map((p) => this.masters.get(p) ?? p));
+      const numbers = [lists.length, this.groups.length, Number(withMasters)];
+      this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), ...this.fields(g)));
+      for (const p of params) numbers.push(this.position.get(p)!);
+      invoke(this.op as 'adamStep', buffer.device, [buffer, ...lists.flat()].map((t) => t.detach()), numbers);
+      for (const p of params) p.storage.wrote('step');
+    });
+  }
+
+  /** Drops the gradients and frees them. */
+  zeroGrad(): void {
+    for (const p of this.order) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
+  }
+
+  /** State by the parameter's position, as torch.optim's state dicts; tensors are not copied. */
+  stateDict(): OptimizerState {
+    const names = this.stateNames();
+    const counts = this.counts();
+    const state: OptimizerState['state'] = {};
+    this.order.forEach((p, i) => {
+      const tensors = this.state.get(p);
+      if (!tensors) return;
+      const entry: Record<string, Tensor | number> = { step: counts[i]! };
+      names.forEach((name, k) => {
+        entry[name] = tensors[k]!;
+      });
+      const master = this.masters.get(p);
+      if (master) entry['master'] = master;
+      state[i] = entry;
+    });
+    let at = 0;
+    const paramGroups = this.groups.map(({ params, ...options }) => ({ ...options, params: params.map(() => at++) }));
+    return { state, paramGroups };
+  }
+
+  /** Restores a state dict of an optimizer with the same groups. Values are copied. */
+  loadStateDict(dict: OptimizerState): void {
+    const where = `${this.constructor.name}.loadStateDict`;
+    if (typeof dict?.state !== 'object' || !Array.isArray(dict.paramGroups)) throw new ValueError(`${where}: expected {state, paramGroups}, got ${describe(dict)}`);
+    if (dict.paramGroups.length !== this.groups.length) throw new ValueError(`${where}: the dict has ${dict.paramGroups.length} groups, the optimizer ${this.groups.length}`);
+    dict.paramGroups.forEach((g, i) => {
+      const { params, ...options } = g as { params: unknown[] };
+      if (params?.length !== this.groups[i]!.params.length) throw new ValueError(`${where}: group ${i} has ${params?.length} parameters in the dict, ${this.groups[i]!.params.length} here`);
+      Object.assign(this.groups[i]!, options);
+    });
+    const names = this.stateNames();
+    const counts = new Float64Array(this.order.length);
+    noGrad(() => {
+      this.order.forEach((p, i) => {
+        const entry = dict.state[i];
+        if (!entry) return;
+        counts[i] = entry['step'] as number;
+        const tensors = this.stateOf(p);
+        names.forEach((name, k) => restore(tensors[k]!, entry[name], `${where}: state ${i}.${name}`));
+        const master = this.masters.get(p);
+        if (master) restore(master, entry['master'], `${where}: state ${i}.master`);
+      });
+    });
+    this.dropBuffer(counts);
+    this.steps = Math.max(this.steps, ...counts);
+  }
+
+  /** Steps each parameter has taken, from the device: waits. */
+  private counts(): Float64Array {
+    if (!this.buffer) return this.initialCounts ?? new Float64Array(this.order.length);
+    const all = this.buffer.toTypedArraySync() as Float64Array;
+    return all.slice(SLOTS + this.groups.length, SLOTS + this.groups.length + this.order.length);
+  }
+  private initialCounts: Float64Array | null = null;
+
+  private dropBuffer(counts?: Float64Array): void {
+    if (this.order.length === 0) return;
+    const old = counts ?? this.counts();
+    this.initialCounts = new Float64Array(this.order.length);
+    this.initialCounts.set(old.subarray(0, Math.min(old.length, this.order.length)));
+    this.buffer?.dispose();
+    this.buffer = null;
+    this.written = null;
+  }
+
+  /** The device buffer with this step's learning rates. Only what changed is written. */
+  private ready(): Tensor {
+    const G = this.groups.length;
+    if (!this.buffer) {
+      const host = new Float64Array(SLOTS + G + 2 * this.order.length);
+      host[Slot.clipFactor] = 1;
+      host[Slot.lossScale] = 1;
+      if (this.initialCounts) host.set(this.initialCounts, SLOTS + G);
+      this.buffer = fromTypedArray(host, undefined, { device: this.order[0]!.device }).keep();
+      this.written = new Float64Array(G).fill(Number.NaN);
+    }
+    const rates = Float64Array.from(this.groups, (g) => g.lr);
+    if (rates.some((lr, i) => !Object.is(lr, this.written![i]))) {
+      rates.forEach((lr, i) => checkRange(this.constructor.name, `lr of group ${i}`, lr, 0));
+      try {
+        native.write(this.buffer.storage.handle, SLOTS * 8, rates);
+      } catch (error) {
+        throw fromNative(error);
+      }
+      this.written = rates;
+    }
+    return this.buffer;
+  }
+
+  /** The state tensors of a parameter, made at its first step: zeros in at least float32. */
+  private stateOf(p: Tensor): Tensor[] {
+    let tensors = this.state.get(p);
+    if (!tensors) {
+      const dtype = stateType(p.dtype);
+      tensors = this.stateNames().map(() => zeros(p.shape, { dtype, device: p.device }).keep());
+      this.state.set(p, tensors);
+      if (dtypeSize[p.dtype] < 4) this.masters.set(p, to(p.detach(), 'float32').keep());
+    }
+    return tensors;
+  }
+}
+
+/** Low-precision parameters keep float32 masters and states. */
+function stateType(dtype: DType): DType {
+  return dtype === 'float64' ? 'float64' : 'float32';
+}
+
+function checkGrad(p: Tensor): Tensor {
+  const g = p.grad!;
+  if (g.shape.length !== p.shape.length || g.shape.some((s, i) => s !== p.shape[i])) {
+    throw new ShapeError(`step: a gradient of shape [${g.shape}] belongs to a parameter of shape [${p.shape}]`);
+  }
+  return g;
+}
+
+function restore(target: Tensor, source: Tensor | number | undefined, where: string): void {
+  if (!(source instanceof Tensor)) throw new ValueError(`${where} must be a tensor, got ${describe(source)}`);
+  if (source.shape.length !== target.shape.length || source.shape.some((s, i) => s !== target.shape[i])) {
+    throw new ShapeError(`${where} has shape [${source.shape}], expected [${target.shape}]`);
+  }
+  copy_(target, source);
+}
+
+/** An option given as undefined means the default. */
+function definedOnly<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T;
+}
+
+export function checkRange(where: string, name: string, value: unknown, min: number, below = Number.POSITIVE_INFINITY): void {
+  if (typeof value !== 'number' || !Number.isFinite(value) || value < min || value >= below) {
+    const range = below === Number.POSITIVE_INFINITY ? `a finite number from ${min}` : `in [${min}, ${below})`;
+    throw new ValueError(`${where}: ${name} must be ${range}, got ${describe(value)}`);
+  }
+}

@@ -1,0 +1,232 @@
+// Who frees a storage. It has two kinds of holder: an owner (a scope, or else the safety net) and the graph nodes that saved
+// it for backward. It is freed when the owner lets go and no node needs it: the effect of reference counting, without counting
+// JavaScript references. Tensors nobody frees are found by the safety net, which works inside a loop that never awaits.
+import v8 from 'node:v8';
+import vm from 'node:vm';
+import { DisposedError } from './errors.js';
+import type { Device } from './device.js';
+import { HEADER, block, growBlock, native } from './native.js';
+
+/** Handle of a storage whose memory was given back, and of one that never had any (device meta). */
+export const DEAD = 0;
+export const META = -4;
+
+export class Storage {
+  /** Counts writes; a tensor saved for backward remembers the count. */
+  version = 0;
+  /** The op of the last in-place write, for the error text. */
+  writer = '';
+  /** Graph nodes that still need the contents. */
+  saves = 0;
+  /** The owner has let go: the last node to drop it frees it. */
+  released = false;
+  /** Counts recorded in-place writes: views taken before one have an outdated graph. */
+  epoch = 0;
+  /** Made in inferenceMode: may not enter a graph. */
+  inference = false;
+  /** Where it was made, when checkLeaks() asked for it. */
+  site: string | undefined = undefined;
+
+  constructor(
+    public handle: number,
+    readonly device: Device,
+    readonly bytes: number,
+    public scope: Scope | null,
+  ) {}
+
+  get alive(): boolean {
+    return this.handle !== DEAD;
+  }
+
+  /** The owner lets go. With `heir`, a graph may keep the contents for a while; without, they go at once. */
+  release(heir: Scope | null): void {
+    if (this.handle === DEAD) return;
+    if (this.saves === 0) {
+      free(this);
+      return;
+    }
+    this.released = true;
+    if (heir) heir.add(this);
+    else {
+      this.scope = null;
+      watch(this);
+    }
+  }
+
+  save(): void {
+    this.saves++;
+  }
+  unsave(): void {
+    if (--this.saves === 0 && this.released) free(this);
+  }
+
+  wrote(op: string): void {
+    this.version++;
+    this.writer = op;
+  }
+}
+
+export class Scope {
+  private storages: Storage[] = [];
+  add(s: Storage): void {
+    s.scope = this;
+    this.storages.push(s);
+  }
+  /** The storages made here that nobody took out since the last call; empties the list. */
+  take(): Storage[] {
+    const mine = this.storages.filter((s) => s.scope === this && s.handle !== DEAD);
+    this.storages = [];
+    return mine;
+  }
+  /** Releases all that is still owned here. */
+  end(heir: Scope | null): void {
+    const batch: Storage[] = [];
+    for (const s of this.storages) {
+      if (s.scope !== this || s.handle === DEAD) continue;
+      if (s.saves > 0) s.release(heir);
+      else batch.push(s);
+    }
+    this.storages = [];
+    freeAll(batch);
+  }
+}
+
+/** Filled while checkLeaks() runs. */
+export const leakSites = { enabled: false, made: [] as Storage[] };
+
+/** Registers a fresh storage with its owner. */
+export function born(handle: number, device: Device, bytes: number, scope: Scope | null): Storage {
+  const s = new Storage(handle, device, bytes, scope);
+  if (leakSites.enabled) {
+    s.site = new Error('made').stack;
+    leakSites.made.push(s);
+  }
+  if (scope !== null) scope.add(s);
+  else if (handle !== META) watch(s);
+  return s;
+}
+
+/** Takes a storage out of its scope: parameters, gradients, buffers, optimizer state, what `keep` is called on. */
+export function escape(s: Storage): void {
+  s.released = false;
+  if (s.scope === null) return;
+  s.scope = null;
+  watch(s);
+}
+
+function free(s: Storage): void {
+  if (s.handle > 0) native.free(s.handle);
+  s.handle = DEAD;
+}
+
+function freeAll(list: readonly Storage[]): void {
+  let n = 0;
+  const room = block.length - HEADER;
+  for (const s of list) {
+    if (s.handle > 0) {
+      block[HEADER + n++] = s.handle;
+      if (n === room) {
+        native.freeMany(n);
+        n = 0;
+      }
+    }
+    s.handle = DEAD;
+  }
+  if (n > 0) native.freeMany(n);
+}
+
+export function requireAlive(s: Storage, op: string, which: string): void {
+  if (s.handle === DEAD) throw new DisposedError(`${op}: ${which} was disposed, or the scope that made it has ended; return it from the scope or keep() it`);
+}
+
+// ---- the safety net
+
+type Gc = (options?: { type: 'minor' | 'major' }) => void;
+let gc: Gc | null | undefined;
+
+/** V8's own collector, without a command-line flag. */
+function collector(): Gc | null {
+  if (gc === undefined) {
+    try {
+      v8.setFlagsFromString('--expose-gc');
+      gc = vm.runInNewContext('gc') as Gc;
+      v8.setFlagsFromString('--no-expose-gc');
+    } catch {
+      gc = null;
+    }
+  }
+  return gc;
+}
+
+const COUNT_LIMIT = 4096;
+const MIN_BYTE_LIMIT = 256 * 2 ** 20;
+
+export const net = {
+  young: [] as Storage[],
+  bytes: 0,
+  byteLimit: MIN_BYTE_LIMIT,
+  /** Bytes of storages that outlived a sweep; the addon holds weak references to them. */
+  oldBytes: 0,
+  sweeps: 0,
+  freed: 0,
+};
+
+function watch(s: Storage): void {
+  net.young.push(s);
+  net.bytes += s.bytes;
+  if (net.young.length >= COUNT_LIMIT || net.bytes >= net.byteLimit) relieve();
+}
+
+/** Drops entries that were freed in time; collects only if what is left still passes a limit. */
+function relieve(): void {
+  const left = net.young.filter((s) => s.handle > 0);
+  net.young = left;
+  net.bytes = left.reduce((sum, s) => sum + s.bytes, 0);
+  if (left.length < COUNT_LIMIT / 2 && net.bytes < net.byteLimit / 2) return;
+  const watched = net.bytes;
+  const before = liveBytes(left);
+  sweep('minor');
+  if (watched < net.byteLimit / 2) return;
+  // Entries that lived through an earlier scavenge are old for V8, and only a full collection finds them. Its cost is kept
+  // amortised, as collectors do, by letting the limit follow what survives.
+  if (liveBytes(left) > before * 0.75) {
+    sweep('major');
+    net.byteLimit = Math.max(MIN_BYTE_LIMIT, 2 * liveBytes(left));
+  }
+}
+
+function liveBytes(list: readonly Storage[]): number {
+  const devices = new Set(list.map((s) => s.device));
+  const out = new Float64Array(32);
+  let sum = 0;
+  for (const d of devices) {
+    native.stats(d.slot, out);
+    sum += out[0]!;
+  }
+  return sum;
+}
+
+/**
+ * Frees the storages of tensors that JavaScript no longer reaches; returns how many. Survivors get one weak native reference
+ * each, V8 clears those of the dead in a scavenge, and the addon frees their blocks.
+ */
+export function sweep(kind: 'minor' | 'major'): number {
+  handOver();
+  const collect = collector();
+  if (collect) collect(kind === 'minor' ? { type: 'minor' } : undefined);
+  else native.nudge(3e9);
+  const freed = native.sweep();
+  net.sweeps++;
+  net.freed += freed;
+  return freed;
+}
+
+/** Moves the young list to weak references; in a function of its own, so that no local keeps an entry reachable. */
+function handOver(): void {
+  const alive = net.young.filter((s) => s.handle > 0);
+  net.young = [];
+  net.bytes = 0;
+  const m = growBlock(HEADER + alive.length);
+  for (let i = 0; i < alive.length; i++) m[HEADER + i] = alive[i]!.handle;
+  native.trackMany(alive, alive.length);
+}

@@ -1,0 +1,246 @@
+// Tensor: an n-dimensional array as {storage, shape, strides, offset, dtype}. A view is another Tensor over the same storage and
+// costs no native call. This file holds identity, reading and autograd state; the operations live in lib/ops as free
+// functions, and lib/ops/methods.ts makes a method of each.
+import type { Device } from './device.js';
+import { type DType, type TypedArray, dtypeCode, dtypeSize } from './dtype.js';
+import { AutogradError, DTypeError, ShapeError, fromNative } from './errors.js';
+import { native } from './native.js';
+import { decode, nest } from './read.js';
+import { META, type Storage, escape, requireAlive } from './storage.js';
+import { type Shape, contiguousStrides, isContiguous, numel, showShape } from './shape.js';
+import type { Node } from './autograd/node.js';
+import type { Methods } from './ops/methods.js';
+
+export type GradHook = (grad: Tensor) => Tensor | undefined | void;
+/** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
+export type Operand = Tensor | number;
+export type NestedArray = number | boolean | NestedArray[];
+
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: methods.ts attaches exactly these
+export interface Tensor extends Methods {}
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: see above
+export class Tensor {
+  /** The accumulated gradient of a leaf (or of a tensor with retainGrad), else null. */
+  grad: Tensor | null = null;
+  /** The node that made this tensor; null for leaves. */
+  gradFn: Node | null = null;
+  /** Which output of gradFn this is. */
+  outputIndex = 0;
+  /** A view of another tensor: in-place work on it cannot be recorded. */
+  isView = false;
+  /** The storage's epoch when this view was taken. */
+  epoch = 0;
+  hooks: GradHook[] | null = null;
+  accumulateHooks: ((leaf: Tensor) => void)[] | null = null;
+  retainsGrad = false;
+  private wantsGrad = false;
+
+  /** Internal: use `tensor`, `zeros`, … to make one. */
+  constructor(
+    readonly storage: Storage,
+    readonly shape: Shape,
+    readonly strides: Shape,
+    readonly offset: number,
+    readonly dtype: DType,
+  ) {}
+
+  get device(): Device {
+    return this.storage.device;
+  }
+  /** Number of dimensions. */
+  get ndim(): number {
+    return this.shape.length;
+  }
+  /** Number of elements. */
+  get numel(): number {
+    return numel(this.shape);
+  }
+  get isLeaf(): boolean {
+    return this.gradFn === null;
+  }
+  get isMeta(): boolean {
+    return this.storage.handle === META;
+  }
+  get isContiguous(): boolean {
+    return isContiguous(this.shape, this.strides);
+  }
+  /** Bytes of the elements; the storage of a view may be larger. */
+  get nbytes(): number {
+    return this.numel * dtypeSize[this.dtype];
+  }
+  /** Made in inferenceMode. */
+  get inference(): boolean {
+    return this.storage.inference;
+  }
+  get disposed(): boolean {
+    return !this.storage.alive;
+  }
+
+  get requiresGrad(): boolean {
+    return this.gradFn !== null || this.wantsGrad;
+  }
+  set requiresGrad(on: boolean) {
+    if (this.gradFn !== null) {
+      if (!on) throw new AutogradError('requiresGrad: only a leaf can stop requiring a gradient; use detach()');
+      return;
+    }
+    if (on && !this.dtype.includes('float')) {
+      throw new DTypeError(`requiresGrad: only floating-point tensors have gradients, this one is ${this.dtype}`);
+    }
+    this.wantsGrad = on;
+  }
+
+  /** Size of one dimension, negative counting from the end, or the shape. */
+  size(): Shape;
+  size(dim: number): number;
+  size(dim?: number): number | Shape {
+    if (dim === undefined) return this.shape;
+    const size = this.shape[dim < 0 ? dim + this.ndim : dim];
+    if (size === undefined) throw new ShapeError(`size: dimension ${dim} is out of range of ${showShape(this.shape)}`);
+    return size;
+  }
+
+  /** The same data outside every graph. Shares storage; an in-place change of either is seen by both. */
+  detach(): Tensor {
+    const t = new Tensor(this.storage, this.shape, this.strides, this.offset, this.dtype);
+    t.isView = this.isView;
+    t.epoch = this.epoch;
+    return t;
+  }
+
+  /** Keeps the gradient of a non-leaf after backward. */
+  retainGrad(): this {
+    this.retainsGrad = true;
+    return this;
+  }
+
+  /** Calls `hook` with each gradient that reaches this tensor; a returned tensor replaces it. Returns the remover. */
+  registerHook(hook: GradHook): () => void {
+    if (!this.requiresGrad) throw new AutogradError('registerHook: the tensor does not require a gradient');
+    this.hooks ??= [];
+    // hooks of a non-leaf belong to the node, which outlives this object
+    if (this.gradFn) return this.gradFn.addHook(this.outputIndex, hook);
+    this.hooks.push(hook);
+    return () => {
+      this.hooks = this.hooks!.filter((h) => h !== hook);
+    };
+  }
+
+  /** Calls `hook` with this leaf each time its gradient has been accumulated. Returns the remover. */
+  registerPostAccumulateGradHook(hook: (leaf: Tensor) => void): () => void {
+    if (!this.isLeaf || !this.requiresGrad) throw new AutogradError('registerPostAccumulateGradHook: not a leaf that requires a gradient');
+    this.accumulateHooks ??= [];
+    this.accumulateHooks.push(hook);
+    return () => {
+      this.accumulateHooks = this.accumulateHooks!.filter((h) => h !== hook);
+    };
+  }
+
+  /** Gives the memory back now. Views share it and end with it; a graph that saved the contents keeps them until backward. */
+  dispose(): void {
+    this.storage.release(null);
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** Takes the tensor out of the scope that made it, so that it lives on. Returns it. */
+  keep(): this {
+    escape(this.storage);
+    return this;
+  }
+
+  // ---- reading: the only places that wait for the device
+
+  /** The one element as a number, without blocking the event loop. Faults of earlier kernels reject here. */
+  async item(): Promise<number> {
+    this.checkItem('item');
+    try {
+      return this.checkExact(await native.item(this.storage.handle, this.offset * dtypeSize[this.dtype], dtypeCode[this.dtype]), 'item');
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+  /** The one element as a number; blocks until it is there. */
+  itemSync(): number {
+    this.checkItem('itemSync');
+    try {
+      return this.checkExact(native.itemSync(this.storage.handle, this.offset * dtypeSize[this.dtype], dtypeCode[this.dtype]), 'itemSync');
+    } catch (error) {
+      throw fromNative(error);
+    }
+  }
+
+  /** The elements in row-major order: Float32Array for 16-bit floats, BigInt64Array for int64; `raw` gives the bits. */
+  async toTypedArray(options: { raw?: boolean } = {}): Promise<TypedArray> {
+    const [source, bytes] = this.readBuffer('toTypedArray');
+    try {
+      await native.readAsync(source.storage.handle, source.offset * dtypeSize[this.dtype], bytes);
+    } catch (error) {
+      throw fromNative(error);
+    } finally {
+      if (source !== this) source.dispose();
+    }
+    return decode(bytes, this.dtype, options.raw ?? false);
+  }
+  toTypedArraySync(options: { raw?: boolean } = {}): TypedArray {
+    const [source, bytes] = this.readBuffer('toTypedArraySync');
+    try {
+      native.read(source.storage.handle, source.offset * dtypeSize[this.dtype], bytes);
+    } catch (error) {
+      throw fromNative(error);
+    } finally {
+      if (source !== this) source.dispose();
+    }
+    return decode(bytes, this.dtype, options.raw ?? false);
+  }
+
+  /** Nested arrays of numbers (booleans for bool). Throws for int64 beyond 2^53. */
+  async toArray(): Promise<NestedArray> {
+    return nest(await this.toTypedArray(), this.shape, this.dtype);
+  }
+  toArraySync(): NestedArray {
+    return nest(this.toTypedArraySync(), this.shape, this.dtype);
+  }
+
+  toString(): string {
+    const grad = this.gradFn ? `, gradFn=${this.gradFn.op}` : this.requiresGrad ? ', requiresGrad' : '';
+    return `Tensor(${showShape(this.shape)} ${this.dtype} ${this.device}${grad}${this.disposed ? ', disposed' : ''})`;
+  }
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return this.toString();
+  }
+  /** Prints the values (waits for them). */
+  async print(): Promise<void> {
+    console.log(`${this.toString()}\n${JSON.stringify(await this.toArray())}`);
+  }
+
+  private checkItem(op: string): void {
+    requireAlive(this.storage, op, 'the tensor');
+    if (this.numel !== 1) throw new ShapeError(`${op}: expected one element, the tensor is ${showShape(this.shape)}`);
+    this.checkReadable(op);
+  }
+  private checkReadable(op: string): void {
+    if (this.isMeta) throw new DTypeError(`${op}: a tensor on device meta has no values`);
+  }
+  private checkExact(value: number, op: string): number {
+    if (this.dtype === 'int64' && !Number.isSafeInteger(value)) {
+      throw new DTypeError(`${op}: the int64 value is beyond 2^53; read it with toTypedArray()`);
+    }
+    return value;
+  }
+  /** A contiguous source (this, or a temporary copy) and a buffer for its bytes. */
+  private readBuffer(op: string): [Tensor, Uint8Array] {
+    requireAlive(this.storage, op, 'the tensor');
+    this.checkReadable(op);
+    if (this.numel > 2 ** 32 - 1) throw new ShapeError(`${op}: ${this.numel} elements do not fit one typed array; read slices`);
+    const source = this.isContiguous ? this : this.detach().contiguous();
+    return [source, new Uint8Array(this.nbytes)];
+  }
+}
+
+/** A Tensor over all of a storage. */
+export function wrap(storage: Storage, shape: Shape, dtype: DType): Tensor {
+  return new Tensor(storage, shape, contiguousStrides(shape), 0, dtype);
+}
+
