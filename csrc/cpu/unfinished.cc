@@ -10,7 +10,6 @@ __attribute__((weak)) void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal
 __attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
 __attribute__((weak)) void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
-__attribute__((weak)) void CpuDevice::matmul(In, In, MaybeIn, MaybeIn, Out, MaybeOut, MaybeOut, double) { fail(ErrorCode::Internal, "matmul: kernel missing"); }
 __attribute__((weak)) void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }

@@ -10,7 +10,8 @@
 // Instruction sets are chosen by function attributes, never by -march, so templates of the standard library stay
 // baseline code and the linker cannot pick a copy that the machine cannot run. In a kernel file
 //   KT  marks every function and every lambda that touches lanes: `KT void f(…)`, `[&](int task) KT { … }`
-//   KI  marks every small one: inline, always inlined, same target. Functors of csrc/ops are compiled with it, too.
+//   KI  marks every small function: inline, always inlined, same target. Functors of csrc/ops are compiled with it, too
+//   KL  marks small lambdas: `[&](V x) KL { … }`
 // A kernel that passes lanes to a function without either fails to compile ("target specific option mismatch").
 //
 // The lane API, the same in every namespace (lanes.h, vec_*.h, vmath.h). V is vf (float lanes) or vd (double lanes); T
@@ -46,11 +47,13 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#define KL __attribute__((always_inline)) KT
+#define KI inline KL
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #define KT __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")))
-#define KI inline __attribute__((always_inline)) KT
 namespace sg::avx512 {
 #include "vec_avx512.h"
 #include "vmath.h"
@@ -64,16 +67,15 @@ namespace sg::avx2 {
 #include "vmath.h"
 #include SG_KERNELS
 }  // namespace sg::avx2
-#undef KI
 #undef KT
 #endif
 
 #define KT
-#define KI inline __attribute__((always_inline))
 namespace sg::portable {
 #include "vec_portable.h"
 #include "vmath.h"
 #include SG_KERNELS
 }  // namespace sg::portable
 #undef KI
+#undef KL
 #undef KT

@@ -46,3 +46,11 @@ using vd = Lanes<double>;
 // The register a storage type is computed in: lanes_of<bfloat16> is vf, lanes_of<double> is vd.
 template <class T>
 using lanes_of = Lanes<std::conditional_t<std::is_same_v<T, double>, double, float>>;
+
+template <class T, int N>
+KI void transpose_by_lanes(Lanes<T> (&r)[N]) {
+  T t[N][N];
+  for (int i = 0; i < N; i++)
+    for (int j = 0; j < N; j++) t[j][i] = r[i].v[j];
+  std::memcpy(&r, t, sizeof t);
+}

@@ -174,3 +174,36 @@ KI double reduce_max(vd a) {
 }
 KI float reduce_min(vf a) { return -reduce_max(-a); }
 KI double reduce_min(vd a) { return -reduce_max(-a); }
+
+// ---- for matmul and attention
+static constexpr int kTileRows = 6;  // of the micro-kernel, with two registers of columns: 12 accumulators of 16
+template <class T>
+inline constexpr bool kPaired = false;  // bf16 is widened while packing
+template <bool kPairs, class V>
+KI V dot(V a, V b, V c) {
+  return fma(a, b, c);
+}
+
+// r is a square block: rows become columns
+KI void transpose(vf (&r)[8]) {
+  vf t[8];
+  SG_UNROLL(4)
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i].v, r[i + 1].v);
+    t[i + 1] = _mm256_unpackhi_ps(r[i].v, r[i + 1].v);
+  }
+  SG_UNROLL(2)
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i].v, t[i + 2].v, 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i].v, t[i + 2].v, 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1].v, t[i + 3].v, 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1].v, t[i + 3].v, 0xee);
+  }
+  SG_UNROLL(4)
+  for (int i = 0; i < 4; i++) {
+    const vf a = r[i], b = r[i + 4];
+    r[i] = _mm256_permute2f128_ps(a.v, b.v, 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(a.v, b.v, 0x31);
+  }
+}
+KI void transpose(vd (&r)[4]) { transpose_by_lanes(r); }

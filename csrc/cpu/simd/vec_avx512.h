@@ -148,3 +148,71 @@ KI float reduce_max(vf a) { return _mm512_reduce_max_ps(a.v); }
 KI double reduce_max(vd a) { return _mm512_reduce_max_pd(a.v); }
 KI float reduce_min(vf a) { return _mm512_reduce_min_ps(a.v); }
 KI double reduce_min(vd a) { return _mm512_reduce_min_pd(a.v); }
+
+// ---- for matmul and attention
+static constexpr int kTileRows = 12;  // of the micro-kernel, with two registers of columns: 24 accumulators of 32
+template <class T>
+inline constexpr bool kPaired = false;
+template <>  // two bf16 neighbours along K make one 32-bit unit
+inline constexpr bool kPaired<bfloat16> = true;
+
+// c + a b, for pairs c + a.low b.low + a.high b.high
+template <bool kPairs, class V>
+KI V dot(V a, V b, V c) {
+  if constexpr (kPairs) return vf(_mm512_dpbf16_ps(c.v, (__m512bh)a.v, (__m512bh)b.v));
+  else return fma(a, b, c);
+}
+// 32 neighbours as 16 pairs, the first n valid
+KI vf load_pairs(const bfloat16* p) { return _mm512_castsi512_ps(_mm512_loadu_si512(p)); }
+KI vf load_pairs(const bfloat16* p, int n) {
+  return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(n >= 32 ? ~0u : n <= 0 ? 0u : (1u << n) - 1, p));
+}
+KI vf zip_bits(__m256i low, __m256i high) {
+  return _mm512_castsi512_ps(
+      _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16)));
+}
+// two rows of bf16, or of floats to be rounded, into one row of pairs
+KI vf zip(const bfloat16* low, const bfloat16* high) {
+  return zip_bits(_mm256_loadu_si256((const __m256i*)low), _mm256_loadu_si256((const __m256i*)high));
+}
+KI vf zip(const bfloat16* low, const bfloat16* high, int n) {
+  const __mmask16 m = first<vf>(n).m;
+  return zip_bits(_mm256_maskz_loadu_epi16(m, low), high ? _mm256_maskz_loadu_epi16(m, high) : _mm256_setzero_si256());
+}
+KI vf zip(vf low, vf high) { return zip_bits(narrow(bfloat16(), low.v), narrow(bfloat16(), high.v)); }
+KI vf pair_low(vf a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 16)); }
+KI vf pair_high(vf a) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(0xffff0000)));
+}
+
+// r is a square block: rows become columns
+KI void transpose(vf (&r)[16]) {
+  vf t[16];
+  SG_UNROLL(8)
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i].v, r[i + 1].v);
+    t[i + 1] = _mm512_unpackhi_ps(r[i].v, r[i + 1].v);
+  }
+  SG_UNROLL(8)
+  for (int i = 0; i < 8; i++) {
+    const int at = i / 2 * 4 + i % 2;  // pairs of rows (at, at + 2) of t
+    const __m512d low = _mm512_castps_pd(t[at].v), high = _mm512_castps_pd(t[at + 2].v);
+    r[i / 2 * 4 + i % 2 * 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+    r[i / 2 * 4 + i % 2 * 2 + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+  }
+  SG_UNROLL(4)
+  for (int i = 0; i < 4; i++) {
+    t[i] = _mm512_shuffle_f32x4(r[i].v, r[i + 4].v, 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(r[i].v, r[i + 4].v, 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(r[i + 8].v, r[i + 12].v, 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(r[i + 8].v, r[i + 12].v, 0xdd);
+  }
+  SG_UNROLL(4)
+  for (int i = 0; i < 4; i++) {
+    r[i] = _mm512_shuffle_f32x4(t[i].v, t[i + 8].v, 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(t[i].v, t[i + 8].v, 0xdd);
+    r[i + 4] = _mm512_shuffle_f32x4(t[i + 4].v, t[i + 12].v, 0x88);
+    r[i + 12] = _mm512_shuffle_f32x4(t[i + 4].v, t[i + 12].v, 0xdd);
+  }
+}
+KI void transpose(vd (&r)[8]) { transpose_by_lanes(r); }

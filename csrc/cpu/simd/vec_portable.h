@@ -158,3 +158,20 @@ template <class F>
 KI F reduce_min(Lanes<F> a) {
   return -reduce_max(-a);
 }
+
+// ---- for matmul and attention
+#if defined(__aarch64__)
+static constexpr int kTileRows = 12;  // of the micro-kernel, with two registers of columns: 24 accumulators of 32
+#else
+static constexpr int kTileRows = 6;  // 12 accumulators of 16
+#endif
+template <class T>
+inline constexpr bool kPaired = false;  // bf16 is widened while packing
+template <bool kPairs, class V>
+KI V dot(V a, V b, V c) {
+  return fma(a, b, c);
+}
+template <class V, int N>
+KI void transpose(V (&r)[N]) {
+  transpose_by_lanes(r);
+}

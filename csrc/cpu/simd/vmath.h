@@ -159,7 +159,7 @@ KI vf erf(vf x) {
 static constexpr float kGeluScale = 2 * 0.7978845608f, kGeluCube = 0.044715f;
 KI vf gelu_sigmoid(vf x, vf x2) {
   const vf t = x * fma(x2, vf(-kGeluScale * kLog2e * kGeluCube), vf(-kGeluScale * kLog2e));
-  return fast_rcp(fast_exp2(min(t, vf(100))) + 1.f);
+  return select(t > vf(126), vf(0), fast_rcp(fast_exp2(t) + 1.f));
 }
 KI vd gelu_sigmoid(vd x, vd x2) {
   return sigmoid(x * fma(x2, vd(2 * 0.7978845608028654 * 0.044715), vd(2 * 0.7978845608028654)));
