@@ -1,9 +1,5 @@
 #include "cpu_device.h"
 namespace sg {
-__attribute__((weak)) void CpuDevice::uniform(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "uniform: kernel missing"); }
-__attribute__((weak)) void CpuDevice::normal(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "normal: kernel missing"); }
-__attribute__((weak)) void CpuDevice::randint(Out, double, double, double, double, double, double) { fail(ErrorCode::Internal, "randint: kernel missing"); }
-__attribute__((weak)) void CpuDevice::dropout(In, Out, double, double, double, double, double, Rest) { fail(ErrorCode::Internal, "dropout: kernel missing"); }
 __attribute__((weak)) void CpuDevice::embedding(In, In, Out) { fail(ErrorCode::Internal, "embedding: kernel missing"); }
 __attribute__((weak)) void CpuDevice::embeddingBackward(In, In, Out, double) { fail(ErrorCode::Internal, "embeddingBackward: kernel missing"); }
 __attribute__((weak)) void CpuDevice::oneHot(In, Out) { fail(ErrorCode::Internal, "oneHot: kernel missing"); }
