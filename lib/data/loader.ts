@@ -1,0 +1,289 @@
+// DataLoader: batches of a dataset as tensors, in an order that (seed, epoch) fixes. The surprising decision: the order is a function
+// of the batch's number, so a loader's state is a few integers, and resuming is exact with any number of workers and any prefetch.
+import { withContext } from '../context.js';
+import type { DeviceLike } from '../device.js';
+import { DataError, ValueError, describe } from '../errors.js';
+import { checkInteger, checkNumber } from '../shape.js';
+import { Scope } from '../storage.js';
+import { type CollateFunction, type Collated, toTensors } from './collate.js';
+import { type Dataset, type IterableDataset, type StreamShare, checkDataset, isIterableDataset, workerRef } from './dataset.js';
+import { type ModuleRef, construct, isModuleRef, portable, resolveFunction } from './module_ref.js';
+import { END, Producer, type ProducerSettings } from './producer.js';
+import { type BatchOrder, BatchSampler, DistributedSampler, RandomSampler, type Sampler, SequentialSampler, checkIndices } from './sampler.js';
+import type { WorkerRequest, WorkerStart } from './worker.js';
+import { WorkerPool } from './worker_pool.js';
+
+export interface DataLoaderOptions<S = unknown> {
+  /** Samples in a batch; 1 by default. */
+  batchSize?: number;
+  /** A new order every epoch, from `seed` and the epoch. */
+  shuffle?: boolean;
+  /** Seed of the order and of the random streams that samples get; 0 by default. */
+  seed?: number;
+  /** Leave out a last batch that is not full. */
+  dropLast?: boolean;
+  /** An order of samples of your own, in place of `shuffle`. */
+  sampler?: Sampler;
+  /** An order of batches of your own, in place of `batchSize`, `shuffle`, `sampler` and `dropLast`. */
+  batchSampler?: BatchOrder;
+  /** Makes a batch of samples; stacks them by default. With workers: `{ module, export }` that names the function. */
+  collate?: CollateFunction<S> | ModuleRef;
+  /** Where the batch's tensors live; `cpu` by default. */
+  device?: DeviceLike;
+  /** Threads that load batches ahead; 0 (the default) loads in the main thread when a batch is asked for. */
+  workers?: number;
+  /** Batches that each worker loads ahead; 2 by default. */
+  prefetchFactor?: number;
+  /** Longest wait for a worker before the iteration fails; 10 minutes by default. */
+  timeoutMs?: number;
+  /** Which share of the samples is this process's, for data-parallel training. */
+  rank?: number;
+  world?: number;
+}
+
+/** Where a loader stands; plain JSON. */
+export interface DataLoaderState {
+  readonly epoch: number;
+  /** Batches of the epoch that were delivered. */
+  readonly batch: number;
+  readonly batchSize: number;
+  readonly seed: number;
+  /** Samples of the dataset; null for streams. */
+  readonly samples: number | null;
+  /** Streams only: batches delivered by each reader, and the readers with data left in the order of their turns. */
+  readonly stream: { readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
+}
+
+/**
+ * Iterates over a dataset in batches.
+ *
+ * ```ts
+ * const loader = new DataLoader(dataset, { batchSize: 32, shuffle: true, seed: 1, workers: 2 });
+ * for await (const { inputs, targets } of loader) …
+ * ```
+ *
+ * A batch's tensors belong to the loader, which frees them when the next batch is asked for; call `keep()` on what must live longer.
+ * Every full pass ends an epoch. `stateDict()` tells the position after the batch last delivered, also in the middle of the loop and
+ * after a `break`; a loop that begins after `loadStateDict()` goes on there, any other begins its epoch anew.
+ */
+export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B> {
+  private readonly source: Dataset<S> | IterableDataset<S> | ModuleRef;
+  private readonly options: DataLoaderOptions<S>;
+  private readonly batchSize: number;
+  private readonly workers: number;
+  private readonly prefetchFactor: number;
+  private readonly timeoutMs: number;
+  private readonly rank: number;
+  private readonly world: number;
+  private dataset: Dataset | IterableDataset | null = null;
+  private seed: number;
+  private epochNumber = 0;
+  private batch = 0;
+  private stream: DataLoaderState['stream'] = null;
+  /** The position was loaded, and the next loop begins there. */
+  private resuming = false;
+  private running: { end: () => Promise<void> } | null = null;
+
+  /**
+   * @param dataset a dataset, an iterable dataset, or `{ module, export, args }` that names how to make one (see ModuleRef): workers
+   *   make their own from it, and the main thread makes one for its length
+   */
+  constructor(dataset: Dataset<S> | IterableDataset<S> | ModuleRef, options: DataLoaderOptions<S> = {}) {
+    const where = 'DataLoader';
+    this.source = dataset;
+    this.options = options;
+    this.batchSize = checkInteger(options.batchSize ?? 1, 'batchSize', where, 1);
+    this.seed = checkInteger(options.seed ?? 0, 'seed', where, 0);
+    this.workers = checkInteger(options.workers ?? 0, 'workers', where, 0, 1024);
+    this.prefetchFactor = checkInteger(options.prefetchFactor ?? 2, 'prefetchFactor', where, 1, 1024);
+    this.timeoutMs = checkNumber(options.timeoutMs ?? 600_000, 'timeoutMs', where, 1, 2 ** 31 - 1);
+    this.world = checkInteger(options.world ?? 1, 'world', where, 1);
+    this.rank = checkInteger(options.rank ?? 0, 'rank', where, 0, this.world - 1);
+    const { collate, batchSampler, sampler, shuffle, dropLast } = options;
+    if (collate !== undefined && typeof collate !== 'function' && !isModuleRef(collate)) {
+      throw new ValueError(`${where}: collate must be a function or { module, export }, got ${describe(collate)}`);
+    }
+    if (this.workers > 0 && typeof collate === 'function') {
+      throw new ValueError(`${where}: a collate function cannot be sent to workers; name it as { module, export }, or use workers: 0`);
+    }
+    if (batchSampler && (sampler || shuffle || dropLast || options.batchSize !== undefined || this.world > 1)) {
+      throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast and world`);
+    }
+    if (sampler && shuffle) throw new ValueError(`${where}: sampler and shuffle exclude each other`);
+    if (!isModuleRef(dataset)) this.useDataset(dataset);
+    if (this.workers > 0) workerRef(dataset, where);
+  }
+
+  private useDataset(dataset: unknown): void {
+    this.dataset = checkDataset(dataset, 'DataLoader');
+    const { sampler, batchSampler, shuffle } = this.options;
+    if (isIterableDataset(this.dataset) && (sampler || batchSampler || shuffle)) {
+      throw new ValueError('DataLoader: an iterable dataset has its own order; leave out shuffle, sampler and batchSampler');
+    }
+  }
+
+  /** Makes the dataset that a reference names, if it was not made before; `length` works afterwards. */
+  async ready(): Promise<void> {
+    if (this.dataset === null) this.useDataset(await construct(portable(this.source as ModuleRef, 'DataLoader'), 'DataLoader'));
+  }
+
+  /** Batches in an epoch. Throws DataError for a stream, and for a reference before `ready()`. */
+  get length(): number {
+    if (this.dataset === null) throw new DataError('DataLoader: the length of a dataset given by reference is known after await loader.ready()');
+    if (isIterableDataset(this.dataset)) throw new DataError('DataLoader: an iterable dataset has no length');
+    return this.order(this.dataset).length;
+  }
+
+  /** The epoch that the next loop runs, or the present one inside a loop. */
+  get epoch(): number {
+    return this.epochNumber;
+  }
+
+  /** Chooses the epoch of the next loop. A position loaded for the same epoch stays. */
+  setEpoch(epoch: number): void {
+    checkInteger(epoch, 'epoch', 'setEpoch', 0);
+    if (epoch === this.epochNumber) return;
+    this.epochNumber = epoch;
+    this.restart();
+  }
+
+  private restart(): void {
+    this.batch = 0;
+    this.stream = null;
+    this.resuming = false;
+  }
+
+  private order(dataset: Dataset): BatchOrder {
+    const { batchSampler, shuffle, dropLast } = this.options;
+    if (batchSampler) return batchSampler;
+    let sampler: Sampler = this.options.sampler ?? (shuffle ? new RandomSampler(dataset, { seed: this.seed }) : new SequentialSampler(dataset));
+    const drop = dropLast ?? false;
+    if (this.world > 1) sampler = new DistributedSampler(sampler, { rank: this.rank, world: this.world, dropLast: drop });
+    return new BatchSampler(sampler, this.batchSize, { dropLast: drop });
+  }
+
+  private samples(): number | null {
+    return this.dataset === null || isIterableDataset(this.dataset) ? null : this.dataset.length;
+  }
+
+  /** The position after the batch last delivered. */
+  stateDict(): DataLoaderState {
+    return { epoch: this.epochNumber, batch: this.batch, batchSize: this.batchSize, seed: this.seed, samples: this.samples(), stream: this.stream };
+  }
+
+  /**
+   * The next loop goes on after the batch the state was taken at, in the same order: the state's seed replaces this loader's.
+   * @throws DataError when the state belongs to a dataset of another length, or to readers of a stream that were not as many
+   */
+  loadStateDict(state: DataLoaderState): void {
+    const where = 'DataLoader.loadStateDict';
+    const epoch = checkInteger(state?.epoch, 'epoch', where, 0);
+    const batch = checkInteger(state.batch, 'batch', where, 0);
+    const seed = checkInteger(state.seed, 'seed', where, 0);
+    const samples = this.samples();
+    if (samples !== null && state.samples !== null && samples !== state.samples) {
+      throw new DataError(`${where}: the state was taken over ${state.samples} samples, the dataset has ${samples}`);
+    }
+    const position = (batch * checkInteger(state.batchSize, 'batchSize', where, 1)) / this.batchSize;
+    if (!Number.isInteger(position) || (state.stream && position !== batch)) {
+      throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${this.batchSize}`);
+    }
+    if (state.stream && state.stream.delivered.length !== this.readers) {
+      throw new DataError(`${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`);
+    }
+    this.epochNumber = epoch;
+    this.batch = position;
+    this.seed = seed;
+    this.stream = state.stream;
+    this.resuming = true;
+    this.running = null;
+  }
+
+  /** Threads that read a stream: the workers, or the main thread alone. */
+  private get readers(): number {
+    return Math.max(1, this.workers);
+  }
+
+  private *requests(order: BatchOrder | null, dataset: Dataset | IterableDataset, epoch: number, start: number): Generator<WorkerRequest, void, void> {
+    if (order === null) for (;;) yield null;
+    for (let i = start; i < order.length; i++) yield checkIndices(order.at(i, epoch), (dataset as Dataset).length, i);
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<B, void, void> {
+    await this.running?.end();
+    await this.ready();
+    const dataset = this.dataset!;
+    if (!this.resuming) this.restart();
+    this.resuming = false;
+    const epoch = this.epochNumber;
+    const streaming = isIterableDataset(dataset);
+    const delivered = this.stream?.delivered.slice() ?? new Array<number>(this.readers).fill(0);
+    const rotation = this.stream?.rotation.slice() ?? delivered.map((_, i) => i);
+    const requests = this.requests(streaming ? null : this.order(dataset), dataset, epoch, this.batch);
+    const settings = delivered.map((skip, reader): ProducerSettings => {
+      const share: StreamShare = { epoch, seed: this.seed, shard: this.rank * this.readers + reader, shards: this.world * this.readers };
+      return { batchSize: this.batchSize, dropLast: this.options.dropLast ?? false, share, skip };
+    });
+    const supply = this.workers > 0 ? this.fromWorkers(settings, rotation, requests) : await this.inline(settings[0]!, requests);
+    const run = { end: supply.end };
+    this.running = run;
+    let scope = new Scope();
+    let number = this.batch;
+    try {
+      for (;;) {
+        const host = await withContext({ scope }, supply.next);
+        if (this.running !== run) throw new DataError('DataLoader: this loop ended when another one over the same loader began, or a state was loaded');
+        if (host === END) break;
+        const batch = withContext({ scope }, () => toTensors(host.batch, this.options.device)) as B;
+        supply.copied();
+        number++;
+        delivered[host.worker]!++;
+        // unless setEpoch() moved on meanwhile
+        if (this.epochNumber === epoch) {
+          this.batch = number;
+          if (streaming) this.stream = { delivered: delivered.slice(), rotation: rotation.slice() };
+        }
+        yield batch;
+        scope.end(null);
+        scope = new Scope();
+      }
+      if (this.epochNumber === epoch) this.epochNumber++;
+      this.restart();
+    } finally {
+      scope.end(null);
+      await supply.end();
+      if (this.running === run) this.running = null;
+    }
+  }
+
+  private fromWorkers(settings: readonly ProducerSettings[], rotation: number[], requests: Iterator<WorkerRequest>): Supply {
+    const dataset = workerRef(this.source, 'DataLoader');
+    const collate = this.options.collate ? portable(this.options.collate as ModuleRef, 'DataLoader') : null;
+    const starts = settings.map((s): WorkerStart => ({ dataset, collate, settings: s, slots: this.prefetchFactor }));
+    const pool = new WorkerPool(starts, rotation, requests, this.timeoutMs);
+    return { next: () => pool.next(), copied: () => pool.copied(), end: () => pool.end() };
+  }
+
+  private async inline(settings: ProducerSettings, requests: Iterator<WorkerRequest>): Promise<Supply> {
+    const { collate } = this.options;
+    const combine = isModuleRef(collate) ? await resolveFunction(collate, 'DataLoader') : (collate ?? null);
+    const producer = new Producer(this.dataset!, combine as CollateFunction | null, settings);
+    return {
+      next: async () => {
+        const { value, done } = requests.next();
+        const batch = done ? END : await producer.produce(value, null);
+        return batch === END ? END : { batch, worker: 0 };
+      },
+      copied: () => {},
+      end: () => producer.close(),
+    };
+  }
+}
+
+/** Where the loop gets its host batches from. */
+interface Supply {
+  next: () => Promise<{ batch: unknown; worker: number } | typeof END>;
+  /** The arrays of the last batch were copied. */
+  copied: () => void;
+  end: () => Promise<void>;
+}

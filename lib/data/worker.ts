@@ -1,0 +1,67 @@
+// What runs in a loader's worker thread: makes the dataset, then answers every request with a batch or an error, in order. Batches
+// are laid out in shared memory; a slot is used again only when the main thread has asked for as many batches more as there are
+// slots, and by then it has copied the earlier one.
+import { parentPort, workerData } from 'node:worker_threads';
+import { withContext } from '../context.js';
+import { Scope } from '../storage.js';
+import { Arena, type CollateFunction, toMessage } from './collate.js';
+import { checkDataset } from './dataset.js';
+import { type ModuleRef, construct, resolveFunction } from './module_ref.js';
+import { END, Producer, type ProducerSettings } from './producer.js';
+
+/** What the main thread tells a worker at its start. */
+export interface WorkerStart {
+  readonly dataset: ModuleRef;
+  readonly collate: ModuleRef | null;
+  readonly settings: ProducerSettings;
+  readonly slots: number;
+}
+/** The indices of a batch, or null for the next batch of a stream. */
+export type WorkerRequest = readonly number[] | null;
+export type WorkerAnswer =
+  | { readonly kind: 'batch'; readonly batch: unknown }
+  | { readonly kind: 'end' }
+  | { readonly kind: 'error'; readonly message: string; readonly cause: { readonly name: string; readonly message: string; readonly stack: string | undefined } };
+
+const FIRST_SLOT_BYTES = 1 << 16;
+
+async function serve(start: WorkerStart): Promise<void> {
+  const port = parentPort!;
+  const requests: WorkerRequest[] = [];
+  let wake: () => void = () => {};
+  port.on('message', (request: WorkerRequest) => {
+    requests.push(request);
+    wake();
+  });
+  const slots = Array.from({ length: start.slots }, () => Arena.ofBytes(FIRST_SLOT_BYTES));
+  let producer: Producer | null = null;
+  for (let turn = 0; ; turn = (turn + 1) % slots.length) {
+    if (requests.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+    const request = requests.shift()!;
+    const arena = (slots[turn] = slots[turn]!.next());
+    const scope = new Scope();
+    let answer: WorkerAnswer;
+    try {
+      producer ??= await makeProducer(start);
+      answer = await withContext({ scope }, async () => {
+        const batch = await producer!.produce(request, arena);
+        return batch === END ? { kind: 'end' } : { kind: 'batch', batch: toMessage(batch, arena) };
+      });
+      port.postMessage(answer);
+    } catch (error) {
+      const outer = error instanceof Error ? error : new Error(String(error));
+      const { name, message, stack } = outer.cause instanceof Error ? outer.cause : outer;
+      port.postMessage({ kind: 'error', message: outer.message, cause: { name, message, stack } } satisfies WorkerAnswer);
+    } finally {
+      scope.end(null);
+    }
+  }
+}
+
+async function makeProducer(start: WorkerStart): Promise<Producer> {
+  const dataset = checkDataset(await construct(start.dataset, 'DataLoader'), 'DataLoader');
+  const collate = start.collate ? ((await resolveFunction(start.collate, 'DataLoader')) as CollateFunction) : null;
+  return new Producer(dataset, collate, start.settings);
+}
+
+await serve(workerData as WorkerStart);

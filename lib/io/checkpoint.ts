@@ -1,0 +1,176 @@
+// Checkpoints of a training run: everything that has a state, by name. Tensors go to `<name>.safetensors` (so `model.safetensors` is
+// an ordinary weights file), the rest to trainer.json. The default random generator is always part of it: a resumed run draws the
+// numbers that the interrupted one would have drawn.
+import nodeFs from 'node:fs/promises';
+import { join } from 'node:path';
+import type { DeviceLike } from '../device.js';
+import { CheckpointError, ValueError, describe } from '../errors.js';
+import { scope } from '../memory.js';
+import { type GeneratorState, defaultGenerator } from '../random.js';
+import { checkInteger } from '../shape.js';
+import { Tensor } from '../tensor.js';
+import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
+import { type FileSink, type FileSystem, fileError } from './files.js';
+import { type SafetensorsReader, openSafetensorsFile, writeSafetensors } from './safetensors.js';
+import { decodeState, encodeState } from './state_tree.js';
+
+/** What can be saved and restored in place: modules, optimizers, schedulers, loaders, and classes of your own. */
+export interface Stateful {
+  stateDict(): unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: each class takes its own kind of state, and may return a report
+  loadStateDict(state: any): unknown;
+}
+
+/**
+ * What a checkpoint holds, by name. `step` is required. Objects with stateDict() and loadStateDict() are restored in place; plain
+ * data, which may contain tensors, is returned by loadCheckpoint.
+ */
+export interface CheckpointState {
+  readonly step: number;
+  readonly [name: string]: unknown;
+}
+
+/** One name in trainer.json. */
+interface Entry {
+  stateful: boolean;
+  /** Where its tensors are; null when it has none. */
+  file: string | null;
+  state: unknown;
+}
+
+const TRAINER = 'trainer.json';
+const RESERVED = 'rng';
+
+function isStateful(value: unknown): value is Stateful {
+  const object = value as Partial<Stateful> | null;
+  return typeof object === 'object' && typeof object?.stateDict === 'function' && typeof object.loadStateDict === 'function';
+}
+
+/**
+ * Saves a training state as `<root>/step-<step>`, atomically: a full disk, a crash or a power cut leaves the earlier checkpoints whole.
+ *
+ * ```ts
+ * await io.saveCheckpoint('runs/gpt', { model, optimizer, schedule, loader, step }, { keep: 3 });
+ * ```
+ *
+ * The state is read while the call runs: do not train until it resolves.
+ * @param options.keep how many of the newest checkpoints to leave in the root; all by default
+ * @returns the path of the checkpoint
+ * @throws ValueError for state that cannot be stored, CheckpointError when it cannot be written
+ */
+export async function saveCheckpoint(root: string, state: CheckpointState, options: { keep?: number; fs?: FileSystem } = {}): Promise<string> {
+  const fs = options.fs ?? nodeFs;
+  const step = checkInteger(state?.step, 'step', 'saveCheckpoint', 0);
+  const keep = options.keep === undefined ? null : checkInteger(options.keep, 'keep', 'saveCheckpoint', 1);
+  const entries: Record<string, Entry> = {};
+  const files = new Map<string, (sink: FileSink) => Promise<void>>();
+  if (RESERVED in state) throw new ValueError(`saveCheckpoint: "${RESERVED}" is the name of the default generator's state; choose another`);
+  const all = { ...state, [RESERVED]: defaultGenerator().getState() };
+  // a state may be gathered or cast for saving: what is made for it ends with the call
+  const path = await scope(async () => {
+    for (const [name, value] of Object.entries(all)) {
+      if (!/^[A-Za-z0-9_-]{1,100}$/.test(name)) throw new ValueError(`saveCheckpoint: a name must consist of letters, digits, _ and -, got ${describe(name)}`);
+      const tensors = new Map<string, Tensor>();
+      const stateful = isStateful(value);
+      const encoded = encodeState(stateful ? await value.stateDict() : value, tensors, name);
+      const file = tensors.size > 0 ? `${name}.safetensors` : null;
+      entries[name] = { stateful, file, state: encoded };
+      if (file) files.set(file, (sink) => writeSafetensors(sink, tensors, {}, `saveCheckpoint: ${name}`));
+    }
+    files.set(TRAINER, (sink) => sink.write(Buffer.from(`${JSON.stringify({ format: 1, entries }, null, 1)}\n`)));
+    return writeFolder(root, step, files, fs);
+  });
+  if (keep !== null) await prune(root, keep, fs);
+  return path;
+}
+
+/** The newest complete checkpoint under `root`, or null. Folders that a crash left incomplete are passed over. */
+export async function latestCheckpoint(root: string, options: { fs?: FileSystem } = {}): Promise<string | null> {
+  try {
+    return (await listCheckpoints(root, options.fs ?? nodeFs))[0]?.path ?? null;
+  } catch (error) {
+    throw fileError(error, `latestCheckpoint: cannot read "${root}"`);
+  }
+}
+
+/**
+ * Restores a training state.
+ *
+ * ```ts
+ * const { step } = await io.loadCheckpoint('runs/gpt/latest', { model, optimizer, schedule, loader });
+ * ```
+ *
+ * Files are compared with their checksums before anything is restored. The default random generator is restored too.
+ * @param path a checkpoint, the root of several, or `<root>/latest`
+ * @param into what to restore in place; names that the checkpoint has beside these are not read
+ * @param options.device where tensors are made before they are handed over; `cpu` by default
+ * @returns what was saved as plain data: `step` and whatever else the state held. Its tensors belong to the caller's scope; those
+ *   given to a loadStateDict of your own live on only if it calls keep()
+ * @throws CheckpointError when there is no complete checkpoint, a file is corrupted, or a name is missing in it
+ */
+export async function loadCheckpoint(
+  path: string,
+  into: Readonly<Record<string, Stateful>> = {},
+  options: { device?: DeviceLike; verify?: boolean; fs?: FileSystem } = {},
+): Promise<CheckpointState> {
+  const fs = options.fs ?? nodeFs;
+  const { folder, commit } = await resolveFolder(path, fs);
+  const entries = await readTrainer(folder, commit, fs);
+  for (const [name, object] of Object.entries(into)) {
+    if (!isStateful(object)) throw new ValueError(`loadCheckpoint: ${name} must have stateDict() and loadStateDict(), got ${describe(object)}`);
+    if (entries.get(name)?.stateful !== true) {
+      const names = [...entries].filter(([, entry]) => entry.stateful).map(([other]) => other);
+      throw new CheckpointError(`loadCheckpoint: "${folder}" has no state called "${name}"; it has ${names.join(', ') || 'none'}`);
+    }
+  }
+  const wanted = [...entries].filter(([name, entry]) => !entry.stateful || Object.hasOwn(into, name));
+  const files = wanted.flatMap(([, { file }]) => file ?? []);
+  if (options.verify ?? true) await verifyFiles(folder, files, commit, fs);
+
+  const plain: [string, unknown][] = [];
+  let rng: GeneratorState | null = null;
+  for (const [name, entry] of wanted) {
+    if (Object.hasOwn(into, name)) {
+      await scope(async () => {
+        await into[name]!.loadStateDict(await decodeEntry(folder, entry, options.device, fs));
+      });
+    } else if (name === RESERVED) rng = entry.state as GeneratorState;
+    else plain.push([name, await decodeEntry(folder, entry, options.device, fs)]);
+  }
+  // last: restoring a state may itself draw numbers
+  if (rng) defaultGenerator().setState(rng);
+  return Object.fromEntries(plain) as unknown as CheckpointState;
+}
+
+async function readTrainer(folder: string, commit: Commit, fs: FileSystem): Promise<Map<string, Entry>> {
+  await verifyFiles(folder, [TRAINER], commit, fs);
+  const where = `loadCheckpoint: "${join(folder, TRAINER)}"`;
+  let json: { format?: unknown; entries?: Record<string, Entry> };
+  try {
+    json = JSON.parse(await fs.readFile(join(folder, TRAINER), 'utf8')) as typeof json;
+  } catch (error) {
+    throw fileError(error, where);
+  }
+  if (json?.format !== 1) throw new CheckpointError(`${where}: format ${describe(json?.format)} is unknown; it was written by another version`);
+  const entries = new Map(Object.entries(json.entries ?? {}));
+  for (const [name, entry] of entries) {
+    if (typeof entry?.stateful !== 'boolean' || (entry.file !== null && entry.file !== `${name}.safetensors`)) {
+      throw new CheckpointError(`${where}: malformed entry "${name}"`);
+    }
+  }
+  return entries;
+}
+
+async function decodeEntry(folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<unknown> {
+  let reader: SafetensorsReader | null = null;
+  try {
+    if (entry.file) reader = await openSafetensorsFile(join(folder, entry.file), fs);
+    const load = async (name: string): Promise<Tensor> => {
+      if (!reader) throw new CheckpointError(`loadCheckpoint: "${folder}" has no file for tensor "${name}"`);
+      return reader.load(name, device === undefined ? {} : { device });
+    };
+    return await decodeState(entry.state, load, `loadCheckpoint: "${join(folder, TRAINER)}"`);
+  } finally {
+    await reader?.close();
+  }
+}

@@ -1,0 +1,155 @@
+// All file access of lib/io. Writing is atomic: a temporary file beside the target, synced, renamed; whatever fails, the target is
+// either the whole old file or the whole new one. The file system is an argument, `node:fs/promises` unless told, so that tests can
+// make any call fail as a full disk would.
+import { randomBytes } from 'node:crypto';
+import nodeFs, { type FileHandle } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { dirname, join, basename } from 'node:path';
+import { crc32 } from 'node:zlib';
+import { CheckpointError, ShardgradError } from '../errors.js';
+
+/** The calls that are used of `node:fs/promises`. */
+export type FileSystem = Pick<typeof nodeFs, 'open' | 'rename' | 'rm' | 'mkdir' | 'readdir' | 'stat' | 'readFile'>;
+
+const reasons: Record<string, string> = {
+  ENOSPC: 'no space left on the device',
+  EDQUOT: 'the disk quota is used up',
+  EROFS: 'the file system is read-only',
+  EACCES: 'permission denied',
+  EPERM: 'operation not permitted',
+  ENOENT: 'no such file or directory',
+  EISDIR: 'it is a directory',
+  ENOTDIR: 'part of the path is not a directory',
+  EIO: 'the device reported an input/output error',
+  EMFILE: 'too many open files',
+};
+
+/** A file-system failure as a CheckpointError that says what was being done; errors of this package pass unchanged. */
+export function fileError(error: unknown, doing: string): ShardgradError {
+  if (error instanceof ShardgradError) return error;
+  const code = (error as NodeJS.ErrnoException)?.code;
+  const reason = code && reasons[code] ? `${reasons[code]} (${code})` : error instanceof Error ? error.message : String(error);
+  return new CheckpointError(`${doing}: ${reason}`, { cause: error });
+}
+
+/** A name that no other process picks, beside `path`; it tells its owner, so that leftovers of dead processes can be swept. */
+export function temporaryName(path: string): string {
+  return join(dirname(path), `.${basename(path)}.tmp-${hostname()}-${process.pid}-${randomBytes(4).toString('hex')}`);
+}
+
+/** Whether a folder entry is a temporary of a process of this host that has ended. */
+export function isAbandoned(name: string): boolean {
+  const match = /\.tmp-(.+)-(\d+)-[0-9a-f]{8}$/.exec(name);
+  if (!match || match[1] !== hostname()) return false;
+  try {
+    process.kill(Number(match[2]), 0);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ESRCH';
+  }
+}
+
+/** Makes the entries of a folder durable: a rename is lost in a power cut until its folder is synced. */
+export async function syncFolder(path: string, fs: FileSystem): Promise<void> {
+  const folder = await fs.open(path, 'r');
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
+  }
+}
+
+/** A file being written: counts and checksums what passes. */
+export class FileSink {
+  bytes = 0;
+  crc = 0;
+  constructor(private readonly handle: FileHandle) {}
+
+  async write(chunk: Uint8Array): Promise<void> {
+    for (let done = 0; done < chunk.byteLength; ) {
+      const { bytesWritten } = await this.handle.write(chunk, done, chunk.byteLength - done);
+      done += bytesWritten;
+    }
+    this.bytes += chunk.byteLength;
+    this.crc = crc32(chunk, this.crc);
+  }
+}
+
+/** Writes and syncs one file in place; returns its size and checksum. Removes it if anything fails. */
+export async function writeFile(path: string, fill: (sink: FileSink) => Promise<void>, fs: FileSystem): Promise<{ bytes: number; crc32: number }> {
+  const handle = await fs.open(path, 'wx');
+  try {
+    const sink = new FileSink(handle);
+    try {
+      await fill(sink);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    return { bytes: sink.bytes, crc32: sink.crc };
+  } catch (error) {
+    await fs.rm(path, { force: true }).catch(() => {});
+    throw error;
+  }
+}
+
+/**
+ * Writes a whole file atomically: afterwards `path` holds either what `fill` wrote or, when this throws, what it held before.
+ * Throws CheckpointError naming `op`, the path and the reason.
+ */
+export async function writeAtomically(path: string, op: string, fill: (sink: FileSink) => Promise<void>, fs: FileSystem = nodeFs): Promise<void> {
+  const temporary = temporaryName(path);
+  try {
+    await writeFile(temporary, fill, fs);
+    try {
+      await fs.rename(temporary, path);
+    } catch (error) {
+      await fs.rm(temporary, { force: true }).catch(() => {});
+      throw error;
+    }
+    await syncFolder(dirname(path), fs);
+  } catch (error) {
+    throw fileError(error, `${op}: cannot write "${path}"`);
+  }
+}
+
+/** A file being read by position. Keeps the handle, so a file that is replaced meanwhile is still read whole. */
+export class RangeReader {
+  private constructor(
+    readonly path: string,
+    readonly size: number,
+    private readonly op: string,
+    private readonly handle: FileHandle,
+  ) {}
+
+  static async open(path: string, op: string, fs: FileSystem = nodeFs): Promise<RangeReader> {
+    try {
+      // before opening: opening a pipe would wait for its writer
+      if (!(await fs.stat(path)).isFile()) throw new CheckpointError(`${op}: "${path}" is not a regular file`);
+      const handle = await fs.open(path, 'r');
+      return new RangeReader(path, (await handle.stat()).size, op, handle);
+    } catch (error) {
+      throw fileError(error, `${op}: cannot open "${path}"`);
+    }
+  }
+
+  /** Fills `target` from `position`. Throws CheckpointError when the file ends before. */
+  async read(target: Uint8Array, position: number): Promise<void> {
+    for (let done = 0; done < target.byteLength; ) {
+      let count: number;
+      try {
+        count = (await this.handle.read(target, done, target.byteLength - done, position + done)).bytesRead;
+      } catch (error) {
+        throw fileError(error, `${this.op}: cannot read "${this.path}"`);
+      }
+      if (count === 0) {
+        throw new CheckpointError(`${this.op}: "${this.path}" is truncated: it ends at byte ${position + done}, ${target.byteLength - done} more were expected`);
+      }
+      done += count;
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close();
+  }
+}
