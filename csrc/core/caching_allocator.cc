@@ -7,10 +7,30 @@
 #include <string>
 
 #include "platform.h"
+#include "stream.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#define SG_POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
+#define SG_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
+#else
+#define SG_POISON(p, n)
+#define SG_UNPOISON(p, n)
+#endif
 
 namespace sg {
 
 namespace {
+
+// AddressSanitizer shall see what lies outside live blocks. That needs commands to run inline: otherwise a block is
+// freed, for the host, while kernels that use it are still queued. Every block then gets a red zone of its own.
+#ifdef __SANITIZE_ADDRESS__
+bool poisons() { return stream_settings().inline_mode; }
+constexpr size_t kRedZone = 512;
+#else
+constexpr bool poisons() { return false; }
+constexpr size_t kRedZone = 0;
+#endif
 
 constexpr size_t kGranule = 512, kMiB = size_t(1) << 20;
 constexpr size_t kMaxRequest = size_t(1) << 46;
@@ -66,6 +86,7 @@ CachingAllocator::CachingAllocator(MemorySource& source, const char* device_name
 // The streams have ended: nothing uses the memory any more.
 CachingAllocator::~CachingAllocator() {
   for (Segment* s : segments_) {
+    SG_UNPOISON(s->data, s->size);
     source_.unmap(s->data, s->size);
     delete s;
   }
@@ -174,6 +195,7 @@ Block* CachingAllocator::map_segment(Pool& pool, size_t size) {
   stats_.peakReservedBytes = std::max(stats_.peakReservedBytes, stats_.reservedBytes);
   stats_.segments++;
   record(MemoryEvent::kMapSegment, pool.stream, data, bytes);
+  if (poisons()) SG_POISON(data, bytes);
   return b;
 }
 
@@ -182,6 +204,7 @@ void CachingAllocator::unmap_segment(Segment* s) {
   s->first->next_free = spare_headers_;
   spare_headers_ = s->first;
   record(MemoryEvent::kUnmapSegment, s->stream, s->data, s->size);
+  SG_UNPOISON(s->data, s->size);
   source_.unmap(s->data, s->size);
   stats_.reservedBytes -= double(s->size);
   stats_.segments--;
@@ -191,7 +214,7 @@ void CachingAllocator::unmap_segment(Segment* s) {
 Block* CachingAllocator::allocate(size_t bytes, int stream) {
   stats_.allocations++;
   if (bytes > kMaxRequest) fail_out_of_memory(bytes);
-  const size_t size = std::max(kGranule, round_up(bytes, kGranule));
+  const size_t size = std::max(kGranule, round_up(bytes + kRedZone, kGranule));
   Pool& pool = pool_of(size, stream);
   unpark(false);
   Block* b = find(pool, size);
@@ -214,6 +237,7 @@ Block* CachingAllocator::allocate(size_t bytes, int stream) {
   stats_.liveCount++;
   if (stats_.liveBytes > stats_.peakLiveBytes) stats_.peakLiveBytes = stats_.liveBytes;
   record(MemoryEvent::kAlloc, stream, b->data, b->size);
+  SG_UNPOISON(b->data, bytes);
   return b;
 }
 
@@ -236,6 +260,7 @@ void CachingAllocator::free(Block* b) {
 
 void CachingAllocator::release(Block* b) {
   record(MemoryEvent::kFree, b->stream, b->data, b->size);
+  if (poisons()) SG_POISON(b->data, b->size);
   b->requested = 0;
   if (Block* next = b->after; next && next->free) {
     remove(next);

@@ -43,12 +43,16 @@ DeviceContext::DeviceContext(std::string name, int index)
 
 DeviceContext::~DeviceContext() {
   halt();
-  for (auto& s : streams_) s->join();
+  join();
   allocator_.reset();
 }
 
 void DeviceContext::halt() {
   for (auto& s : streams_) s->halt();
+}
+
+void DeviceContext::join() {
+  for (auto& s : streams_) s->join();
 }
 
 void* DeviceContext::map(size_t bytes) {

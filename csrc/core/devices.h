@@ -24,7 +24,10 @@ class DeviceContext final : public MemorySource {
   Device& kernels() { return *kernels_; }
   Stream& stream(int which) { return *streams_[which]; }
   CachingAllocator& allocator() { return *allocator_; }
-  void halt();  // without waiting, so that all devices of an environment can be halted before any is joined
+  // In two steps, since the streams of an environment's devices wait for each other: all are halted, then all joined,
+  // and only then may one go.
+  void halt();
+  void join();
 
   void* map(size_t bytes) override;
   void unmap(void* p, size_t bytes) override;

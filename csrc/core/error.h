@@ -8,7 +8,7 @@
 namespace sg {
 
 // The names are the error classes of lib/errors.ts; `code` travels to JavaScript, which picks the class by it.
-enum class ErrorCode { Shape, DType, Device, Disposed, OutOfMemory, Distributed, Checkpoint, Internal };
+enum class ErrorCode { Shape, DType, Device, Disposed, OutOfMemory, Distributed, Checkpoint, Value, Internal };
 
 struct Error : std::runtime_error {
   ErrorCode code;

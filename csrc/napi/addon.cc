@@ -7,12 +7,12 @@ namespace sg {
 
 namespace {
 
-// On the dying environment's thread, before its threadsafe function goes: clean-up hooks run in reverse order. All
-// streams are halted before one is joined, as they may wait for each other.
+// On the dying environment's thread, before its threadsafe function goes: clean-up hooks run in reverse order.
 void close_environment(void* data) {
   const std::unique_ptr<Environment> e(static_cast<Environment*>(data));
   e->closing = true;
   for (auto& device : e->devices) device->halt();
+  for (auto& device : e->devices) device->join();
   e->devices.clear();
   close_promises(*e);
 }

@@ -284,15 +284,21 @@ napi_value run(Environment& e, const Arguments&) {
   return nullptr;
 }
 
+// The address is kept, so the block must lie in a SharedArrayBuffer: no other kind stays where it is when somebody
+// transfers it.
 napi_value attach(Environment& e, const Arguments& a) {
   bool is_array = false;
   napi_is_typedarray(e.env, a.value(0), &is_array);
   napi_typedarray_type type = napi_int8_array;
   size_t length = 0;
   void* data = nullptr;
-  if (is_array) napi_get_typedarray_info(e.env, a.value(0), &type, &length, &data, nullptr, nullptr);
-  if (type != napi_float64_array || length < kHeader) {
-    fail(ErrorCode::Value, "attach: the block must be a Float64Array of at least ", kHeader, " numbers");
+  napi_value buffer = nullptr;
+  bool detachable = true;
+  if (is_array) napi_get_typedarray_info(e.env, a.value(0), &type, &length, &data, &buffer, nullptr);
+  if (buffer) napi_is_arraybuffer(e.env, buffer, &detachable);
+  if (type != napi_float64_array || length < kHeader || detachable) {
+    fail(ErrorCode::Value, "attach: the block must be a Float64Array of at least ", kHeader,
+         " numbers over a SharedArrayBuffer");
   }
   napi_ref reference = nullptr;
   napi_create_reference(e.env, a.value(0), 1, &reference);

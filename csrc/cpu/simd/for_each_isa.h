@@ -50,7 +50,7 @@
 #define KL __attribute__((always_inline)) KT
 #define KI inline KL
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SG_PORTABLE_ONLY)
 #include <immintrin.h>
 
 #define KT __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")))

@@ -9,7 +9,7 @@
 namespace sg {
 
 static Isa best() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SG_PORTABLE_ONLY)
   __builtin_cpu_init();
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
     return Isa::kPortable;

@@ -12,9 +12,10 @@ const char* isa_name(Isa isa);
 
 }  // namespace sg
 
+// SG_PORTABLE_ONLY leaves the other sets out: the sanitized build, where they would cost most of the compile time.
 // Calls sg::avx512::function, sg::avx2::function or sg::portable::function; the arguments are evaluated once. A
 // template must deduce its parameters.
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(SG_PORTABLE_ONLY)
 #define SG_ISA_CALL(function, ...)                                         \
   (::sg::isa() == ::sg::Isa::kAvx512 ? ::sg::avx512::function(__VA_ARGS__) \
    : ::sg::isa() == ::sg::Isa::kAvx2 ? ::sg::avx2::function(__VA_ARGS__)   \
