@@ -74,5 +74,5 @@ export function checkChoice<T extends string>(value: unknown, choices: readonly 
 export function checkSizes(value: unknown, count: number, name: string, op: string, min: number): number[] {
   const list = Array.isArray(value) ? value : new Array<unknown>(count).fill(value);
   if (list.length !== count) throw new ValueError(`${op}: ${name} must be one number or ${count}, got ${describe(value)}`);
-  return list.map((v) => checkInteger(v, name, op, min, 2 ** 31 - 1));
+  return list.map((v) => checkInteger(v, name, op, min, 2 ** 29));
 }

@@ -1,7 +1,7 @@
 // Convolutions and pools over the last one or two dimensions. One-dimensional forms are the two-dimensional ones with a height of
 // 1, by views. Inputs may lack the batch dimension.
 import { ShapeError, ValueError, describe } from '../errors.js';
-import { checkInteger, showShape } from '../shape.js';
+import { checkInteger, checkShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { fromTypedArray } from '../create.js';
 import { checkFlag, checkFloat, checkParameter, checkSameDType, checkSizes, optionsOf } from './arguments.js';
@@ -79,7 +79,7 @@ function convolve(op: 'conv1d' | 'conv2d', x: Tensor, w: Tensor, bias: Tensor | 
 }
 
 function conv2dRaw(x: Tensor, w: Tensor, b: Tensor | null, sizes: readonly number[], geometry: readonly number[]): Tensor {
-  return door('conv2d', [x, w, b], [fresh([x.shape[0]!, w.shape[0]!, ...sizes], x.dtype)], geometry, { geometry })[0]!;
+  return door('conv2d', [x, w, b], [fresh(checkShape([x.shape[0]!, w.shape[0]!, ...sizes], 'conv2d'), x.dtype)], geometry, { geometry })[0]!;
 }
 
 /** Cross-correlation of x [N, C, L] with w [O, C/groups, K], plus bias [O]: [N, O, L′]. */
@@ -127,7 +127,7 @@ function pool(op: PoolName, x: Tensor, kernelSize: Sizes, options: AvgPoolOption
     const two = (values: readonly number[], one: number): number[] => (dims === 2 ? [...values] : [one, values[0]!]);
     const image = dims === 2 ? input : unsqueeze(input, 2);
     const geometry = [...two(kernel, 1), ...two(stride, 1), ...two(padding, 0)];
-    const shape = [...image.shape.slice(0, 2), ...two(sizes, 1)];
+    const shape = checkShape([...image.shape.slice(0, 2), ...two(sizes, 1)], op);
     const y = op.startsWith('max') ? maxPool(image, shape, geometry) : avgPool(image, shape, [...geometry, Number(countPad)]);
     return dims === 2 ? y : squeeze(y, 2);
   });

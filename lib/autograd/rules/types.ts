@@ -31,19 +31,26 @@ export interface Attrs {
   index: { first: number; count: number };
   indexPut: { first: number; accumulate: boolean };
   embedding: { paddingIndex: number };
+  embeddingBackward: { paddingIndex: number };
   sort: undefined;
   topk: undefined;
   cumsum: { reverse: boolean };
   layerNorm: { eps: number };
+  layerNormBackward: { eps: number };
   rmsNorm: { eps: number };
+  rmsNormBackward: { eps: number };
   groupNorm: { groups: number };
   batchNorm: { training: boolean };
   crossEntropy: { ignoreIndex: number; smoothing: number };
+  crossEntropyBackward: { ignoreIndex: number; smoothing: number };
   attention: { causal: boolean; scale: number };
   rotaryEmbedding: { interleaved: boolean; inverse: boolean };
   conv2d: { geometry: readonly number[] };
+  conv2dBackwardInput: { geometry: readonly number[] };
+  conv2dBackwardWeight: { geometry: readonly number[] };
   maxPool2d: undefined;
   avgPool2d: { geometry: readonly number[] };
+  avgPool2dBackward: { geometry: readonly number[] };
   dropout: { p: number; key: readonly number[]; layout: readonly number[] };
   // composites: several native calls under one node
   attentionPacked: { heads: number; causal: boolean; scale: number };
