@@ -56,7 +56,8 @@ describe('states as JSON and tensors', () => {
   });
 
   test('JSON that was not written here is a CheckpointError', async () => {
-    for (const bad of [{ $number: 'x' }, { $bigint: '1.5' }, { $array: 'Map', base64: '' }, { $array: 'Float32Array', base64: 'AA==' }, { $object: [1] }, { $other: 1 }, { $tensor: 3 }]) {
+    const deep = JSON.parse(`${'['.repeat(20_000)}${']'.repeat(20_000)}`);
+    for (const bad of [deep, { $number: 'x' }, { $bigint: '1.5' }, { $array: 'Map', base64: '' }, { $array: 'Float32Array', base64: 'AA==' }, { $object: [1] }, { $other: 1 }, { $tensor: 3 }]) {
       expect(await failure(decodeState(bad, async () => vector(1), 'file'))).toBeInstanceOf(CheckpointError);
     }
   });

@@ -3,7 +3,8 @@ export { type Dataset, type IterableDataset, type StreamShare, type SampleTransf
 export { TensorDataset, type Field, type FieldSample } from './tensor_dataset.js';
 export { TokenDataset, TextDataset, writeTokenShard, encodeTokens, type TokenWindow, type TokenWindowOptions, type TokenShard, type TokenDType } from './token_dataset.js';
 export { SequentialSampler, RandomSampler, DistributedSampler, BatchSampler, type Sampler, type BatchOrder, type Sized } from './sampler.js';
-export { DataLoader, type DataLoaderOptions, type DataLoaderState } from './loader.js';
+export { DataLoader } from './loader.js';
+export type { DataLoaderOptions, DataLoaderState } from './loader_options.js';
 export type { CollateFunction, Collated } from './collate.js';
 export type { ModuleRef } from './module_ref.js';
 export type { HostArray } from './host_array.js';

@@ -1,58 +1,17 @@
 // DataLoader: batches of a dataset as tensors, in an order that (seed, epoch) fixes. The surprising decision: the order is a function
 // of the batch's number, so a loader's state is a few integers, and resuming is exact with any number of workers and any prefetch.
 import { withContext } from '../context.js';
-import type { DeviceLike } from '../device.js';
-import { DataError, ValueError, describe } from '../errors.js';
-import { checkInteger, checkNumber } from '../shape.js';
+import { DataError, ValueError } from '../errors.js';
+import { checkInteger } from '../shape.js';
 import { Scope } from '../storage.js';
 import { type CollateFunction, type Collated, toTensors } from './collate.js';
 import { type Dataset, type IterableDataset, type StreamShare, checkDataset, isIterableDataset, workerRef } from './dataset.js';
+import { type DataLoaderOptions, type DataLoaderState, type ResolvedOptions, resolveOptions } from './loader_options.js';
 import { type ModuleRef, construct, isModuleRef, portable, resolveFunction } from './module_ref.js';
 import { END, Producer, type ProducerSettings } from './producer.js';
 import { type BatchOrder, BatchSampler, DistributedSampler, RandomSampler, type Sampler, SequentialSampler, checkIndices } from './sampler.js';
 import type { WorkerRequest, WorkerStart } from './worker.js';
 import { WorkerPool } from './worker_pool.js';
-
-export interface DataLoaderOptions<S = unknown> {
-  /** Samples in a batch; 1 by default. */
-  batchSize?: number;
-  /** A new order every epoch, from `seed` and the epoch. */
-  shuffle?: boolean;
-  /** Seed of the order and of the random streams that samples get; 0 by default. */
-  seed?: number;
-  /** Leave out a last batch that is not full. */
-  dropLast?: boolean;
-  /** An order of samples of your own, in place of `shuffle`. */
-  sampler?: Sampler;
-  /** An order of batches of your own, in place of `batchSize`, `shuffle`, `sampler` and `dropLast`. */
-  batchSampler?: BatchOrder;
-  /** Makes a batch of samples; stacks them by default. With workers: `{ module, export }` that names the function. */
-  collate?: CollateFunction<S> | ModuleRef;
-  /** Where the batch's tensors live; `cpu` by default. */
-  device?: DeviceLike;
-  /** Threads that load batches ahead; 0 (the default) loads in the main thread when a batch is asked for. */
-  workers?: number;
-  /** Batches that each worker loads ahead; 2 by default. */
-  prefetchFactor?: number;
-  /** Longest wait for a worker before the iteration fails; 10 minutes by default. */
-  timeoutMs?: number;
-  /** Which share of the samples is this process's, for data-parallel training. */
-  rank?: number;
-  world?: number;
-}
-
-/** Where a loader stands; plain JSON. */
-export interface DataLoaderState {
-  readonly epoch: number;
-  /** Batches of the epoch that were delivered. */
-  readonly batch: number;
-  readonly batchSize: number;
-  readonly seed: number;
-  /** Samples of the dataset; null for streams. */
-  readonly samples: number | null;
-  /** Streams only: batches delivered by each reader, and the readers with data left in the order of their turns. */
-  readonly stream: { readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
-}
 
 /**
  * Iterates over a dataset in batches.
@@ -67,14 +26,7 @@ export interface DataLoaderState {
  * after a `break`; a loop that begins after `loadStateDict()` goes on there, any other begins its epoch anew.
  */
 export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B> {
-  private readonly source: Dataset<S> | IterableDataset<S> | ModuleRef;
-  private readonly options: DataLoaderOptions<S>;
-  private readonly batchSize: number;
-  private readonly workers: number;
-  private readonly prefetchFactor: number;
-  private readonly timeoutMs: number;
-  private readonly rank: number;
-  private readonly world: number;
+  private readonly options: ResolvedOptions<S>;
   private dataset: Dataset | IterableDataset | null = null;
   private seed: number;
   private epochNumber = 0;
@@ -85,33 +37,17 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   private running: { end: () => Promise<void> } | null = null;
 
   /**
-   * @param dataset a dataset, an iterable dataset, or `{ module, export, args }` that names how to make one (see ModuleRef): workers
+   * @param source a dataset, an iterable dataset, or `{ module, export, args }` that names how to make one (see ModuleRef): workers
    *   make their own from it, and the main thread makes one for its length
    */
-  constructor(dataset: Dataset<S> | IterableDataset<S> | ModuleRef, options: DataLoaderOptions<S> = {}) {
-    const where = 'DataLoader';
-    this.source = dataset;
-    this.options = options;
-    this.batchSize = checkInteger(options.batchSize ?? 1, 'batchSize', where, 1);
-    this.seed = checkInteger(options.seed ?? 0, 'seed', where, 0);
-    this.workers = checkInteger(options.workers ?? 0, 'workers', where, 0, 1024);
-    this.prefetchFactor = checkInteger(options.prefetchFactor ?? 2, 'prefetchFactor', where, 1, 1024);
-    this.timeoutMs = checkNumber(options.timeoutMs ?? 600_000, 'timeoutMs', where, 1, 2 ** 31 - 1);
-    this.world = checkInteger(options.world ?? 1, 'world', where, 1);
-    this.rank = checkInteger(options.rank ?? 0, 'rank', where, 0, this.world - 1);
-    const { collate, batchSampler, sampler, shuffle, dropLast } = options;
-    if (collate !== undefined && typeof collate !== 'function' && !isModuleRef(collate)) {
-      throw new ValueError(`${where}: collate must be a function or { module, export }, got ${describe(collate)}`);
-    }
-    if (this.workers > 0 && typeof collate === 'function') {
-      throw new ValueError(`${where}: a collate function cannot be sent to workers; name it as { module, export }, or use workers: 0`);
-    }
-    if (batchSampler && (sampler || shuffle || dropLast || options.batchSize !== undefined || this.world > 1)) {
-      throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast and world`);
-    }
-    if (sampler && shuffle) throw new ValueError(`${where}: sampler and shuffle exclude each other`);
-    if (!isModuleRef(dataset)) this.useDataset(dataset);
-    if (this.workers > 0) workerRef(dataset, where);
+  constructor(
+    private readonly source: Dataset<S> | IterableDataset<S> | ModuleRef,
+    options: DataLoaderOptions<S> = {},
+  ) {
+    this.options = resolveOptions(options);
+    this.seed = this.options.seed;
+    if (!isModuleRef(source)) this.useDataset(source);
+    if (this.options.workers > 0) workerRef(source, 'DataLoader');
   }
 
   private useDataset(dataset: unknown): void {
@@ -154,12 +90,11 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   }
 
   private order(dataset: Dataset): BatchOrder {
-    const { batchSampler, shuffle, dropLast } = this.options;
+    const { batchSampler, shuffle, dropLast, rank, world, batchSize } = this.options;
     if (batchSampler) return batchSampler;
     let sampler: Sampler = this.options.sampler ?? (shuffle ? new RandomSampler(dataset, { seed: this.seed }) : new SequentialSampler(dataset));
-    const drop = dropLast ?? false;
-    if (this.world > 1) sampler = new DistributedSampler(sampler, { rank: this.rank, world: this.world, dropLast: drop });
-    return new BatchSampler(sampler, this.batchSize, { dropLast: drop });
+    if (world > 1) sampler = new DistributedSampler(sampler, { rank, world, dropLast });
+    return new BatchSampler(sampler, batchSize, { dropLast });
   }
 
   private samples(): number | null {
@@ -168,7 +103,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   /** The position after the batch last delivered. */
   stateDict(): DataLoaderState {
-    return { epoch: this.epochNumber, batch: this.batch, batchSize: this.batchSize, seed: this.seed, samples: this.samples(), stream: this.stream };
+    return { epoch: this.epochNumber, batch: this.batch, batchSize: this.options.batchSize, seed: this.seed, samples: this.samples(), stream: this.stream };
   }
 
   /**
@@ -184,9 +119,10 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     if (samples !== null && state.samples !== null && samples !== state.samples) {
       throw new DataError(`${where}: the state was taken over ${state.samples} samples, the dataset has ${samples}`);
     }
-    const position = (batch * checkInteger(state.batchSize, 'batchSize', where, 1)) / this.batchSize;
+    const { batchSize } = this.options;
+    const position = (batch * checkInteger(state.batchSize, 'batchSize', where, 1)) / batchSize;
     if (!Number.isInteger(position) || (state.stream && position !== batch)) {
-      throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${this.batchSize}`);
+      throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${batchSize}`);
     }
     if (state.stream && state.stream.delivered.length !== this.readers) {
       throw new DataError(`${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`);
@@ -201,7 +137,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   /** Threads that read a stream: the workers, or the main thread alone. */
   private get readers(): number {
-    return Math.max(1, this.workers);
+    return Math.max(1, this.options.workers);
   }
 
   private *requests(order: BatchOrder | null, dataset: Dataset | IterableDataset, epoch: number, start: number): Generator<WorkerRequest, void, void> {
@@ -220,11 +156,12 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     const delivered = this.stream?.delivered.slice() ?? new Array<number>(this.readers).fill(0);
     const rotation = this.stream?.rotation.slice() ?? delivered.map((_, i) => i);
     const requests = this.requests(streaming ? null : this.order(dataset), dataset, epoch, this.batch);
+    const { batchSize, dropLast, rank, world, workers, device } = this.options;
     const settings = delivered.map((skip, reader): ProducerSettings => {
-      const share: StreamShare = { epoch, seed: this.seed, shard: this.rank * this.readers + reader, shards: this.world * this.readers };
-      return { batchSize: this.batchSize, dropLast: this.options.dropLast ?? false, share, skip };
+      const share: StreamShare = { epoch, seed: this.seed, shard: rank * this.readers + reader, shards: world * this.readers };
+      return { batchSize, dropLast, share, skip };
     });
-    const supply = this.workers > 0 ? this.fromWorkers(settings, rotation, requests) : await this.inline(settings[0]!, requests);
+    const supply = workers > 0 ? this.fromWorkers(settings, rotation, requests) : await this.inline(settings[0]!, requests);
     const run = { end: supply.end };
     this.running = run;
     let scope = new Scope();
@@ -234,7 +171,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
         const host = await withContext({ scope }, supply.next);
         if (this.running !== run) throw new DataError('DataLoader: this loop ended when another one over the same loader began, or a state was loaded');
         if (host === END) break;
-        const batch = withContext({ scope }, () => toTensors(host.batch, this.options.device)) as B;
+        const batch = withContext({ scope }, () => toTensors(host.batch, device)) as B;
         supply.copied();
         number++;
         delivered[host.worker]!++;
@@ -259,8 +196,8 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   private fromWorkers(settings: readonly ProducerSettings[], rotation: number[], requests: Iterator<WorkerRequest>): Supply {
     const dataset = workerRef(this.source, 'DataLoader');
     const collate = this.options.collate ? portable(this.options.collate as ModuleRef, 'DataLoader') : null;
-    const starts = settings.map((s): WorkerStart => ({ dataset, collate, settings: s, slots: this.prefetchFactor }));
-    const pool = new WorkerPool(starts, rotation, requests, this.timeoutMs);
+    const starts = settings.map((s): WorkerStart => ({ dataset, collate, settings: s, slots: this.options.prefetchFactor }));
+    const pool = new WorkerPool(starts, rotation, requests, this.options.timeoutMs);
     return { next: () => pool.next(), copied: () => pool.copied(), end: () => pool.end() };
   }
 

@@ -134,12 +134,18 @@ export async function loadCheckpoint(
       await scope(async () => {
         await into[name]!.loadStateDict(await decodeEntry(folder, entry, options.device, fs));
       });
-    } else if (name === RESERVED) rng = entry.state as GeneratorState;
+    } else if (name === RESERVED) rng = checkRng(entry.state, folder);
     else plain.push([name, await decodeEntry(folder, entry, options.device, fs)]);
   }
   // last: restoring a state may itself draw numbers
   if (rng) defaultGenerator().setState(rng);
   return Object.fromEntries(plain) as unknown as CheckpointState;
+}
+
+function checkRng(state: unknown, folder: string): GeneratorState {
+  const { seed, draws, step } = (state ?? {}) as Partial<GeneratorState>;
+  if (typeof seed === 'string' && /^\d{1,20}$/.test(seed) && Number.isSafeInteger(draws) && Number.isSafeInteger(step)) return state as GeneratorState;
+  throw new CheckpointError(`loadCheckpoint: "${join(folder, TRAINER)}": malformed state of the random generator`);
 }
 
 async function readTrainer(folder: string, commit: Commit, fs: FileSystem): Promise<Map<string, Entry>> {

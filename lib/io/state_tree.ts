@@ -71,13 +71,15 @@ function addTensor(tensors: Map<string, Tensor>, name: string, tensor: Tensor): 
  */
 export async function decodeState(json: unknown, load: (name: string) => Promise<Tensor>, where: string): Promise<unknown> {
   const bad = (what: unknown): CheckpointError => new CheckpointError(`${where}: malformed state: ${show(JSON.stringify(what) ?? String(what))}`);
-  const decode = async (x: unknown): Promise<unknown> => {
+  const decode = async (x: unknown, depth: number): Promise<unknown> => {
     if (typeof x !== 'object' || x === null) return x;
-    if (Array.isArray(x)) return sequentially(x, decode);
+    if (depth > MAX_DEPTH + 1) throw bad('nested too deep');
+    const inner = (item: unknown): Promise<unknown> => decode(item, depth + 1);
+    if (Array.isArray(x)) return sequentially(x, inner);
     const entries = Object.entries(x);
     const [key, value] = entries[0] ?? ['', undefined];
     if (!key.startsWith('$')) {
-      const values = await sequentially(entries, ([, item]) => decode(item));
+      const values = await sequentially(entries, ([, item]) => inner(item));
       return Object.fromEntries(entries.map(([name], i) => [name, values[i]]));
     }
     if (key === '$tensor' && typeof value === 'string') return load(value);
@@ -86,7 +88,7 @@ export async function decodeState(json: unknown, load: (name: string) => Promise
     if (key === '$undefined') return undefined;
     if (key === '$array' && Object.hasOwn(arrayKinds, value as string)) return decodeArray(x as { $array: keyof typeof arrayKinds; base64: unknown });
     if (key === '$object' && Array.isArray(value) && value.every((pair) => Array.isArray(pair) && typeof pair[0] === 'string')) {
-      const values = await sequentially(value as [string, unknown][], ([, item]) => decode(item));
+      const values = await sequentially(value as [string, unknown][], ([, item]) => inner(item));
       return Object.fromEntries((value as [string, unknown][]).map(([name], i) => [name, values[i]]));
     }
     throw bad(x);
@@ -97,7 +99,7 @@ export async function decodeState(json: unknown, load: (name: string) => Promise
     if (bytes === null || bytes.length % Kind.BYTES_PER_ELEMENT !== 0) throw bad($array);
     return new Kind(bytes.buffer);
   };
-  return decode(json);
+  return decode(json, 0);
 }
 
 /** One after another, so that the tensors of a state do not all read at once. */

@@ -51,5 +51,5 @@ export function unclonable() {
 }
 
 export function addTo(amount) {
-  return (sample) => ({ x: sample.x.map((v) => v + amount) });
+  return ({ x }) => ({ x: { data: x.data.map((v) => v + amount), shape: [1] } });
 }

@@ -1,0 +1,89 @@
+// What a DataLoader takes, checked once, and what its state is.
+import type { DeviceLike } from '../device.js';
+import { ValueError, describe } from '../errors.js';
+import { checkInteger, checkNumber } from '../shape.js';
+import type { CollateFunction } from './collate.js';
+import { type ModuleRef, isModuleRef } from './module_ref.js';
+import type { BatchOrder, Sampler } from './sampler.js';
+
+export interface DataLoaderOptions<S = unknown> {
+  /** Samples in a batch; 1 by default. */
+  batchSize?: number;
+  /** A new order every epoch, from `seed` and the epoch. */
+  shuffle?: boolean;
+  /** Seed of the order and of the random streams that samples get; 0 by default. */
+  seed?: number;
+  /** Leave out a last batch that is not full. */
+  dropLast?: boolean;
+  /** An order of samples of your own, in place of `shuffle`. */
+  sampler?: Sampler;
+  /** An order of batches of your own, in place of `batchSize`, `shuffle`, `sampler` and `dropLast`. */
+  batchSampler?: BatchOrder;
+  /** Makes a batch of samples; stacks them by default. With workers: `{ module, export }` that names the function. */
+  collate?: CollateFunction<S> | ModuleRef;
+  /** Where the batch's tensors live; `cpu` by default. */
+  device?: DeviceLike;
+  /** Threads that load batches ahead; 0 (the default) loads in the main thread when a batch is asked for. */
+  workers?: number;
+  /** Batches that each worker loads ahead; 2 by default. */
+  prefetchFactor?: number;
+  /** Longest wait for a worker before the iteration fails; 10 minutes by default. */
+  timeoutMs?: number;
+  /** Which share of the samples is this process's, for data-parallel training. */
+  rank?: number;
+  world?: number;
+}
+
+/** Where a loader stands; plain JSON. */
+export interface DataLoaderState {
+  readonly epoch: number;
+  /** Batches of the epoch that were delivered. */
+  readonly batch: number;
+  readonly batchSize: number;
+  readonly seed: number;
+  /** Samples of the dataset; null for streams. */
+  readonly samples: number | null;
+  /** Streams only: batches delivered by each reader, and the readers with data left in the order of their turns. */
+  readonly stream: { readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
+}
+
+export interface ResolvedOptions<S> extends DataLoaderOptions<S> {
+  readonly batchSize: number;
+  readonly seed: number;
+  readonly dropLast: boolean;
+  readonly workers: number;
+  readonly prefetchFactor: number;
+  readonly timeoutMs: number;
+  readonly rank: number;
+  readonly world: number;
+}
+
+/** Fills in the defaults. Throws ValueError for values out of range and for options that exclude each other. */
+export function resolveOptions<S>(options: DataLoaderOptions<S>): ResolvedOptions<S> {
+  const where = 'DataLoader';
+  if (typeof options !== 'object' || options === null) throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
+  const world = checkInteger(options.world ?? 1, 'world', where, 1);
+  const resolved = {
+    ...options,
+    batchSize: checkInteger(options.batchSize ?? 1, 'batchSize', where, 1),
+    seed: checkInteger(options.seed ?? 0, 'seed', where, 0),
+    dropLast: options.dropLast ?? false,
+    workers: checkInteger(options.workers ?? 0, 'workers', where, 0, 1024),
+    prefetchFactor: checkInteger(options.prefetchFactor ?? 2, 'prefetchFactor', where, 1, 1024),
+    timeoutMs: checkNumber(options.timeoutMs ?? 600_000, 'timeoutMs', where, 1, 2 ** 31 - 1),
+    world,
+    rank: checkInteger(options.rank ?? 0, 'rank', where, 0, world - 1),
+  };
+  const { collate, batchSampler, sampler, shuffle, dropLast, workers } = resolved;
+  if (collate !== undefined && typeof collate !== 'function' && !isModuleRef(collate)) {
+    throw new ValueError(`${where}: collate must be a function or { module, export }, got ${describe(collate)}`);
+  }
+  if (workers > 0 && typeof collate === 'function') {
+    throw new ValueError(`${where}: a collate function cannot be sent to workers; name it as { module, export }, or use workers: 0`);
+  }
+  if (batchSampler && (sampler || shuffle || dropLast || options.batchSize !== undefined || world > 1)) {
+    throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast and world`);
+  }
+  if (sampler && shuffle) throw new ValueError(`${where}: sampler and shuffle exclude each other`);
+  return resolved;
+}
