@@ -249,11 +249,11 @@ def losses():
 def attention():
     f = Family("attention")
 
-    def reference(q, k, v, mask=None, *, is_causal=False, scale=None):
+    def reference(q, k, v, mask=None, *, causal=False, scale=None):
         """Grouped-query attention in the open; a causal mask aligns the last query with the last key."""
         k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
         rows, columns = q.shape[2], k.shape[2]
-        if is_causal:
+        if causal:
             mask = torch.ones(rows, columns, dtype=torch.bool).tril(columns - rows)
         return F.scaled_dot_product_attention(q, k, v, mask, scale=scale)
 
@@ -262,9 +262,9 @@ def attention():
 
     kind = "scaledDotProductAttention"
     f.op(kind, reference, qkv(2, 2, 5, 5))
-    f.op(kind, reference, qkv(2, 2, 5, 5), isCausal=True)
-    f.op(kind, reference, qkv(2, 2, 2, 5), isCausal=True)
-    f.op(kind, reference, qkv(4, 2, 5, 5), isCausal=True)
+    f.op(kind, reference, qkv(2, 2, 5, 5), causal=True)
+    f.op(kind, reference, qkv(2, 2, 2, 5), causal=True)
+    f.op(kind, reference, qkv(4, 2, 5, 5), causal=True)
     f.op(kind, reference, qkv(4, 1, 3, 6))
     f.op(kind, reference, qkv(2, 2, 3, 6), scale=0.5)
     visible = f.bools(2, 1, 3, 6)
