@@ -1,7 +1,7 @@
 // Optimizer: parameter groups, state, and the one native call a step. What changes from step to step (learning rates, step
 // counts, skip flags) lies in a small device buffer, laid out by csrc/ops/optim.h, which the kernels read and advance: a
 // captured step can be replayed with other values, and a step can be skipped without the host waiting.
-import { fromTypedArray, zeros } from '../create.js';
+import { fromTypedArray, full } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
 import { DeviceError, ShapeError, ValueError, describe, fromNative } from '../errors.js';
 import { noGrad } from '../autograd/modes.js';
@@ -51,6 +51,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /** The option row of a group after weightDecay and maximize. */
   protected abstract fields(group: ParamGroup<O>): number[];
   protected abstract checkOptions(options: O, where: string): void;
+  /** What a state list starts with. */
+  protected startOf(_name: string, _group: ParamGroup<O>): number {
+    return 0;
+  }
 
   protected constructor(
     params: Params<O>,
@@ -213,7 +217,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     let tensors = this.state.get(p);
     if (!tensors) {
       const dtype = stateType(p.dtype);
-      tensors = this.stateNames().map(() => zeros(p.shape, { dtype, device: p.device }).keep());
+      const group = this.groups.find((g) => g.params.includes(p))!;
+      tensors = this.stateNames().map((name) => full(p.shape, this.startOf(name, group), { dtype, device: p.device }).keep());
       this.state.set(p, tensors);
       if (dtypeSize[p.dtype] < 4) this.masters.set(p, to(p.detach(), 'float32').keep());
     }
