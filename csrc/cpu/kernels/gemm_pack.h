@@ -120,7 +120,7 @@ KT void pack_strided(const T* s, int64_t across, int64_t along, int width, int d
 }
 
 // Panels p0 to p1, units u0 to u1 of an operand; panel p lands at d + (p - p0) * stride. sums, for an operand that is
-// contiguous across K only, as in pack_across.
+// contiguous across K only, as in pack_across, starts at panel p0.
 template <int W, class T>
 KT void pack_panels(const Operand<T>& s, int p0, int p1, int64_t u0, int64_t u1, accumulate_t<T>* d, int64_t stride,
                     accumulate_t<T>* sums = nullptr) {
@@ -133,7 +133,7 @@ KT void pack_panels(const Operand<T>& s, int p0, int p1, int64_t u0, int64_t u1,
     for (int u = 0; u < u1 - u0; u += 16)
       for (int p = p0; p < p1; p++)
         pack_across<W>(from + int64_t(p) * W, s.along, width(p), depth, u, std::min<int>(u + 16, int(u1 - u0)),
-                       d + (p - p0) * stride, sums ? sums + int64_t(p) * W : nullptr);
+                       d + (p - p0) * stride, sums ? sums + int64_t(p - p0) * W : nullptr);
     return;
   }
   for (int p = p0; p < p1; p++) {

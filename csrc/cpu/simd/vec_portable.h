@@ -79,10 +79,20 @@ KI void store(T* p, Lanes<F> a, int n) {
   for (int i = 0; i < Lanes<F>::W && i < n; i++) p[i] = T(accumulate_t<T>(a.v[i]));
 }
 
-KI vf fma(vf a, vf b, vf c) { return a * b + c; }
-KI vd fma(vd a, vd b, vd c) { return a * b + c; }
-KI vf fnma(vf a, vf b, vf c) { return c - a * b; }
-KI vd fnma(vd a, vd b, vd c) { return c - a * b; }
+// Fused only where that is one instruction: elsewhere the C library would emulate it.
+template <class T>
+KI Lanes<T> multiply_add_lanes(Lanes<T> a, Lanes<T> b, Lanes<T> c) {
+#if defined(__FP_FAST_FMA) && defined(__FP_FAST_FMAF)
+  for (int i = 0; i < Lanes<T>::W; i++) c.v[i] = std::fma(a.v[i], b.v[i], c.v[i]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+KI vf fma(vf a, vf b, vf c) { return multiply_add_lanes(a, b, c); }
+KI vd fma(vd a, vd b, vd c) { return multiply_add_lanes(a, b, c); }
+KI vf fnma(vf a, vf b, vf c) { return fma(-a, b, c); }
+KI vd fnma(vd a, vd b, vd c) { return fma(-a, b, c); }
 KI vf min(vf a, vf b) { return select(a < b, a, b); }
 KI vd min(vd a, vd b) { return select(a < b, a, b); }
 KI vf max(vf a, vf b) { return select(a > b, a, b); }
