@@ -46,7 +46,6 @@ class Engine {
     lane_size_ = int64_t(dtype_size(lane_));
     kernel_ = SG_ISA_CALL(find_pointwise_kernel, op, lane_);
     if (!kernel_) refuse(op);
-    if (op == PointwiseOp::k_identity && !inputs[0].is_scalar()) kernel_ = nullptr;
     bool buffers = !lies_in_lanes(0, y);
     for (int k = 0; k < inputs_; k++) {
       const View& x = inputs[k];
@@ -54,7 +53,10 @@ class Engine {
       in_[k] = {x, x.is_scalar() || is_float16_kind(lane_) ? nullptr : block_loader(x.dtype, lane_)};
       buffers |= !x.is_scalar() && !lies_in_lanes(k + 1, x);
     }
-    if (!is_float16_kind(lane_)) store_ = block_storer(lane_, y.dtype);
+    if (!is_float16_kind(lane_)) {
+      store_ = block_storer(lane_, y.dtype);
+      if (op == PointwiseOp::k_identity && !inputs[0].is_scalar()) kernel_ = nullptr;
+    }
     if (!buffers) nest_.widen(kGrainElements);
   }
 

@@ -136,7 +136,7 @@ KI L logaddexp(L a, L b) {
 }
 template <class L>
 KI L xlogy(L x, L y) {
-  return select(y != y, y, select(x == L(0), x, x * log(y)));
+  return select(y != y, y, select(x == L(0), L(0), x * log(y)));
 }
 
 // ---- activations
@@ -184,12 +184,12 @@ KI L hardsigmoid(L x) {
 }
 template <class L>
 KI L hardswish_backward(L dy, L x) {
-  return select(x <= L(-3), L(0), select(x < L(3), dy * (x / L(3) + L(0.5)), dy));
+  return select(x <= L(-3), L(0), select(x >= L(3), dy, dy * (x / L(3) + L(0.5))));
 }
-// dy where low < x < high (and where x is NaN, as in PyTorch)
+// dy where low < x < high
 template <class L>
 KI L inside(L dy, L x, L low, L high) {
-  return select((x <= low) | (x >= high), L(0), dy);
+  return select((x > low) & (x < high), dy, L(0));
 }
 template <class L>
 KI L erf_backward(L dy, L x) {
@@ -224,7 +224,7 @@ KI L maximum_backward(L dy, L x, L other) {  // a tie is shared
 }
 template <class L>
 KI L pow_backward(L dy, L base, L exponent) {
-  return select(exponent == L(0), L(0), dy * exponent * pow(base, exponent - L(1)));
+  return select(exponent == L(0), L(0), dy * (exponent * pow(base, exponent - L(1))));
 }
 template <class L>
 KI L pow_backward_exponent(L dy, L base, L exponent) {

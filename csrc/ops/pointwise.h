@@ -45,7 +45,7 @@ enum class Domain : int { kFloat, kAny, kInteger };
   X(kFloat,   erfc,                   1, erfc(a))                                                                 \
   X(kFloat,   sigmoid,                1, sigmoid(a))                                                              \
   X(kFloat,   logSigmoid,             1, log_sigmoid(a))                                                          \
-  X(kAny,     relu,                   1, select(a <= L(0), L(0), a))                                              \
+  X(kAny,     relu,                   1, select(a < L(0), L(0), a))                                               \
   X(kAny,     relu6,                  1, clamp(a, L(0), L(6)))                                                    \
   X(kFloat,   gelu,                   1, gelu_erf(a))                                                             \
   X(kFloat,   geluTanh,               1, gelu_tanh(a))                                                            \
