@@ -27,7 +27,7 @@ export class Embedding extends Module {
     checkSize(count, 'count', 'Embedding');
     checkSize(dim, 'dim', 'Embedding');
     this.weight = parameter([count, dim], options);
-    init.normal(this.weight);
+    init.normal_(this.weight);
     if (options.paddingIdx !== undefined) {
       const at = checkInteger(options.paddingIdx, 'paddingIdx', 'Embedding', -count, count - 1);
       this.paddingIdx = at < 0 ? at + count : at;

@@ -163,9 +163,9 @@ export class GPT extends Module {
     this.lm_head = new Linear(options.dim, options.vocabSize, { ...options, bias: false });
     this.lm_head.weight = this.transformer.wte.weight;
     for (const [name, p] of this.namedParameters()) {
-      if (name.endsWith('.bias')) init.zeros(p);
-      else if (name.endsWith('c_proj.weight')) init.normal(p, 0, 0.02 / Math.sqrt(2 * options.layers));
-      else if (p.ndim === 2) init.normal(p, 0, 0.02);
+      if (name.endsWith('.bias')) init.zeros_(p);
+      else if (name.endsWith('c_proj.weight')) init.normal_(p, 0, 0.02 / Math.sqrt(2 * options.layers));
+      else if (p.ndim === 2) init.normal_(p, 0, 0.02);
     }
   }
 

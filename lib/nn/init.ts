@@ -3,28 +3,30 @@
 import { ShapeError, ValueError } from '../errors.js';
 import { noGrad } from '../autograd/modes.js';
 import { numel } from '../shape.js';
-import { type Generator, normal_, uniform_ } from '../random.js';
-import { fill_ } from '../ops/copy.js';
+import { type Generator, normal_ as fillNormal, rand, randn, uniform_ as fillUniform } from '../random.js';
+import { copy_, fill_ } from '../ops/copy.js';
+import { fromTypedArray } from '../create.js';
+import { scope } from '../memory.js';
 import type { Tensor } from '../tensor.js';
 
 export interface InitOptions {
   generator?: Generator;
 }
 
-export function uniform(t: Tensor, low = 0, high = 1, options: InitOptions = {}): Tensor {
-  return noGrad(() => uniform_(t, low, high, options));
+export function uniform_(t: Tensor, low = 0, high = 1, options: InitOptions = {}): Tensor {
+  return noGrad(() => fillUniform(t, low, high, options));
 }
-export function normal(t: Tensor, mean = 0, std = 1, options: InitOptions = {}): Tensor {
-  return noGrad(() => normal_(t, mean, std, options));
+export function normal_(t: Tensor, mean = 0, std = 1, options: InitOptions = {}): Tensor {
+  return noGrad(() => fillNormal(t, mean, std, options));
 }
-export function constant(t: Tensor, value: number): Tensor {
+export function constant_(t: Tensor, value: number): Tensor {
   return noGrad(() => fill_(t, value));
 }
-export function zeros(t: Tensor): Tensor {
-  return constant(t, 0);
+export function zeros_(t: Tensor): Tensor {
+  return constant_(t, 0);
 }
-export function ones(t: Tensor): Tensor {
-  return constant(t, 1);
+export function ones_(t: Tensor): Tensor {
+  return constant_(t, 1);
 }
 
 /** Inputs and outputs of one unit of a weight [out, in, ...kernel]. */
@@ -57,14 +59,14 @@ export function gain(nonlinearity: Nonlinearity, param = 0.01): number {
 }
 
 /** Glorot & Bengio, 2010. */
-export function xavierUniform(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
+export function xavierUniform_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
   const bound = scale * Math.sqrt(6 / (fanIn + fanOut));
-  return uniform(t, -bound, bound, options);
+  return uniform_(t, -bound, bound, options);
 }
-export function xavierNormal(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
+export function xavierNormal_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
-  return normal(t, 0, scale * Math.sqrt(2 / (fanIn + fanOut)), options);
+  return normal_(t, 0, scale * Math.sqrt(2 / (fanIn + fanOut)), options);
 }
 
 export interface KaimingOptions extends InitOptions {
@@ -78,10 +80,65 @@ function kaimingStd(t: Tensor, o: KaimingOptions): number {
   return gain(o.nonlinearity ?? 'leakyRelu', o.a ?? 0) / Math.sqrt(o.mode === 'fanOut' ? fanOut : fanIn);
 }
 /** He et al., 2015. */
-export function kaimingUniform(t: Tensor, options: KaimingOptions = {}): Tensor {
+export function kaimingUniform_(t: Tensor, options: KaimingOptions = {}): Tensor {
   const bound = Math.sqrt(3) * kaimingStd(t, options);
-  return uniform(t, -bound, bound, options);
+  return uniform_(t, -bound, bound, options);
 }
-export function kaimingNormal(t: Tensor, options: KaimingOptions = {}): Tensor {
-  return normal(t, 0, kaimingStd(t, options), options);
+export function kaimingNormal_(t: Tensor, options: KaimingOptions = {}): Tensor {
+  return normal_(t, 0, kaimingStd(t, options), options);
+}
+
+/** Normal numbers limited to [a, b]: those outside are replaced by the inverse of the distribution function, as in PyTorch. */
+export function truncNormal_(t: Tensor, mean = 0, std = 1, a = -2, b = 2, options: InitOptions = {}): Tensor {
+  if (!(a < b)) throw new ValueError(`truncNormal_: the bounds must satisfy a < b, got ${a} and ${b}`);
+  const cdf = (x: number): number => (1 + erfNumber((x - mean) / std / Math.SQRT2)) / 2;
+  const [low, high] = [cdf(a), cdf(b)];
+  return noGrad(() =>
+    scope(() => {
+      // erf⁻¹ by Newton's method on the device: uniform numbers between the two ends of the distribution function
+      const u = rand(t.shape, { dtype: 'float64', device: t.device, ...options }).mul(2 * (high - low)).add(2 * low - 1);
+      let x = u.mul(Math.sqrt(Math.PI) / 2);
+      for (let i = 0; i < 40; i++) x = x.sub(x.erf().sub(u).mul(x.square().clamp(null, 30).exp()).mul(Math.sqrt(Math.PI) / 2).clamp(-0.5, 0.5));
+      return copy_(t, x.mul(std * Math.SQRT2).add(mean).clamp(a, b));
+    }),
+  );
+}
+
+/** The error function of one number, by its power series. */
+function erfNumber(x: number): number {
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [sum, term] = [x, x];
+  for (let n = 1; n < 200 && Math.abs(term) > 1e-17; n++) {
+    term *= (-x * x) / n;
+    sum += term / (2 * n + 1);
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum;
+}
+
+/** A random (semi-)orthogonal matrix of [rows, everything else] (Saxe et al., 2014). */
+export function orthogonal_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
+  if (t.ndim < 2) throw new ShapeError(`orthogonal_: needs at least 2 dimensions, got [${t.shape}]`);
+  const rows = t.shape[0]!;
+  const columns = numel(t.shape) / rows;
+  const [count, length] = rows < columns ? [rows, columns] : [columns, rows];
+  return noGrad(() =>
+    scope(() => {
+      const g = randn([count, length], { dtype: 'float64', ...options }).toTypedArraySync() as Float64Array;
+      for (let i = 0; i < count; i++) {
+        const row = g.subarray(i * length, (i + 1) * length);
+        // twice is enough: Gram-Schmidt with one reorthogonalisation
+        for (let pass = 0; pass < 2; pass++) {
+          for (let j = 0; j < i; j++) {
+            const other = g.subarray(j * length, (j + 1) * length);
+            const along = row.reduce((s, v, k) => s + v * other[k]!, 0);
+            for (let k = 0; k < length; k++) row[k]! -= along * other[k]!;
+          }
+        }
+        const size = Math.sqrt(row.reduce((s, v) => s + v * v, 0));
+        for (let k = 0; k < length; k++) row[k]! /= size;
+      }
+      const basis = fromTypedArray(g, [count, length], { device: t.device }).mul(scale);
+      return copy_(t, (rows < columns ? basis : basis.t()).reshape(t.shape));
+    }),
+  );
 }

@@ -43,9 +43,9 @@ export class Linear extends Module {
     checkSize(inFeatures, 'inFeatures', 'Linear');
     checkSize(outFeatures, 'outFeatures', 'Linear');
     this.weight = parameter([outFeatures, inFeatures], options);
-    init.kaimingUniform(this.weight, { a: Math.sqrt(5) });
+    init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });
     this.bias = options.bias === false ? null : parameter([outFeatures], options);
-    if (this.bias) init.uniform(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
+    if (this.bias) init.uniform_(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
   }
   /** `residual`, of the output's shape, is added in the same pass over memory. */
   override forward(x: Tensor, residual?: Tensor): Tensor {

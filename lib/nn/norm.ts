@@ -22,10 +22,10 @@ export interface NormOptions extends FactoryOptions {
 function learned(shape: readonly number[], options: NormOptions): [Parameter | null, Parameter | null] {
   if (options.affine === false) return [null, null];
   const weight = parameter(shape, options);
-  init.ones(weight);
+  init.ones_(weight);
   if (options.bias === false) return [weight, null];
   const bias = parameter(shape, options);
-  init.zeros(bias);
+  init.zeros_(bias);
   return [weight, bias];
 }
 

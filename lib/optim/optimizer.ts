@@ -101,7 +101,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     noGrad(() => {
       const names = this.stateNames();
       const buffer = this.ready();
-      const states = params.map((p) => this.stateOf(p));
+      const states = this.groups.flatMap((g, i) => used[i]!.map((p) => this.stateOf(p, g)));
       const withMasters = this.masters.size > 0;
       const lists: Tensor[][] = [params, params.map((p) => checkGrad(p))];
       for (let k = 0; k < names.length; k++) lists.push(states.map((s) => s[k]!));
@@ -156,11 +156,12 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     const names = this.stateNames();
     const counts = new Float64Array(this.order.length);
     noGrad(() => {
+      const owners = this.groups.flatMap((g) => g.params.map(() => g));
       this.order.forEach((p, i) => {
         const entry = dict.state[i];
         if (!entry) return;
         counts[i] = entry['step'] as number;
-        const tensors = this.stateOf(p);
+        const tensors = this.stateOf(p, owners[i]!);
         names.forEach((name, k) => restore(tensors[k]!, entry[name], `${where}: state ${i}.${name}`));
         const master = this.masters.get(p);
         if (master) restore(master, entry['master'], `${where}: state ${i}.master`);
@@ -213,11 +214,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 
   /** The state tensors of a parameter, made at its first step: zeros in at least float32. */
-  private stateOf(p: Tensor): Tensor[] {
+  private stateOf(p: Tensor, group: ParamGroup<O>): Tensor[] {
     let tensors = this.state.get(p);
     if (!tensors) {
       const dtype = stateType(p.dtype);
-      const group = this.groups.find((g) => g.params.includes(p))!;
       tensors = this.stateNames().map((name) => full(p.shape, this.startOf(name, group), { dtype, device: p.device }).keep());
       this.state.set(p, tensors);
       if (dtypeSize[p.dtype] < 4) this.masters.set(p, to(p.detach(), 'float32').keep());

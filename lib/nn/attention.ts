@@ -1,0 +1,199 @@
+// Multi-head attention and the transformer encoder layer, with PyTorch's parameter names. Masks follow PyTorch's modules: true marks
+// what may NOT be seen.
+import { ShapeError, ValueError, describe } from '../errors.js';
+import { checkNumber } from '../shape.js';
+import { rotaryEmbedding, rotaryTables, scaledDotProductAttention } from '../ops/attention.js';
+import { linear } from '../ops/matmul.js';
+import { add, gelu, logicalNot, logicalOr, maskedFill, relu } from '../ops/pointwise.js';
+import { narrow, permute, reshape } from '../ops/view.js';
+import { zerosLike } from '../create.js';
+import type { Tensor } from '../tensor.js';
+import { Dropout } from './dropout.js';
+import * as init from './init.js';
+import { type FactoryOptions, Linear, checkSize, parameter } from './linear.js';
+import { Module, type Parameter } from './module.js';
+import { LayerNorm } from './norm.js';
+
+export interface MultiheadAttentionOptions extends FactoryOptions {
+  bias?: boolean;
+  /** Probability of dropping attention weights in training. */
+  dropout?: number;
+  /** Features of keys and values, where they differ from embedDim. */
+  kdim?: number;
+  vdim?: number;
+  /** Fewer key and value heads than query heads (Ainslie et al., 2023). */
+  numKeyValueHeads?: number;
+  /** Rotary positions (Su et al., 2021) on queries and keys. */
+  rotary?: boolean | { base?: number };
+  /** Always mask later keys. */
+  isCausal?: boolean;
+}
+
+export interface AttentionMasks {
+  /** [Tq, Tk] or [B, H, Tq, Tk]: true (or −∞ when added) is not seen. */
+  attnMask?: Tensor | null;
+  /** [B, Tk]: true marks padding. */
+  keyPaddingMask?: Tensor | null;
+  isCausal?: boolean;
+}
+
+/**
+ * Multi-head attention (Vaswani et al., 2017) on [B, T, embedDim]: self-attention with one argument, cross-attention with three.
+ */
+export class MultiheadAttention extends Module {
+  in_proj_weight: Parameter | null = null;
+  q_proj_weight: Parameter | null = null;
+  k_proj_weight: Parameter | null = null;
+  v_proj_weight: Parameter | null = null;
+  in_proj_bias: Parameter | null = null;
+  out_proj: Linear;
+  private readonly headDim: number;
+  private readonly keyHeads: number;
+  private tables: { cos: Tensor; sin: Tensor } | null = null;
+
+  constructor(
+    readonly embedDim: number,
+    readonly numHeads: number,
+    private readonly options: MultiheadAttentionOptions = {},
+  ) {
+    super();
+    const where = 'MultiheadAttention';
+    checkSize(embedDim, 'embedDim', where);
+    checkSize(numHeads, 'numHeads', where);
+    if (embedDim % numHeads !== 0) throw new ValueError(`${where}: embedDim ${embedDim} is not a multiple of ${numHeads} heads`);
+    checkNumber(options.dropout ?? 0, 'dropout', where, 0, 1);
+    this.headDim = embedDim / numHeads;
+    this.keyHeads = checkSize(options.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
+    if (numHeads % this.keyHeads !== 0) throw new ValueError(`${where}: ${numHeads} heads are no multiple of ${this.keyHeads} key heads`);
+    const keySize = this.keyHeads * this.headDim;
+    const [kdim, vdim] = [options.kdim ?? embedDim, options.vdim ?? embedDim];
+    if (kdim === embedDim && vdim === embedDim) {
+      this.in_proj_weight = parameter([embedDim + 2 * keySize, embedDim], options);
+      init.xavierUniform_(this.in_proj_weight);
+    } else {
+      this.q_proj_weight = parameter([embedDim, embedDim], options);
+      this.k_proj_weight = parameter([keySize, kdim], options);
+      this.v_proj_weight = parameter([keySize, vdim], options);
+      for (const w of [this.q_proj_weight, this.k_proj_weight, this.v_proj_weight]) init.xavierUniform_(w);
+    }
+    if (options.bias !== false) {
+      this.in_proj_bias = parameter([embedDim + 2 * keySize], options);
+      init.zeros_(this.in_proj_bias);
+    }
+    this.out_proj = new Linear(embedDim, embedDim, { bias: options.bias, dtype: options.dtype, device: options.device });
+    if (this.out_proj.bias) init.zeros_(this.out_proj.bias);
+  }
+
+  override forward(query: Tensor, key: Tensor = query, value: Tensor = key, masks: AttentionMasks = {}): Tensor {
+    const [q, k, v] = this.project(query, key, value);
+    const y = scaledDotProductAttention(q, k, v, {
+      mask: mergeMasks(masks, q.dtype),
+      causal: masks.isCausal ?? this.options.isCausal ?? false,
+      enableGqa: true,
+      dropout: this.training ? (this.options.dropout ?? 0) : 0,
+    });
+    return this.out_proj.forward(reshape(permute(y, [0, 2, 1, 3]), query.shape));
+  }
+
+  private project(query: Tensor, key: Tensor, value: Tensor): [Tensor, Tensor, Tensor] {
+    for (const x of [query, key, value]) {
+      if (x?.ndim !== 3) throw new ShapeError(`MultiheadAttention: inputs must be [batch, time, features], got ${x?.shape ? `[${x.shape}]` : describe(x)}`);
+    }
+    const keySize = this.keyHeads * this.headDim;
+    const sizes = [this.embedDim, keySize, keySize];
+    const starts = [0, this.embedDim, this.embedDim + keySize];
+    const part = (t: Tensor | null, i: number): Tensor | null => t && narrow(t, 0, starts[i]!, sizes[i]!);
+    let parts: Tensor[];
+    if (this.in_proj_weight && query === key && key === value) {
+      const packed = linear(query, this.in_proj_weight, this.in_proj_bias);
+      parts = sizes.map((size, i) => narrow(packed, 2, starts[i]!, size));
+    } else {
+      const weights = this.in_proj_weight ? sizes.map((_, i) => part(this.in_proj_weight, i)!) : [this.q_proj_weight!, this.k_proj_weight!, this.v_proj_weight!];
+      parts = [query, key, value].map((x, i) => linear(x, weights[i]!, part(this.in_proj_bias, i)));
+    }
+    const heads = parts.map((x) => reshape(x, [x.shape[0]!, x.shape[1]!, x.shape[2]! / this.headDim, this.headDim]));
+    if (this.options.rotary) this.rotate(heads);
+    return heads.map((x) => permute(x, [0, 2, 1, 3])) as [Tensor, Tensor, Tensor];
+  }
+
+  private rotate(heads: Tensor[]): void {
+    const longest = Math.max(heads[0]!.shape[1]!, heads[1]!.shape[1]!);
+    if (!this.tables || this.tables.cos.shape[0]! < longest) {
+      const base = typeof this.options.rotary === 'object' ? this.options.rotary.base : undefined;
+      this.tables = rotaryTables(this.headDim, Math.max(128, 2 ** Math.ceil(Math.log2(longest))), { base, device: heads[0]!.device });
+    }
+    for (const i of [0, 1]) {
+      const time = heads[i]!.shape[1]!;
+      heads[i] = rotaryEmbedding(heads[i]!, narrow(this.tables.cos, 0, 0, time), narrow(this.tables.sin, 0, 0, time));
+    }
+  }
+}
+
+/** PyTorch's two masks as the one that scaledDotProductAttention takes. */
+function mergeMasks(masks: AttentionMasks, dtype: Tensor['dtype']): Tensor | null {
+  const padding = masks.keyPaddingMask ? reshape(masks.keyPaddingMask, [masks.keyPaddingMask.shape[0]!, 1, 1, masks.keyPaddingMask.shape[1]!]) : null;
+  const attn = masks.attnMask ?? null;
+  if (!attn) return padding && logicalNot(padding);
+  if (attn.dtype === 'bool') return logicalNot(padding ? logicalOr(attn, padding) : attn);
+  const added = attn.to(dtype);
+  return padding ? maskedFill(add(added, zerosLike(padding.to(dtype))), padding, Number.NEGATIVE_INFINITY) : added;
+}
+
+export interface TransformerEncoderLayerOptions extends FactoryOptions {
+  /** Width of the feed-forward block. Default 2048. */
+  dimFeedforward?: number;
+  /** Default 0.1. */
+  dropout?: number;
+  activation?: 'relu' | 'gelu';
+  /** Normalise before each block instead of after. */
+  normFirst?: boolean;
+  layerNormEps?: number;
+  bias?: boolean;
+}
+
+/** Self-attention and feed-forward with residuals (Vaswani et al., 2017) on [B, T, dModel]. */
+export class TransformerEncoderLayer extends Module {
+  self_attn: MultiheadAttention;
+  linear1: Linear;
+  dropout: Dropout;
+  linear2: Linear;
+  norm1: LayerNorm;
+  norm2: LayerNorm;
+  dropout1: Dropout;
+  dropout2: Dropout;
+  private readonly normFirst: boolean;
+  private readonly activation: 'relu' | 'gelu';
+
+  constructor(dModel: number, nhead: number, options: TransformerEncoderLayerOptions = {}) {
+    super();
+    const { dimFeedforward = 2048, dropout = 0.1, activation = 'relu', normFirst = false, layerNormEps = 1e-5, bias = true, dtype, device } = options;
+    if (activation !== 'relu' && activation !== 'gelu') throw new ValueError(`TransformerEncoderLayer: activation must be relu or gelu, got ${describe(activation)}`);
+    const o = { bias, dtype, device };
+    this.self_attn = new MultiheadAttention(dModel, nhead, { dropout, ...o });
+    this.linear1 = new Linear(dModel, dimFeedforward, o);
+    this.dropout = new Dropout(dropout);
+    this.linear2 = new Linear(dimFeedforward, dModel, o);
+    this.norm1 = new LayerNorm(dModel, { eps: layerNormEps, ...o });
+    this.norm2 = new LayerNorm(dModel, { eps: layerNormEps, ...o });
+    this.dropout1 = new Dropout(dropout);
+    this.dropout2 = new Dropout(dropout);
+    this.normFirst = normFirst;
+    this.activation = activation;
+  }
+
+  override forward(src: Tensor, masks: AttentionMasks = {}): Tensor {
+    if (this.normFirst) {
+      const x = add(src, this.attend(this.norm1.forward(src), masks));
+      return add(x, this.feed(this.norm2.forward(x)));
+    }
+    const x = this.norm1.forward(add(src, this.attend(src, masks)));
+    return this.norm2.forward(add(x, this.feed(x)));
+  }
+  private attend(x: Tensor, masks: AttentionMasks): Tensor {
+    return this.dropout1.forward(this.self_attn.forward(x, x, x, masks));
+  }
+  private feed(x: Tensor): Tensor {
+    const h = this.linear1.forward(x);
+    return this.dropout2.forward(this.linear2.forward(this.dropout.forward(this.activation === 'relu' ? relu(h) : gelu(h))));
+  }
+}

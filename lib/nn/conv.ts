@@ -1,0 +1,127 @@
+// Convolution and pooling layers.
+import { type AvgPoolOptions, type ConvOptions, type PoolOptions, adaptiveAvgPool2d, avgPool1d, avgPool2d, conv1d, conv2d, maxPool1d, maxPool2d } from '../ops/conv.js';
+import { ValueError, describe } from '../errors.js';
+import { numel } from '../shape.js';
+import { flatten } from '../ops/view.js';
+import type { Tensor } from '../tensor.js';
+import * as init from './init.js';
+import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { Module, type Parameter } from './module.js';
+
+type Sizes = number | readonly number[];
+
+export interface ConvLayerOptions extends ConvOptions, FactoryOptions {
+  bias?: boolean;
+}
+
+abstract class Conv extends Module {
+  weight: Parameter;
+  bias: Parameter | null;
+  protected readonly options: ConvOptions;
+  constructor(
+    dims: number,
+    readonly inChannels: number,
+    readonly outChannels: number,
+    kernelSize: Sizes,
+    options: ConvLayerOptions,
+  ) {
+    super();
+    const where = new.target.name;
+    checkSize(inChannels, 'inChannels', where);
+    checkSize(outChannels, 'outChannels', where);
+    const kernel = typeof kernelSize === 'number' ? new Array<number>(dims).fill(kernelSize) : [...kernelSize];
+    if (kernel.length !== dims) throw new ValueError(`${where}: the kernel needs ${dims} sizes, got ${describe(kernelSize)}`);
+    for (const k of kernel) checkSize(k, 'kernelSize', where);
+    const { bias, dtype, device, ...geometry } = options;
+    const groups = checkSize(geometry.groups ?? 1, 'groups', where);
+    if (inChannels % groups !== 0 || outChannels % groups !== 0) throw new ValueError(`${where}: ${inChannels} and ${outChannels} channels do not divide into ${groups} groups`);
+    this.options = geometry;
+    this.weight = parameter([outChannels, inChannels / groups, ...kernel], { dtype, device });
+    init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });
+    this.bias = bias === false ? null : parameter([outChannels], { dtype, device });
+    const bound = 1 / Math.sqrt((inChannels / groups) * numel(kernel));
+    if (this.bias) init.uniform_(this.bias, -bound, bound);
+  }
+}
+
+/** Convolution of [N, C, L] with kernels of one size. */
+export class Conv1d extends Conv {
+  constructor(inChannels: number, outChannels: number, kernelSize: Sizes, options: ConvLayerOptions = {}) {
+    super(1, inChannels, outChannels, kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return conv1d(x, this.weight, this.bias, this.options);
+  }
+}
+
+/** Convolution of [N, C, H, W]. */
+export class Conv2d extends Conv {
+  constructor(inChannels: number, outChannels: number, kernelSize: Sizes, options: ConvLayerOptions = {}) {
+    super(2, inChannels, outChannels, kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, this.options);
+  }
+}
+
+abstract class Pool<O> extends Module {
+  constructor(
+    protected readonly kernelSize: Sizes,
+    protected readonly options: O,
+  ) {
+    super();
+  }
+}
+export class MaxPool1d extends Pool<PoolOptions> {
+  constructor(kernelSize: Sizes, options: PoolOptions = {}) {
+    super(kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return maxPool1d(x, this.kernelSize, this.options);
+  }
+}
+export class MaxPool2d extends Pool<PoolOptions> {
+  constructor(kernelSize: Sizes, options: PoolOptions = {}) {
+    super(kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return maxPool2d(x, this.kernelSize, this.options);
+  }
+}
+export class AvgPool1d extends Pool<AvgPoolOptions> {
+  constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
+    super(kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return avgPool1d(x, this.kernelSize, this.options);
+  }
+}
+export class AvgPool2d extends Pool<AvgPoolOptions> {
+  constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
+    super(kernelSize, options);
+  }
+  override forward(x: Tensor): Tensor {
+    return avgPool2d(x, this.kernelSize, this.options);
+  }
+}
+/** Average pooling to a given size, whatever the input's. */
+export class AdaptiveAvgPool2d extends Module {
+  constructor(private readonly outputSize: number | readonly (number | null)[]) {
+    super();
+  }
+  override forward(x: Tensor): Tensor {
+    return adaptiveAvgPool2d(x, this.outputSize);
+  }
+}
+/** Dimensions from `start` to `end` as one; by default all but the batch. */
+export class Flatten extends Module {
+  constructor(
+    private readonly start = 1,
+    private readonly end = -1,
+  ) {
+    super();
+  }
+  override forward(x: Tensor): Tensor {
+    return flatten(x, this.start, this.end);
+  }
+}
