@@ -23,8 +23,9 @@ export function sort(x: Tensor, dim = -1, options?: { descending?: boolean }): [
 }
 /** The positions that would sort x along `dim`. */
 export function argsort(x: Tensor, dim = -1, options?: { descending?: boolean }): Tensor {
-  const [values, indices] = sorted('argsort', x, dim, options);
-  if (values.gradFn === null) values.dispose();
+  checkTensor(x, 'argsort');
+  const [values, indices] = sorted('argsort', x.detach(), dim, options); // positions have no gradient
+  values.dispose();
   return indices;
 }
 
