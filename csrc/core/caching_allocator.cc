@@ -14,8 +14,8 @@
 #define SG_POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
 #define SG_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
 #else
-#define SG_POISON(p, n)
-#define SG_UNPOISON(p, n)
+#define SG_POISON(p, n) (void)0
+#define SG_UNPOISON(p, n) (void)0
 #endif
 
 namespace sg {

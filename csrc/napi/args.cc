@@ -1,9 +1,19 @@
 // The parts of argument reading that are not on the hot path, and the way of exceptions to JavaScript.
 #include "args.h"
 
+#include <cmath>
+#include <cstdio>
 #include <new>
 
 namespace sg {
+
+std::string show(double d) {
+  if (std::isnan(d)) return "NaN";
+  if (std::isinf(d)) return d > 0 ? "Infinity" : "-Infinity";
+  char text[32];
+  std::snprintf(text, sizeof text, "%.15g", d);
+  return text;
+}
 
 std::string Arguments::text(size_t i, const char* what) const {
   size_t length = 0;

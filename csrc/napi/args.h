@@ -12,10 +12,12 @@ inline bool whole(double d, int64_t& out) {
   return double(out) == d;
 }
 
+std::string show(double d);  // as JavaScript prints it: NaN, Infinity, 1.5
+
 inline int64_t whole_between(double d, int64_t low, int64_t high, const char* op, const char* what) {
   int64_t n = 0;
   if (!whole(d, n) || n < low || n > high) {
-    fail(ErrorCode::Value, op, ": ", what, " must be a whole number from ", low, " to ", high, ", got ", d);
+    fail(ErrorCode::Value, op, ": ", what, " must be a whole number from ", low, " to ", high, ", got ", show(d));
   }
   return n;
 }

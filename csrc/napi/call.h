@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "../core/device.h"
+#include "contract.h"
 
 namespace sg {
 
@@ -32,6 +33,7 @@ struct OpRow {
   int number_count;  // without a Rest
   bool any_numbers;  // a `Rest` follows
   void (*invoke)(Device&, const OpRow&, OpArguments&);
+  const Contract* contract;  // of structured ops
 };
 
 // How one parameter is taken out of the arguments; `t` and `n` are its places among tensors and numbers.
@@ -112,7 +114,7 @@ struct Call<kMethod> {
 };
 
 template <auto kMethod>
-constexpr OpRow structured(const char* name) {
+OpRow structured(const char* name, const char* contract) {
   using C = Call<kMethod>;
   return {name,
           OpKind::kStructured,
@@ -122,7 +124,8 @@ constexpr OpRow structured(const char* name) {
           C::any_tensors,
           C::count - C::tensors - int(C::any_numbers),
           C::any_numbers,
-          C::invoke};
+          C::invoke,
+          new Contract(contract)};  // lives as long as the process, as the table does
 }
 
 // tables.cc: every op; the index is its id.

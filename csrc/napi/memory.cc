@@ -179,7 +179,7 @@ napi_value nudge(Environment& e, const Arguments& a) {
 napi_value mapFile(Environment& e, const Arguments& a) {
   const std::string path = a.text(0, "the path");
   const auto refuse = [&](const char* why) { fail(ErrorCode::Checkpoint, "mapFile: ", path, ": ", why); };
-  if (path.find('\0') != std::string::npos) refuse("a path has no zero bytes");
+  if (path.find('\0') != std::string::npos) fail(ErrorCode::Checkpoint, "mapFile: the path contains a zero byte");
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) refuse(std::strerror(errno));
   struct stat info;

@@ -85,8 +85,11 @@ class Packing {
  private:
   char* pack(int i, char* p);
   char* pack_tensor(int i, double* record, PackedView& v, const Storage& s);
-  char* pack_fresh(double* record, PackedView& v);
+  char* pack_fresh(int i, double* record, PackedView& v);
   void read_dims(double* record, PackedView& v, int64_t* shape, int64_t& numel);
+  void check_contract(int i, PackedView& v) {
+    if (row_->contract) row_->contract->check_tensor(row_->name, i, v.dtype, v.ndim, v.dims(), bindings_);
+  }
   void check_shapes(char* tensors) const;
   TensorKind kind(int i) const { return row_->tensors[std::min(i, row_->tensor_count - 1)]; }
   int64_t whole_at(const char* what, double d, int64_t low, int64_t high) const {
@@ -101,6 +104,7 @@ class Packing {
   bool other_stream_ = false;  // a tensor belongs to another stream than the one the op runs on
   double fresh_[kMaxNamedTensors];
   int fresh_count_ = 0;
+  Contract::Bindings bindings_;
 };
 
 void Packing::read_dims(double* record, PackedView& v, int64_t* shape, int64_t& numel) {
@@ -110,7 +114,7 @@ void Packing::read_dims(double* record, PackedView& v, int64_t* shape, int64_t& 
   bool empty = false;
   for (int d = 0; d < ndim; d++) {
     if (!whole(record[kShape + d], shape[d]) || shape[d] < 0) {
-      fail(ErrorCode::Shape, row_->name, ": a size must be a whole number from 0 on, got ", record[kShape + d]);
+      fail(ErrorCode::Shape, row_->name, ": a size must be a whole number from 0 on, got ", show(record[kShape + d]));
     }
     // An empty tensor may have any other sizes: the product must not overflow before the 0 comes.
     if (shape[d] == 0) empty = true;
@@ -121,10 +125,11 @@ void Packing::read_dims(double* record, PackedView& v, int64_t* shape, int64_t& 
   if (empty) numel = 0;
 }
 
-char* Packing::pack_fresh(double* record, PackedView& v) {
+char* Packing::pack_fresh(int i, double* record, PackedView& v) {
   int64_t* shape = v.dims();
   int64_t numel = 0;
   read_dims(record, v, shape, numel);
+  check_contract(i, v);
   int64_t* strides = shape + v.ndim;
   int64_t step = 1;
   for (int d = v.ndim - 1; d >= 0; d--) {
@@ -145,14 +150,15 @@ char* Packing::pack_tensor(int i, double* record, PackedView& v, const Storage& 
   int64_t* shape = v.dims();
   int64_t numel = 0;
   read_dims(record, v, shape, numel);
+  check_contract(i, v);
   int64_t* strides = shape + v.ndim;
   int64_t low = 0, high = 0;
-  if (!whole(record[kOffset], low)) fail(ErrorCode::Shape, row_->name, ": not an offset: ", record[kOffset]);
+  if (!whole(record[kOffset], low)) fail(ErrorCode::Shape, row_->name, ": not an offset: ", show(record[kOffset]));
   high = low;
   bool overflow = false;
   for (int d = 0; d < v.ndim; d++) {
     if (!whole(record[kStrides + d], strides[d])) {
-      fail(ErrorCode::Shape, row_->name, ": not a stride: ", record[kStrides + d]);
+      fail(ErrorCode::Shape, row_->name, ": not a stride: ", show(record[kStrides + d]));
     }
     int64_t reach = 0;
     overflow |= __builtin_mul_overflow(shape[d] - 1, strides[d], &reach);
@@ -189,11 +195,11 @@ char* Packing::pack(int i, char* p) {
   }
   int64_t dtype = 0;
   if (!whole(record[kDType], dtype) || dtype < 0 || dtype >= kDTypes) {
-    fail(ErrorCode::DType, row_->name, ": unknown dtype code ", record[kDType]);
+    fail(ErrorCode::DType, row_->name, ": unknown dtype code ", show(record[kDType]));
   }
   v.dtype = DType(dtype);
   if (handle > 0) return pack_tensor(i, record, v, e_.storage(row_->name, handle));
-  if (handle == kFresh && (kind == TensorKind::kOut || kind == TensorKind::kMaybeOut)) return pack_fresh(record, v);
+  if (handle == kFresh && (kind == TensorKind::kOut || kind == TensorKind::kMaybeOut)) return pack_fresh(i, record, v);
   if (handle == kScalar && kind == TensorKind::kIn && row_->kind == OpKind::kPointwise) {
     v.kind = PackedView::kScalarValue;
     v.scalar = record[kOffset];
@@ -262,7 +268,8 @@ void Packing::run() {
   if (k) std::memcpy(p, m_ + kHeader + kRecord * n, size_t(k) * 8);
   char* const tensors = p += size_t(k) * 8;
   for (int i = 0; i < n; i++) p = pack(i, p);
-  if (row_->kind != OpKind::kStructured) check_shapes(tensors);
+  if (row_->contract) row_->contract->check_numbers(row_->name, m_ + kHeader + kRecord * n, k, bindings_);
+  else check_shapes(tensors);
   const uint64_t seq = stream.commit(run_packed, row_->name, size_t(p - payload));
   if (other_stream_) {
     for (int i = 0; i < n; i++) {

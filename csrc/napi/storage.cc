@@ -54,7 +54,9 @@ double read_element(const char* p, DType dtype) {
 DType dtype_argument(const Arguments& a, size_t i) {
   const double code = a.number(i, "the dtype code");
   int64_t n = 0;
-  if (!whole(code, n) || n < 0 || n >= kDTypes) { fail(ErrorCode::DType, a.function(), ": unknown dtype code ", code); }
+  if (!whole(code, n) || n < 0 || n >= kDTypes) {
+    fail(ErrorCode::DType, a.function(), ": unknown dtype code ", show(code));
+  }
   return DType(n);
 }
 
@@ -103,7 +105,7 @@ napi_value alloc(Environment& e, const Arguments& a) {
   DeviceContext& device = a.device(0);
   const double bytes = a.number(1, "the number of bytes");
   int64_t n = 0;
-  if (!whole(bytes, n) || n < 0) fail(ErrorCode::Shape, "alloc: not a number of bytes: ", bytes);
+  if (!whole(bytes, n) || n < 0) fail(ErrorCode::Shape, "alloc: not a number of bytes: ", show(bytes));
   return make_number(e, e.storages.add(device, e.allocate(device, size_t(n), kComputeStream)));
 }
 

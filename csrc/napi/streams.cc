@@ -82,15 +82,16 @@ napi_value getNumThreads(Environment& e, const Arguments&) { return make_number(
 napi_value configure(Environment& e, const Arguments& a) {
   const auto option = [&](const char* name, napi_valuetype expected, napi_value* value) {
     napi_valuetype type = napi_undefined;
-    if (napi_get_named_property(e.env, a.value(0), name, value) != napi_ok) {
-      fail(ErrorCode::Value, "configure: expects an object");
-    }
+    if (napi_get_named_property(e.env, a.value(0), name, value) != napi_ok) return false;
     napi_typeof(e.env, *value, &type);
     if (type == napi_undefined) return false;
     if (type != expected) fail(ErrorCode::Value, "configure: ", name, " has the wrong type");
     return true;
   };
   napi_value value = nullptr;
+  napi_valuetype type = napi_undefined;
+  napi_typeof(e.env, a.value(0), &type);
+  if (type != napi_object) fail(ErrorCode::Value, "configure: expects an object");
   double number = 0;
   StreamSettings& settings = stream_settings();
   if (option("queueLimit", napi_number, &value)) {
