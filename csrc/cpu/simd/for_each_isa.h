@@ -50,8 +50,10 @@
 #define KL __attribute__((always_inline)) KT
 #define KI inline KL
 
-#if defined(__x86_64__) && !defined(SG_PORTABLE_ONLY)
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(__x86_64__) && !defined(SG_PORTABLE_ONLY)
 
 #define KT __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")))
 namespace sg::avx512 {
