@@ -77,6 +77,48 @@ def activations(f):
     run(f, "LogSoftmax", nn.LogSoftmax(1), [f.randn(2, 3, 4)], dim=1)
 
 
+class GroupedQueryAttention(nn.Module):
+    """Causal self-attention with fewer key heads than query heads and rotary positions in halves (i, i + D/2), which
+    PyTorch has no module for. Parameters are named and packed as nn.MultiheadAttention's: queries, keys, values."""
+
+    def __init__(self, dim, heads, key_heads, rotary):
+        super().__init__()
+        self.heads, self.key_heads, self.size, self.rotary = heads, key_heads, dim // heads, rotary
+        packed = dim + 2 * key_heads * self.size
+        self.in_proj_weight = nn.Parameter(torch.empty(packed, dim))
+        self.in_proj_bias = nn.Parameter(torch.empty(packed))
+        self.out_proj = nn.Linear(dim, dim)
+
+    def rotate(self, x):
+        half = self.size // 2
+        angles = torch.arange(x.shape[2], dtype=x.dtype)[:, None] * 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+        a, b = x[..., :half], x[..., half:]
+        return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
+
+    def forward(self, x):
+        batch, time, dim = x.shape
+        packed = nn.functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        packed = packed.view(batch, time, -1, self.size).transpose(1, 2)
+        q, k, v = packed.split([self.heads, self.key_heads, self.key_heads], 1)
+        if self.rotary:
+            q, k = self.rotate(q), self.rotate(k)
+        k, v = (t.repeat_interleave(self.heads // self.key_heads, 1) for t in (k, v))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out_proj(y.transpose(1, 2).reshape(batch, time, dim))
+
+
+class SwiGLU(nn.Module):
+    """Shazeer, "GLU Variants Improve Transformer", 2020, with the names of Llama's feed-forward block."""
+
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.gate_proj, self.up_proj = nn.Linear(dim, hidden, bias=False), nn.Linear(dim, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
 def attention(f):
     blocked = torch.ones(4, 4, dtype=torch.bool).triu(1)  # PyTorch's modules mark what may NOT be seen
     padding = torch.tensor([[False, False, False, True], [False, True, False, True]])
@@ -88,6 +130,10 @@ def attention(f):
         embedDim=8, numHeads=2, call=lambda m, q, k, v, p: m(q, k, v, key_padding_mask=p, need_weights=False)[0])
     run(f, "MultiheadAttention", nn.MultiheadAttention(8, 2, batch_first=True, kdim=6, vdim=5), [f.randn(2, 3, 8), f.randn(2, 4, 6), f.randn(2, 4, 5)],
         embedDim=8, numHeads=2, kdim=6, vdim=5, call=lambda m, q, k, v: m(q, k, v, need_weights=False)[0])
+    for rotary in [False, True]:
+        run(f, "MultiheadAttention", GroupedQueryAttention(16, 4, 2, rotary), [f.randn(2, 5, 16)], embedDim=16, numHeads=4, numKeyValueHeads=2,
+            rotary=rotary, isCausal=True)
+    run(f, "SwiGLU", SwiGLU(4, 6), [f.randn(2, 3, 4)], dim=4, hidden=6)
     for norm_first, activation in [(False, "relu"), (True, "gelu")]:
         layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, activation=activation, norm_first=norm_first, batch_first=True)
         run(f, "TransformerEncoderLayer", layer, [f.randn(2, 4, 8)], dModel=8, nhead=2, dimFeedforward=12, activation=activation,

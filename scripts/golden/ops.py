@@ -76,7 +76,7 @@ def reductions():
         # ties: amax shares its gradient evenly, as PyTorch's does
         for kind in ["amax", "amin"]:
             f.op(kind, getattr(torch, kind), [f.ints(4, 6, high=3).float()], dim=dim)
-    for p in [1.0, 2.0, 3.0]:
+    for p in [1.0, 2.0]:
         f.op("norm", torch.linalg.vector_norm, [f.randn(3, 4)], ord=p, dim=1)
     f.op("norm", torch.linalg.vector_norm, [f.randn(3, 4)])
     f.op("sum", torch.sum, [f.ints(3, 4)], dim=1)
@@ -112,7 +112,7 @@ def normalizations():
     f.op("layerNorm", lambda x, eps: F.layer_norm(x, [6], None, None, eps), [f.randn(4, 6)], eps=1e-3)
     f.op("rmsNorm", lambda x, w, eps: F.rms_norm(x, [6], w, eps), [f.randn(2, 3, 6), f.randn(6)], eps=1e-6)
     f.op("rmsNorm", lambda x, eps: F.rms_norm(x, [6], None, eps), [f.randn(4, 6)], eps=1e-5)
-    for groups, shape in [(1, [2, 4, 3]), (2, [2, 4, 3, 2]), (4, [3, 4])]:
+    for groups, shape in [(1, [2, 4, 3]), (2, [2, 4, 3, 2]), (4, [3, 4, 5])]:
         f.op("groupNorm", lambda x, w, b, groups: F.group_norm(x, groups, w, b), [f.randn(*shape), f.randn(4), f.randn(4)], groups=groups)
     return f
 
@@ -197,7 +197,6 @@ def shaping():
             f.op(kind, getattr(torch, kind), [f.randn(2, 3, 4)], diagonal=diagonal)
     f.op("diagonal", torch.diagonal, [f.randn(3, 4)], offset=1)
     f.op("movedim", torch.movedim, [f.randn(2, 3, 4)], source=0, destination=2)
-    f.op("unfold", lambda x, dim, size, step: x.unfold(dim, size, step), [f.randn(2, 7)], dim=1, size=3, step=2)
     return f
 
 

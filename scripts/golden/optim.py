@@ -157,9 +157,9 @@ def schedulers():
     rates("ReduceLROnPlateau", lambda o: schedules.ReduceLROnPlateau(o, mode="max", factor=0.3, patience=3, threshold=0.01, threshold_mode="abs"),
           metrics=[round(-m, 4) for m in metrics], mode="max", factor=0.3, patience=3, threshold=0.01, thresholdMode="abs")
     rates("LinearWithWarmup", lambda o: transformers.get_linear_schedule_with_warmup(o, 20, 150), warmup=20, total=150)
-    rates("CosineWithWarmup", lambda o: transformers.get_cosine_schedule_with_warmup(o, 20, 150), warmup=20, total=150)
-    rates("CosineWithWarmup", lambda o: transformers.get_cosine_with_min_lr_schedule_with_warmup(o, 20, 150, min_lr=0.01),
-          warmup=20, total=150, minLr=0.01)
+    rates("CosineWithWarmup", lambda o: transformers.get_cosine_schedule_with_warmup(o, 20, 200), warmup=20, total=200)
+    rates("CosineWithWarmup", lambda o: transformers.get_cosine_with_min_lr_schedule_with_warmup(o, 20, 200, min_lr=0.01),
+          warmup=20, total=200, minLr=0.01)
     rates("WarmupStableDecay", lambda o: transformers.get_wsd_schedule(o, 20, 50, num_stable_steps=100, decay_type="linear"),
           warmup=20, stable=100, decay=50)
     return f

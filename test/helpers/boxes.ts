@@ -1,5 +1,5 @@
 // The smallest things with a state, for the tests of checkpoints.
-import { type Tensor, fromTypedArray } from '../../lib/index.js';
+import { fromTypedArray, type Tensor } from '../../lib/index.js';
 
 export class Box {
   constructor(public state: unknown) {}

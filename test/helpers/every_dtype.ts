@@ -1,5 +1,5 @@
 // One tensor of every dtype, with bits that a conversion would change.
-import { type DType, type Tensor, fromTypedArray } from '../../lib/index.js';
+import { type DType, fromTypedArray, type Tensor } from '../../lib/index.js';
 
 export function everyDType(): Record<DType, Tensor> {
   const bits16 = Uint16Array.from([0, 1, 0x3c00, 0x8000, 0x7c01, 0xffff]);

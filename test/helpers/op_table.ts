@@ -26,8 +26,8 @@ export interface Row {
   readonly ref: (...x: Nd[]) => Nd | readonly Nd[];
   /** Dtypes under test; by default the four floating-point types. */
   readonly dtypes?: readonly DType[];
-  /** The dtype of the first result where it is not the one under test. */
-  readonly result?: DType;
+  /** The dtype of the first result where it is not the one under test: one, or one for each. */
+  readonly result?: DType | ((dtype: DType) => DType);
   /** A factor on the tolerances, for ops that round several times. */
   readonly tolerance?: number;
   /** Element i of the result depends on element i of the inputs alone, so one difference gives all slopes. */
@@ -125,7 +125,8 @@ function checkForward(row: Row, values: readonly Nd[], result: Result, dtype: DT
   const expected = [row.ref(...values)].flat() as Nd[];
   const label = `${row.name} ${dtype}`;
   expect(result.outputs.length, `${label}: number of results`).toBe(expected.length);
-  expect(result.dtypes[0], `${label}: dtype of the result`).toBe(row.result ?? dtype);
+  const kind = typeof row.result === 'function' ? row.result(dtype) : row.result;
+  expect(result.dtypes[0], `${label}: dtype of the result`).toBe(kind ?? dtype);
   expected.forEach((y, i) => {
     expect(result.outputs[i]!.shape, `${label}: shape of result ${i}`).toEqual(y.shape);
     const tolerance = (forwardTolerance[result.dtypes[i]!] ?? 0) * (row.tolerance ?? 1);
