@@ -12,7 +12,10 @@ import { failure, scratchFolder, writeRawSafetensors } from './helpers/files.js'
 const dir = scratchFolder();
 const path = (name: string): string => join(dir, name);
 await io.saveSafetensors(path('all.safetensors'), everyDType(), { note: 'ünï' });
-await io.saveSafetensors(path('names.safetensors'), Object.fromEntries(['', '0', 'a"b\\c', '日本', 'x'.repeat(300)].map((name) => [name, fromTypedArray(Float32Array.of(7), [])])));
+await io.saveSafetensors(
+  path('names.safetensors'),
+  Object.fromEntries(['', '0', 'a"b\\c', '日本', 'x'.repeat(300)].map((name) => [name, fromTypedArray(Float32Array.of(7), [])])),
+);
 
 describe('hostile files', () => {
   const f32 = (shape: number[], from: number, to: number): object => ({ dtype: 'F32', shape, data_offsets: [from, to] });
@@ -20,8 +23,18 @@ describe('hostile files', () => {
     ['not JSON', '{"a"', 0, /the header is not JSON in UTF-8/],
     ['not an object', '[]', 0, /does not begin with "{"/],
     ['leading space', ' {}', 0, /does not begin with "{"/],
-    ['a name twice', '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1, /the header has "a" twice/],
-    ['a name twice, spelled differently', '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', 1, /the header has "a" twice/],
+    [
+      'a name twice',
+      '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+      1,
+      /the header has "a" twice/,
+    ],
+    [
+      'a name twice, spelled differently',
+      '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"\\u0061":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+      1,
+      /the header has "a" twice/,
+    ],
     ['a field twice', '{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', 1, /the header has "dtype" twice/],
     ['unknown dtype', { a: { dtype: 'F31', shape: [1], data_offsets: [0, 4] } }, 4, /tensor "a": unknown dtype a string "F31"/],
     ['dtype of the prototype', { a: { dtype: 'toString', shape: [1], data_offsets: [0, 4] } }, 4, /unknown dtype/],
@@ -50,15 +63,23 @@ describe('hostile files', () => {
   });
 
   test('hostile sizes of the header', async () => {
-    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 2n ** 64n - 1n)))).message).toMatch(/a header of 18446744073709551615 bytes is over the limit/);
-    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 100_000_001n)))).message).toMatch(/over the limit of 100000000/);
-    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 100n)))).message).toMatch(/is truncated: the header ends at byte 108, the file at 10/);
+    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 2n ** 64n - 1n)))).message).toMatch(
+      /a header of 18446744073709551615 bytes is over the limit/,
+    );
+    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 100_000_001n)))).message).toMatch(
+      /over the limit of 100000000/,
+    );
+    expect((await failure(io.openSafetensors(writeRawSafetensors(path('h.safetensors'), '{}', 0, 100n)))).message).toMatch(
+      /is truncated: the header ends at byte 108, the file at 10/,
+    );
     writeFileSync(path('short.safetensors'), Buffer.alloc(7));
     expect((await failure(io.openSafetensors(path('short.safetensors')))).message).toMatch(/is truncated: 7 bytes/);
   });
 
   test('too deep, too many dimensions, no counterpart', async () => {
-    expect(await failure(io.openSafetensors(writeRawSafetensors(path('deep.safetensors'), `{"a":${'['.repeat(1e6)}${']'.repeat(1e6)}}`)))).toBeInstanceOf(CheckpointError);
+    expect(await failure(io.openSafetensors(writeRawSafetensors(path('deep.safetensors'), `{"a":${'['.repeat(1e6)}${']'.repeat(1e6)}}`)))).toBeInstanceOf(
+      CheckpointError,
+    );
     const wide = writeRawSafetensors(path('wide.safetensors'), { a: { dtype: 'U8', shape: new Array(9).fill(1), data_offsets: [0, 1] } }, 1);
     expect((await failure(io.loadSafetensors(wide))).message).toMatch(/9 dimensions, at most 8/);
     const complex = writeRawSafetensors(path('complex.safetensors'), { a: { dtype: 'C64', shape: [1], data_offsets: [0, 8] } }, 8);
@@ -107,8 +128,14 @@ describe('hostile files', () => {
       }),
       { numRuns: 3000 },
     );
-    await fc.assert(fc.asyncProperty(fc.constantFrom(...originals), fc.nat(), async (original, at) => attempt(original.subarray(0, at % original.length))), { numRuns: 500 });
-    await fc.assert(fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), async (bytes) => attempt(Buffer.from(bytes))), { numRuns: 500 });
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...originals), fc.nat(), async (original, at) => attempt(original.subarray(0, at % original.length))),
+      { numRuns: 500 },
+    );
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), async (bytes) => attempt(Buffer.from(bytes))),
+      { numRuns: 500 },
+    );
     expect(refused).toBeGreaterThan(1500);
     expect(memory().live).toBe(live);
   });

@@ -1,8 +1,8 @@
 // safetensors: what we write others read and the other way round, and a failed write leaves what was there.
-import { existsSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { CheckpointError, DTypeError, type DType, type Tensor, ValueError, empty, fromTypedArray, io, memory } from '../lib/index.js';
+import { CheckpointError, type DType, DTypeError, empty, fromTypedArray, io, memory, type Tensor, ValueError } from '../lib/index.js';
 import { encodeHeader } from '../lib/io/safetensors_header.js';
 import { everyDType } from './helpers/every_dtype.js';
 import { faultyFs } from './helpers/faulty_fs.js';
@@ -38,7 +38,10 @@ describe('safetensors', () => {
 
   test('views are written in row-major order, larger than one chunk too', async () => {
     const n = 5_000_000;
-    const base = fromTypedArray(Float32Array.from({ length: n }, (_, i) => i), [n / 2, 2]);
+    const base = fromTypedArray(
+      Float32Array.from({ length: n }, (_, i) => i),
+      [n / 2, 2],
+    );
     await io.saveSafetensors(path('views.safetensors'), { turned: base.transpose(0, 1), part: base.narrow(0, 1000, 4_000) });
     const { turned, part } = await io.loadSafetensors(path('views.safetensors'));
     await expectSame(turned!, base.transpose(0, 1).contiguous());
@@ -103,7 +106,15 @@ describe('safetensors', () => {
   test('a file of more than 4 GiB is read by ranges', async () => {
     // sparse: its tensors are zeros but for the last one
     const big = 5 * 2 ** 30;
-    const header = Buffer.from(encodeHeader([['big', { dtype: 'uint8', shape: [big], bytes: big }], ['last', { dtype: 'uint8', shape: [3], bytes: 3 }]], {}));
+    const header = Buffer.from(
+      encodeHeader(
+        [
+          ['big', { dtype: 'uint8', shape: [big], bytes: big }],
+          ['last', { dtype: 'uint8', shape: [3], bytes: 3 }],
+        ],
+        {},
+      ),
+    );
     writeFileSync(path('big.safetensors'), header);
     truncateSync(path('big.safetensors'), header.length + big);
     writeFileSync(path('big.safetensors'), Buffer.of(1, 2, 3), { flag: 'a' });
@@ -164,7 +175,16 @@ describe('writing is atomic', () => {
 });
 
 describe('models in several files', () => {
-  const model = (): Record<string, Tensor> => Object.fromEntries(Array.from({ length: 7 }, (_, i) => [`layer.${i}`, fromTypedArray(Float32Array.from({ length: 10 }, (_, j) => i * 10 + j), [10])]));
+  const model = (): Record<string, Tensor> =>
+    Object.fromEntries(
+      Array.from({ length: 7 }, (_, i) => [
+        `layer.${i}`,
+        fromTypedArray(
+          Float32Array.from({ length: 10 }, (_, j) => i * 10 + j),
+          [10],
+        ),
+      ]),
+    );
 
   test('written and read through the index', async () => {
     const folder = path('sharded');

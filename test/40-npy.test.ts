@@ -39,7 +39,7 @@ describe('npy', () => {
 
   test('big-endian, Fortran order, versions 2 and 3, uint64', async () => {
     const big = Buffer.alloc(24);
-    [1, 2, 3, 4, 5, 6].forEach((x, i) => big.writeFloatBE(x, 4 * i));
+    for (let i = 0; i < 6; i++) big.writeFloatBE(i + 1, 4 * i);
     const turned = await io.loadNpy(npy("{'descr': '>f4', 'fortran_order': True, 'shape': (2, 3), }", big, 2));
     expect(await turned.toArray()).toEqual([
       [1, 3, 5],
@@ -49,8 +49,12 @@ describe('npy', () => {
     expect(await row.toArray()).toEqual([[1, 2, 3, 4, 5, 6]]);
     const long = Buffer.alloc(8, 0xff);
     long[7] = 0x7f;
-    expect(await (await io.loadNpy(npy("{'shape': (1,), 'fortran_order': False, 'descr': '<u8'}", long))).toTypedArray()).toEqual(BigInt64Array.of(2n ** 63n - 1n));
-    expect((await failure(io.loadNpy(npy("{'shape': (1,), 'fortran_order': False, 'descr': '<u8'}", Buffer.alloc(8, 0xff))))).message).toMatch(/uint64 value from 2\^63/);
+    expect(await (await io.loadNpy(npy("{'shape': (1,), 'fortran_order': False, 'descr': '<u8'}", long))).toTypedArray()).toEqual(
+      BigInt64Array.of(2n ** 63n - 1n),
+    );
+    expect((await failure(io.loadNpy(npy("{'shape': (1,), 'fortran_order': False, 'descr': '<u8'}", Buffer.alloc(8, 0xff))))).message).toMatch(
+      /uint64 value from 2\^63/,
+    );
   });
 
   test.each<[string, string, number, RegExp]>([
@@ -93,9 +97,14 @@ describe('npy', () => {
       }),
       { numRuns: 1500 },
     );
-    await fc.assert(fc.asyncProperty(fc.constantFrom(...originals), fc.nat(), async (original, at) => attempt(original.subarray(0, at % original.length))), { numRuns: 300 });
+    await fc.assert(
+      fc.asyncProperty(fc.constantFrom(...originals), fc.nat(), async (original, at) => attempt(original.subarray(0, at % original.length))),
+      { numRuns: 300 },
+    );
     // the grammar alone, on dictionary-like noise
-    const noise = fc.array(fc.constantFrom('{', '}', '(', ')', ',', ':', "'descr'", "'<f4'", 'True', '1', "'shape'", "'fortran_order'", ' '), { maxLength: 30 });
+    const noise = fc.array(fc.constantFrom('{', '}', '(', ')', ',', ':', "'descr'", "'<f4'", 'True', '1', "'shape'", "'fortran_order'", ' '), {
+      maxLength: 30,
+    });
     fc.assert(
       fc.property(noise, (parts) => {
         try {

@@ -1,16 +1,16 @@
 // The loader's order, epochs and resumption in the main thread; 41-data-workers.test.ts repeats what matters with threads.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { DataError, type Tensor, ValueError, data } from '../lib/index.js';
+import { DataError, data, type Tensor, ValueError } from '../lib/index.js';
 import { failure, range } from './helpers/files.js';
 
 const dataset = (length: number): data.Dataset<{ x: Float32Array }> => ({ length, get: (i) => ({ x: Float32Array.of(i) }) });
 
-async function collect(loader: AsyncIterable<any>, stopAfter = Number.POSITIVE_INFINITY): Promise<number[][]> {
+async function collect(loader: AsyncIterable<unknown>, stopAfter = Number.POSITIVE_INFINITY): Promise<number[][]> {
   const out: number[][] = [];
   if (stopAfter === 0) return out;
-  for await (const { x } of loader) {
-    out.push(((await (x as Tensor).toArray()) as number[][]).map((row) => row[0]!));
+  for await (const batch of loader) {
+    out.push(((await (batch as { x: Tensor }).x.toArray()) as number[][]).map((row) => row[0]!));
     if (out.length === stopAfter) break;
   }
   return out;
@@ -19,7 +19,10 @@ async function collect(loader: AsyncIterable<any>, stopAfter = Number.POSITIVE_I
 describe('epochs', () => {
   test('in order, with a short last batch or without', async () => {
     expect(await collect(new data.DataLoader(dataset(5), { batchSize: 2 }))).toEqual([[0, 1], [2, 3], [4]]);
-    expect(await collect(new data.DataLoader(dataset(5), { batchSize: 2, dropLast: true }))).toEqual([[0, 1], [2, 3]]);
+    expect(await collect(new data.DataLoader(dataset(5), { batchSize: 2, dropLast: true }))).toEqual([
+      [0, 1],
+      [2, 3],
+    ]);
     expect(await collect(new data.DataLoader(dataset(0)))).toEqual([]);
     expect(new data.DataLoader(dataset(5), { batchSize: 2 }).length).toBe(3);
   });
@@ -45,9 +48,21 @@ describe('epochs', () => {
   test('an order of batches, and ranks', async () => {
     const order = { length: 2, at: (batch: number, epoch: number) => (batch === 0 ? [epoch, 3] : [1]) };
     const loader = new data.DataLoader(dataset(4), { batchSampler: order });
-    expect([await collect(loader), await collect(loader)]).toEqual([[[0, 3], [1]], [[1, 3], [1]]]);
+    expect([await collect(loader), await collect(loader)]).toEqual([
+      [[0, 3], [1]],
+      [[1, 3], [1]],
+    ]);
     const ranks = await Promise.all([0, 1].map((rank) => collect(new data.DataLoader(dataset(7), { batchSize: 2, rank, world: 2 }))));
-    expect(ranks).toEqual([[[0, 2], [4, 6]], [[1, 3], [5, 0]]]);
+    expect(ranks).toEqual([
+      [
+        [0, 2],
+        [4, 6],
+      ],
+      [
+        [1, 3],
+        [5, 0],
+      ],
+    ]);
     const bad = new data.DataLoader(dataset(4), { batchSampler: { length: 1, at: () => [4] } });
     expect((await failure(collect(bad))).message).toBe('DataLoader: the sampler gave index 4 in batch 0, the dataset has 4 samples');
   });
@@ -56,7 +71,11 @@ describe('epochs', () => {
     const loader = new data.DataLoader(dataset(6), { batchSize: 2 });
     const first = loader[Symbol.asyncIterator]();
     await first.next();
-    expect(await collect(loader)).toEqual([[0, 1], [2, 3], [4, 5]]);
+    expect(await collect(loader)).toEqual([
+      [0, 1],
+      [2, 3],
+      [4, 5],
+    ]);
     expect((await failure(first.next())).message).toMatch(/this loop ended when another one over the same loader began/);
   });
 
@@ -68,7 +87,10 @@ describe('epochs', () => {
   });
 
   test('wrong options', () => {
-    const make = (options: object, d: unknown = dataset(4)) => () => new data.DataLoader(d as never, options);
+    const make =
+      (options: object, d: unknown = dataset(4)) =>
+      () =>
+        new data.DataLoader(d as never, options);
     expect(make({ batchSize: 0 })).toThrow('DataLoader: batchSize must be a whole number from 1, got 0');
     expect(make({ seed: Number.NaN })).toThrow(ValueError);
     expect(make({ shuffle: true, sampler: new data.SequentialSampler(4) })).toThrow('DataLoader: sampler and shuffle exclude each other');
@@ -85,25 +107,32 @@ describe('epochs', () => {
 describe('resuming', () => {
   test('at any batch of any epoch, the rest is the same', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 7 }), fc.nat(60), fc.boolean(), fc.nat(100), async (n, batchSize, stop, dropLast, seed) => {
-        const options = { batchSize, shuffle: true, seed, dropLast };
-        const three = async (loader: data.DataLoader<any>): Promise<number[][]> => {
-          const out: number[][] = [];
-          for (let epoch = loader.epoch; epoch < 3; epoch++) {
-            loader.setEpoch(epoch);
-            out.push(...(await collect(loader)));
-          }
-          return out;
-        };
-        const whole = await three(new data.DataLoader(dataset(n), options));
-        const first = new data.DataLoader(dataset(n), options);
-        const before: number[][] = [];
-        while (before.length < Math.min(stop, whole.length)) before.push(...(await collect(first, Math.min(stop, whole.length) - before.length)));
-        const state = JSON.parse(JSON.stringify(first.stateDict()));
-        const second = new data.DataLoader(dataset(n), { ...options, seed: seed + 1 });
-        second.loadStateDict(state);
-        expect([...before, ...(await three(second))]).toEqual(whole);
-      }),
+      fc.asyncProperty(
+        fc.integer({ min: 1, max: 40 }),
+        fc.integer({ min: 1, max: 7 }),
+        fc.nat(60),
+        fc.boolean(),
+        fc.nat(100),
+        async (n, batchSize, stop, dropLast, seed) => {
+          const options = { batchSize, shuffle: true, seed, dropLast };
+          const three = async (loader: data.DataLoader<{ x: Float32Array }>): Promise<number[][]> => {
+            const out: number[][] = [];
+            for (let epoch = loader.epoch; epoch < 3; epoch++) {
+              loader.setEpoch(epoch);
+              out.push(...(await collect(loader)));
+            }
+            return out;
+          };
+          const whole = await three(new data.DataLoader(dataset(n), options));
+          const first = new data.DataLoader(dataset(n), options);
+          const before: number[][] = [];
+          while (before.length < Math.min(stop, whole.length)) before.push(...(await collect(first, Math.min(stop, whole.length) - before.length)));
+          const state = JSON.parse(JSON.stringify(first.stateDict()));
+          const second = new data.DataLoader(dataset(n), { ...options, seed: seed + 1 });
+          second.loadStateDict(state);
+          expect([...before, ...(await three(second))]).toEqual(whole);
+        },
+      ),
       { numRuns: 150 },
     );
   });
@@ -136,7 +165,9 @@ describe('resuming', () => {
 
   test('states that do not belong here', () => {
     const loader = new data.DataLoader(dataset(12));
-    expect(() => loader.loadStateDict({ ...loader.stateDict(), samples: 13 })).toThrow('DataLoader.loadStateDict: the state was taken over 13 samples, the dataset has 12');
+    expect(() => loader.loadStateDict({ ...loader.stateDict(), samples: 13 })).toThrow(
+      'DataLoader.loadStateDict: the state was taken over 13 samples, the dataset has 12',
+    );
     expect(() => loader.loadStateDict({ ...loader.stateDict(), epoch: -1 })).toThrow(ValueError);
     expect(() => loader.loadStateDict(null as never)).toThrow(ValueError);
   });
@@ -152,7 +183,10 @@ describe('streams', () => {
   test('batched, resumed, shared between ranks', async () => {
     const loader = new data.DataLoader(stream(7), { batchSize: 3 });
     expect(await collect(loader)).toEqual([[0, 1, 2], [3, 4, 5], [6]]);
-    expect(await collect(new data.DataLoader(stream(7), { batchSize: 3, dropLast: true }))).toEqual([[0, 1, 2], [3, 4, 5]]);
+    expect(await collect(new data.DataLoader(stream(7), { batchSize: 3, dropLast: true }))).toEqual([
+      [0, 1, 2],
+      [3, 4, 5],
+    ]);
     await collect(loader, 2);
     const again = new data.DataLoader(stream(7), { batchSize: 3 });
     again.loadStateDict(JSON.parse(JSON.stringify(loader.stateDict())));
@@ -173,7 +207,10 @@ describe('streams', () => {
         }
       },
     };
-    expect(await collect(new data.DataLoader(source, { batchSize: 2 }), 2)).toEqual([[0, 1], [2, 3]]);
+    expect(await collect(new data.DataLoader(source, { batchSize: 2 }), 2)).toEqual([
+      [0, 1],
+      [2, 3],
+    ]);
     expect(closed).toBe(1);
     const broken: data.IterableDataset = {
       *iterate() {
@@ -184,6 +221,8 @@ describe('streams', () => {
     const error = await failure(collect(new data.DataLoader(broken)));
     expect(error).toBeInstanceOf(DataError);
     expect(error.message).toBe('DataLoader: sample 1 of the stream (shard 0 of 1) failed: socket closed');
-    expect((await failure(collect(new data.DataLoader({ iterate: () => 3 } as never)))).message).toBe('DataLoader: dataset.iterate() must return an iterable, got 3');
+    expect((await failure(collect(new data.DataLoader({ iterate: () => 3 } as never)))).message).toBe(
+      'DataLoader: dataset.iterate() must return an iterable, got 3',
+    );
   });
 });

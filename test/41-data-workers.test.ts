@@ -4,31 +4,38 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import type { DataLoader, DataLoaderOptions } from '../lib/data/index.js';
+import type { Tensor } from '../lib/tensor.js';
 import { failure, scratchFolder } from './helpers/files.js';
 
 const entry = new URL('../dist/lib/index.js', import.meta.url).href;
 const { data, DataError, memory } = (await import(entry)) as typeof import('../lib/index.js');
 
+type Batch = { x: Tensor; thread: Tensor; inputs: Tensor };
 const module = new URL('./helpers/datasets.js', import.meta.url);
 const numbers = (length: number, options: object = {}) => ({ module, export: 'Numbers', args: [length, options] });
 const dir = scratchFolder();
 
-async function collect(loader: DataLoader<any, any>, stopAfter = Number.POSITIVE_INFINITY): Promise<number[][][]> {
+async function collect(loader: DataLoader<unknown, Batch>, stopAfter = Number.POSITIVE_INFINITY): Promise<number[][][]> {
   const out: number[][][] = [];
   for await (const { x } of loader) {
-    out.push(await x.toArray());
+    out.push((await x.toArray()) as number[][]);
     if (out.length === stopAfter) break;
   }
   return out;
 }
-const load = (source: unknown, options: DataLoaderOptions): DataLoader<any, any> => new data.DataLoader(source as never, options);
+const load = (source: unknown, options: DataLoaderOptions): DataLoader<unknown, Batch> => new data.DataLoader(source as never, options);
 
 describe('batches from workers', () => {
   test('are those of the main thread, in the same order, with any number of workers and any prefetch', async () => {
     const options = { batchSize: 7, shuffle: true, seed: 3 };
     const expected = await collect(load(numbers(100), options));
     expect(expected.length).toBe(15);
-    for (const [workers, prefetchFactor, slow] of [[1, 1, 0], [2, 2, 0], [3, 1, 20], [4, 5, 5]] as const) {
+    for (const [workers, prefetchFactor, slow] of [
+      [1, 1, 0],
+      [2, 2, 0],
+      [3, 1, 20],
+      [4, 5, 5],
+    ] as const) {
       expect(await collect(load(numbers(100, { slow }), { ...options, workers, prefetchFactor }))).toEqual(expected);
     }
   });
@@ -49,18 +56,24 @@ describe('batches from workers', () => {
     expect((await collect(load({ module, export: 'numbersLater', args: [3] }, { workers: 1, batchSize: 3 })))[0]!.map((r) => r[0])).toEqual([0, 1, 2]);
     expect((await collect(load({ module: module.href, export: 'fixed' }, { workers: 1 }))).length).toBe(4);
     const shard = join(dir, 'tokens.bin');
-    await data.writeTokenShard(shard, Array.from({ length: 1000 }, (_, i) => i));
+    await data.writeTokenShard(
+      shard,
+      Array.from({ length: 1000 }, (_, i) => i),
+    );
     const tokens = new data.TokenDataset([shard, Uint16Array.from({ length: 50 }, (_, i) => i)], { context: 9, windows: 'random', length: 64 });
     const text = new data.TextDataset('the whale, the whale! '.repeat(20), new data.ByteTokenizer(), { context: 9, windows: 'random', length: 64 });
     const arrays = new data.TensorDataset({ inputs: { data: Float32Array.from({ length: 64 }, (_, i) => i), shape: [16, 2, 2] } });
-    for (const dataset of [tokens, text, arrays, new data.Subset<any>(arrays, [3, 1, 4, 1, 5]), data.randomSplit<any>(tokens, [0.5, 0.5])[1]!]) {
+    for (const dataset of [tokens, text, arrays, new data.Subset<unknown>(arrays, [3, 1, 4, 1, 5]), data.randomSplit<unknown>(tokens, [0.5, 0.5])[1]!]) {
       const all: unknown[][] = [[], []];
-      for (const workers of [0, 2]) for await (const { inputs } of load(dataset, { batchSize: 4, shuffle: true, workers })) all[workers / 2]!.push(await inputs.toArray());
+      for (const workers of [0, 2])
+        for await (const { inputs } of load(dataset, { batchSize: 4, shuffle: true, workers })) all[workers / 2]!.push(await inputs.toArray());
       expect(all[1]).toEqual(all[0]);
     }
     const mapped = new data.MappedDataset(new data.TensorDataset({ x: Float32Array.of(1, 2) }) as never, { module, export: 'addTo', args: [10] });
     for (const workers of [0, 1]) expect(await collect(load(mapped, { workers }))).toEqual([[[11]], [[12]]]);
-    expect(() => load(new data.MappedDataset(arrays as never, (s) => s), { workers: 1 })).toThrow(/MappedDataset: a function cannot be sent to a worker thread/);
+    expect(() => load(new data.MappedDataset(arrays as never, (s) => s), { workers: 1 })).toThrow(
+      /MappedDataset: a function cannot be sent to a worker thread/,
+    );
   });
 
   test('a collate function by name', async () => {
@@ -100,7 +113,12 @@ describe('resuming', () => {
     const counter = (n: number) => ({ module, export: 'Counter', args: [n] });
     const options = { batchSize: 3, workers: 3 };
     const expected = await collect(load(counter(40), options));
-    expect(expected.flat().map((r) => r[0]).sort((a, b) => a! - b!)).toEqual(Array.from({ length: 40 }, (_, i) => i));
+    expect(
+      expected
+        .flat()
+        .map((r) => r[0])
+        .sort((a, b) => a! - b!),
+    ).toEqual(Array.from({ length: 40 }, (_, i) => i));
     for (const stop of [1, 5, expected.length - 1, expected.length]) {
       const first = load(counter(40), options);
       const before = await collect(first, stop);
@@ -116,7 +134,8 @@ describe('resuming', () => {
 });
 
 describe('faults', () => {
-  const run = (options: object, more: DataLoaderOptions = {}): Promise<Error> => failure(collect(load(numbers(20, options), { batchSize: 4, workers: 2, ...more })));
+  const run = (options: object, more: DataLoaderOptions = {}): Promise<Error> =>
+    failure(collect(load(numbers(20, options), { batchSize: 4, workers: 2, ...more })));
 
   test('an error in a sample names its index and keeps its stack', async () => {
     const error = await run({ failAt: 9 });
@@ -141,21 +160,29 @@ describe('faults', () => {
   });
 
   test('a batch that cannot be sent', async () => {
-    expect((await failure(collect(load(numbers(3), { workers: 1, collate: { module, export: 'unclonable' } })))).message).toMatch(/could not be cloned.* \(in worker 0\)/);
+    expect((await failure(collect(load(numbers(3), { workers: 1, collate: { module, export: 'unclonable' } })))).message).toMatch(
+      /could not be cloned.* \(in worker 0\)/,
+    );
   });
 });
 
 describe('the process', () => {
   const script = (body: string): Promise<{ stdout: string }> =>
-    promisify(execFile)(process.execPath, [
-      '--input-type=module',
-      '-e',
-      `import { data } from '${entry}'; const loader = new data.DataLoader({ module: '${module.href}', export: 'Numbers', args: [1000, { slow: 3 }] }, { workers: 2, batchSize: 2 }); ${body}`,
-    ], { timeout: 60_000 });
+    promisify(execFile)(
+      process.execPath,
+      [
+        '--input-type=module',
+        '-e',
+        `import { data } from '${entry}'; const loader = new data.DataLoader({ module: '${module.href}', export: 'Numbers', args: [1000, { slow: 3 }] }, { workers: 2, batchSize: 2 }); ${body}`,
+      ],
+      { timeout: 60_000 },
+    );
 
   test('lives while a batch is awaited, and ends though a loop was abandoned', async () => {
     expect((await script(`let n = 0; for await (const b of loader) if (++n === 20) break; console.log(n);`)).stdout).toBe('20\n');
     expect((await script(`const it = loader[Symbol.asyncIterator](); await it.next(); await it.next(); console.log('left');`)).stdout).toBe('left\n');
-    expect((await script(`const it = loader[Symbol.asyncIterator](); await it.next(); it.next(); console.log('exit'); process.exit(0);`)).stdout).toBe('exit\n');
+    expect((await script(`const it = loader[Symbol.asyncIterator](); await it.next(); it.next(); console.log('exit'); process.exit(0);`)).stdout).toBe(
+      'exit\n',
+    );
   });
 });

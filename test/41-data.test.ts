@@ -3,22 +3,11 @@ import { statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { DataError, ShapeError, type Tensor, ValueError, data, fromTypedArray, memory } from '../lib/index.js';
+import { DataError, data, ValueError } from '../lib/index.js';
 import { failure, range, scratchFolder } from './helpers/files.js';
 
 const dir = scratchFolder();
 const path = (name: string): string => join(dir, name);
-const random = new data.SampleRandom(1);
-
-/** Samples [index, index²]. */
-const squares = (length: number): data.Dataset<{ x: Float32Array }> => ({ length, get: (i) => ({ x: Float32Array.of(i, i * i) }) });
-
-async function firsts(loader: AsyncIterable<any>): Promise<number[][]> {
-  const out: number[][] = [];
-  for await (const { x } of loader) out.push(((await (x as Tensor).toArray()) as number[][]).map((row) => row[0]!));
-  return out;
-}
-
 
 describe('order', () => {
   test('a permutation has every element once, whatever its size and seed', () => {
@@ -43,7 +32,9 @@ describe('order', () => {
     const runs = 24_000;
     for (let seed = 0; seed < runs; seed++) {
       const p = new data.Permutation(4, seed);
-      const key = range(4).map((i) => p.at(i)).join('');
+      const key = range(4)
+        .map((i) => p.at(i))
+        .join('');
       counts.set(key, (counts.get(key) ?? 0) + 1);
     }
     // chi-square with 23 degrees of freedom: above 50 once in a thousand
@@ -105,7 +96,9 @@ describe('tokenizers', () => {
 
   test('unknown characters', () => {
     const strict = data.CharTokenizer.fit('ab');
-    expect(() => strict.encode('abx')).toThrow('CharTokenizer.encode: character "x" at position 2 is not in the vocabulary of 2; fit with { unknown } to map such characters');
+    expect(() => strict.encode('abx')).toThrow(
+      'CharTokenizer.encode: character "x" at position 2 is not in the vocabulary of 2; fit with { unknown } to map such characters',
+    );
     const lenient = data.CharTokenizer.fit('ab', { unknown: '?' });
     expect(lenient.decode(lenient.encode('axb'))).toBe('a?b');
     expect(() => strict.decode([0, 2])).toThrow('CharTokenizer.decode: id 2 at position 1 is outside [0, 2)');
@@ -139,7 +132,9 @@ describe('tokenizers', () => {
     const gpt2: data.Tokenizer = { vocabSize: 50257, encode: (text) => encode(text), decode: (ids) => decode(Array.from(ids)) };
     const dataset = new data.TextDataset('Call me Ishmael. Some years ago', gpt2, { context: 4 });
     expect(Array.from(dataset.get(0).inputs)).toEqual([14134, 502, 1148, 21720]);
-    expect(() => data.encodeTokens('a', { vocabSize: 5, encode: () => [5], decode: () => '' })).toThrow('encodeTokens: the tokenizer gave id 5 at position 0, its vocabSize is 5');
+    expect(() => data.encodeTokens('a', { vocabSize: 5, encode: () => [5], decode: () => '' })).toThrow(
+      'encodeTokens: the tokenizer gave id 5 at position 0, its vocabSize is 5',
+    );
   });
 });
 
@@ -173,11 +168,15 @@ describe('token shards', () => {
 
   test('the last possible window is one', () => {
     expect(new data.TokenDataset(Uint16Array.from(range(5)), { context: 4 }).length).toBe(1);
-    expect(() => new data.TokenDataset(Uint16Array.from(range(4)), { context: 4 })).toThrow('TokenDataset: 1 shard(s) with 4 tokens hold no window of 4 + 1 tokens');
+    expect(() => new data.TokenDataset(Uint16Array.from(range(4)), { context: 4 })).toThrow(
+      'TokenDataset: 1 shard(s) with 4 tokens hold no window of 4 + 1 tokens',
+    );
   });
 
   test('wrong files and ids', async () => {
-    expect(() => new data.TokenDataset(path('absent.bin'), { context: 4 })).toThrow(`TokenDataset: there is no token shard "${path('absent.bin')}"; write one with writeTokenShard()`);
+    expect(() => new data.TokenDataset(path('absent.bin'), { context: 4 })).toThrow(
+      `TokenDataset: there is no token shard "${path('absent.bin')}"; write one with writeTokenShard()`,
+    );
     writeFileSync(path('odd.bin'), Buffer.alloc(3));
     expect(() => new data.TokenDataset(path('odd.bin'), { context: 4 })).toThrow('has 3 bytes, which is not a whole number of uint16 tokens');
     writeFileSync(path('empty.bin'), '');

@@ -1,24 +1,17 @@
-// Datasets made of others, and batches made of samples.
-import { statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { DataError, ShapeError, type Tensor, ValueError, data, fromTypedArray, memory } from '../lib/index.js';
-import { failure, range, scratchFolder } from './helpers/files.js';
+import { data, fromTypedArray, memory, ShapeError, type Tensor, ValueError } from '../lib/index.js';
+import { failure, range } from './helpers/files.js';
 
-const dir = scratchFolder();
-const path = (name: string): string => join(dir, name);
 const random = new data.SampleRandom(1);
 
 /** Samples [index, index²]. */
 const squares = (length: number): data.Dataset<{ x: Float32Array }> => ({ length, get: (i) => ({ x: Float32Array.of(i, i * i) }) });
 
-async function firsts(loader: AsyncIterable<any>): Promise<number[][]> {
+async function firsts(loader: AsyncIterable<unknown>): Promise<number[][]> {
   const out: number[][] = [];
-  for await (const { x } of loader) out.push(((await (x as Tensor).toArray()) as number[][]).map((row) => row[0]!));
+  for await (const batch of loader) out.push(((await (batch as { x: Tensor }).x.toArray()) as number[][]).map((row) => row[0]!));
   return out;
 }
-
 
 describe('datasets', () => {
   test('a random split is disjoint, complete and reproducible', async () => {
@@ -48,8 +41,24 @@ describe('datasets', () => {
     const batches: unknown[] = [];
     for await (const batch of loader) batches.push([await batch.x.toArray(), await batch.y.toArray(), batch.y.dtype]);
     expect(batches).toEqual([
-      [[[10, 11], [8, 9], [6, 7], [4, 5]], [5, 4, 3, 2], 'int64'],
-      [[[2, 3], [0, 1]], [1, 0], 'int64'],
+      [
+        [
+          [10, 11],
+          [8, 9],
+          [6, 7],
+          [4, 5],
+        ],
+        [5, 4, 3, 2],
+        'int64',
+      ],
+      [
+        [
+          [2, 3],
+          [0, 1],
+        ],
+        [1, 0],
+        'int64',
+      ],
     ]);
     expect(await (both.get(2).x as Tensor).toArray()).toEqual([4, 5]);
     const pairs = new data.TensorDataset([x, x] as const);
@@ -85,26 +94,62 @@ describe('datasets', () => {
 });
 
 describe('batches', () => {
-  const batchOf = async (samples: unknown[]): Promise<any> => {
+  const batchOf = async (samples: unknown[]): Promise<unknown> => {
     for await (const batch of new data.DataLoader({ length: samples.length, get: (i) => samples[i] }, { batchSize: samples.length })) return batch;
   };
 
   test('each kind of leaf', async () => {
     const loader = new data.DataLoader(
-      { length: 2, get: (i) => ({ n: i + 0.5, b: i === 1, big: BigInt(i), s: `s${i}`, list: [i, [Int32Array.of(i)]], h: { data: Uint8Array.of(i, 1, 2, 3), shape: [2, 2] }, t: fromTypedArray(Float32Array.of(i, i)) }) },
+      {
+        length: 2,
+        get: (i) => ({
+          n: i + 0.5,
+          b: i === 1,
+          big: BigInt(i),
+          s: `s${i}`,
+          list: [i, [Int32Array.of(i)]],
+          h: { data: Uint8Array.of(i, 1, 2, 3), shape: [2, 2] },
+          t: fromTypedArray(Float32Array.of(i, i)),
+        }),
+      },
       { batchSize: 2 },
     );
     for await (const { n, b, big, s, list, h, t } of loader) {
       expect([n.dtype, b.dtype, big.dtype, (list as [Tensor])[0].dtype, h.dtype]).toEqual(['float32', 'bool', 'int64', 'float32', 'uint8']);
-      expect(await Promise.all([n, b, big, h, t].map((x) => x.toArray()))).toEqual([[0.5, 1.5], [false, true], [0, 1], [[[0, 1], [2, 3]], [[1, 1], [2, 3]]], [[0, 0], [1, 1]]]);
-      expect([s, await (list as any)[1][0].toArray()]).toEqual([['s0', 's1'], [[0], [1]]]);
+      expect(await Promise.all([n, b, big, h, t].map((x) => x.toArray()))).toEqual([
+        [0.5, 1.5],
+        [false, true],
+        [0, 1],
+        [
+          [
+            [0, 1],
+            [2, 3],
+          ],
+          [
+            [1, 1],
+            [2, 3],
+          ],
+        ],
+        [
+          [0, 0],
+          [1, 1],
+        ],
+      ]);
+      expect([s, await (list as unknown as [Tensor, [Tensor]])[1][0].toArray()]).toEqual([
+        ['s0', 's1'],
+        [[0], [1]],
+      ]);
     }
   });
 
   test('samples that do not fit together', async () => {
     const text = async (...samples: unknown[]): Promise<string> => (await failure(batchOf(samples))).message;
-    expect(await text({ a: new Float32Array(3) }, { a: new Float32Array(4) })).toBe('collate: sample.a is [3] in sample 0 of the batch and [4] in sample 1; pad them, or pass a collate function');
-    expect(await text({ a: new Float32Array(3) }, { a: new Float64Array(3) })).toBe('collate: sample.a is float32 in sample 0 of the batch and float64 in sample 1');
+    expect(await text({ a: new Float32Array(3) }, { a: new Float32Array(4) })).toBe(
+      'collate: sample.a is [3] in sample 0 of the batch and [4] in sample 1; pad them, or pass a collate function',
+    );
+    expect(await text({ a: new Float32Array(3) }, { a: new Float64Array(3) })).toBe(
+      'collate: sample.a is float32 in sample 0 of the batch and float64 in sample 1',
+    );
     expect(await text(1, 'x')).toBe('collate: sample is 1 in sample 0 of the batch and a string "x" in sample 1');
     expect(await text({ a: 1 }, { b: 1 })).toMatch(/^collate: sample is an object/);
     expect(await text([1], [1, 2])).toMatch(/an array of 1 in sample 0 of the batch and an array of 2 in sample 1/);
@@ -115,16 +160,38 @@ describe('batches', () => {
   test('a collate function of one’s own, and failing parts by name', async () => {
     const sizes: number[] = [];
     const ragged: data.Dataset<Float32Array> = { length: 5, get: (i) => new Float32Array(i + 1) };
-    for await (const batch of new data.DataLoader<Float32Array, { total: number; first: Tensor }>(ragged, { batchSize: 2, collate: (s) => ({ total: s.length, first: s[0]! }) })) {
+    for await (const batch of new data.DataLoader<Float32Array, { total: number; first: Tensor }>(ragged, {
+      batchSize: 2,
+      collate: (s) => ({ total: s.length, first: s[0]! }),
+    })) {
       sizes.push(batch.total, batch.first.shape[0]!);
     }
     expect(sizes).toEqual([2, 1, 2, 3, 1, 5]);
     const fails = (options: object): Promise<Error> => failure(firsts(new data.DataLoader(ragged, options)));
-    expect((await fails({ batchSize: 2, collate: () => { throw new Error('no'); } })).message).toBe('DataLoader: collate of the batch of samples [0,1] failed: no');
+    expect(
+      (
+        await fails({
+          batchSize: 2,
+          collate: () => {
+            throw new Error('no');
+          },
+        })
+      ).message,
+    ).toBe('DataLoader: collate of the batch of samples [0,1] failed: no');
     const broken = (get: (i: number) => unknown): Promise<Error> => failure(firsts(new data.DataLoader({ length: 5, get }, { batchSize: 2 })));
-    const sync = await broken((i) => { if (i === 3) throw new Error('bad pixel'); return { x: Float32Array.of(i) }; });
+    const sync = await broken((i) => {
+      if (i === 3) throw new Error('bad pixel');
+      return { x: Float32Array.of(i) };
+    });
     expect([sync.name, sync.message, (sync.cause as Error).message]).toEqual(['DataError', 'DataLoader: dataset.get(3) failed: bad pixel', 'bad pixel']);
-    expect((await broken(async (i) => { if (i === 3) throw new Error('later'); return { x: Float32Array.of(i) }; })).message).toBe('DataLoader: dataset.get(3) failed: later');
+    expect(
+      (
+        await broken(async (i) => {
+          if (i === 3) throw new Error('later');
+          return { x: Float32Array.of(i) };
+        })
+      ).message,
+    ).toBe('DataLoader: dataset.get(3) failed: later');
   });
 
   test('a batch ends with the next one, unless kept', async () => {
@@ -137,7 +204,10 @@ describe('batches', () => {
       seen.push(x);
     }
     expect(seen.map((t) => t.disposed)).toEqual([true, false, true]);
-    expect(await kept!.toArray()).toEqual([[2, 4], [3, 9]]);
+    expect(await kept!.toArray()).toEqual([
+      [2, 4],
+      [3, 9],
+    ]);
     kept!.dispose();
     expect(memory().live).toBe(live);
   });

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
-import { CheckpointError, type Tensor, fromTypedArray, io } from '../lib/index.js';
+import { CheckpointError, fromTypedArray, io, type Tensor } from '../lib/index.js';
 import { Box, box, valuesOf } from './helpers/boxes.js';
 import { faultyFs } from './helpers/faulty_fs.js';
 import { failure, scratchFolder } from './helpers/files.js';

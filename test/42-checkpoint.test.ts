@@ -1,9 +1,9 @@
 // Training checkpoints: what is saved comes back, and what is broken is said.
-import { mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import fc from 'fast-check';
 import { beforeEach, describe, expect, test } from 'vitest';
-import { CheckpointError, type Tensor, ValueError, io } from '../lib/index.js';
+import { CheckpointError, io, type Tensor, ValueError } from '../lib/index.js';
 import { decodeState, encodeState } from '../lib/io/state_tree.js';
 import { Box, box, valuesOf, vector } from './helpers/boxes.js';
 import { failure, scratchFolder } from './helpers/files.js';
@@ -23,9 +23,21 @@ describe('states as JSON and tensors', () => {
   };
 
   test('anything plain comes back identical', async () => {
-    const leaf = fc.oneof(fc.double(), fc.constantFrom(Number.NaN, -0, Number.POSITIVE_INFINITY), fc.bigInt(), fc.string(), fc.boolean(), fc.constant(null), fc.constant(undefined), fc.uint32Array(), fc.float64Array());
+    const leaf = fc.oneof(
+      fc.double(),
+      fc.constantFrom(Number.NaN, -0, Number.POSITIVE_INFINITY),
+      fc.bigInt(),
+      fc.string(),
+      fc.boolean(),
+      fc.constant(null),
+      fc.constant(undefined),
+      fc.uint32Array(),
+      fc.float64Array(),
+    );
     const key = fc.oneof(fc.string(), fc.constantFrom('$tensor', '$number', '$', '__proto__', '0'));
-    const { tree } = fc.letrec((tie) => ({ tree: fc.oneof({ depthSize: 'small' }, leaf, fc.array(tie('tree')), fc.dictionary(key, tie('tree'), { noNullPrototype: true })) }));
+    const { tree } = fc.letrec((tie) => ({
+      tree: fc.oneof({ depthSize: 'small' }, leaf, fc.array(tie('tree')), fc.dictionary(key, tie('tree'), { noNullPrototype: true })),
+    }));
     await fc.assert(
       fc.asyncProperty(tree, async (value) => {
         expect(await roundTrip(value)).toStrictEqual(value);
@@ -37,7 +49,11 @@ describe('states as JSON and tensors', () => {
   test('tensors are named by their path, and never twice the same', () => {
     const tensors = new Map<string, Tensor>();
     const t = vector(1);
-    expect(encodeState({ a: { b: t }, 'a.b': t, list: [t] }, tensors, 'x')).toEqual({ a: { b: { $tensor: 'a.b' } }, 'a.b': { $tensor: 'a.b#2' }, list: [{ $tensor: 'list.0' }] });
+    expect(encodeState({ a: { b: t }, 'a.b': t, list: [t] }, tensors, 'x')).toEqual({
+      a: { b: { $tensor: 'a.b' } },
+      'a.b': { $tensor: 'a.b#2' },
+      list: [{ $tensor: 'list.0' }],
+    });
     expect([...tensors.keys()]).toEqual(['a.b', 'a.b#2', 'list.0']);
   });
 
@@ -57,7 +73,16 @@ describe('states as JSON and tensors', () => {
 
   test('JSON that was not written here is a CheckpointError', async () => {
     const deep = JSON.parse(`${'['.repeat(20_000)}${']'.repeat(20_000)}`);
-    for (const bad of [deep, { $number: 'x' }, { $bigint: '1.5' }, { $array: 'Map', base64: '' }, { $array: 'Float32Array', base64: 'AA==' }, { $object: [1] }, { $other: 1 }, { $tensor: 3 }]) {
+    for (const bad of [
+      deep,
+      { $number: 'x' },
+      { $bigint: '1.5' },
+      { $array: 'Map', base64: '' },
+      { $array: 'Float32Array', base64: 'AA==' },
+      { $object: [1] },
+      { $other: 1 },
+      { $tensor: 3 },
+    ]) {
       expect(await failure(decodeState(bad, async () => vector(1), 'file'))).toBeInstanceOf(CheckpointError);
     }
   });

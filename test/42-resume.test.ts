@@ -1,7 +1,7 @@
 // A resumed training run equals the uninterrupted one, bit for bit.
 import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
-import { type Tensor, data, io, manualSeed, nn, optim, rand, scope } from '../lib/index.js';
+import { data, io, manualSeed, nn, optim, rand, scope, type Tensor } from '../lib/index.js';
 import { scratchFolder } from './helpers/files.js';
 
 const dir = scratchFolder();
@@ -43,7 +43,7 @@ describe('a resumed run', () => {
         }
       }
     }
-    get states(): { model: nn.Sequential; optimizer: optim.AdamW; schedule: optim.CosineWithWarmup; loader: data.DataLoader<any, any> } {
+    get states(): Record<string, io.Stateful> {
       return { model: this.model, optimizer: this.optimizer, schedule: this.schedule, loader: this.loader };
     }
   }

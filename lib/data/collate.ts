@@ -4,11 +4,11 @@
 import { fromTypedArray } from '../create.js';
 import type { DeviceLike } from '../device.js';
 import type { DType, TypedArray } from '../dtype.js';
-import { DataError, ShapeError, describe } from '../errors.js';
+import { DataError, describe, ShapeError } from '../errors.js';
 import { stack as stackTensors } from '../ops/joining.js';
 import { sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { type HostArray, dtypeOf, isHostArray, isTypedArray } from './host_array.js';
+import { dtypeOf, type HostArray, isHostArray, isTypedArray } from './host_array.js';
 
 /** What a batch of samples S looks like after collation. */
 export type Collated<S> = S extends Tensor | HostArray | TypedArray | number | bigint | boolean
@@ -98,12 +98,27 @@ export function stackSamples(samples: readonly unknown[], arena: Arena | null, p
   }
   if (Array.isArray(first)) {
     expectAll((x) => Array.isArray(x) && x.length === first.length);
-    return first.map((_, i) => stackSamples(samples.map((sample) => (sample as unknown[])[i]), arena, `${path}[${i}]`));
+    return first.map((_, i) =>
+      stackSamples(
+        samples.map((sample) => (sample as unknown[])[i]),
+        arena,
+        `${path}[${i}]`,
+      ),
+    );
   }
   if (isPlain(first)) {
     const keys = Object.keys(first);
     expectAll((x) => isPlain(x) && Object.keys(x).length === keys.length && keys.every((key) => key in x));
-    return Object.fromEntries(keys.map((key) => [key, stackSamples(samples.map((sample) => (sample as Record<string, unknown>)[key]), arena, `${path}.${key}`)]));
+    return Object.fromEntries(
+      keys.map((key) => [
+        key,
+        stackSamples(
+          samples.map((sample) => (sample as Record<string, unknown>)[key]),
+          arena,
+          `${path}.${key}`,
+        ),
+      ]),
+    );
   }
   throw new DataError(`collate: ${path} is ${describe(first)}, which cannot be stacked; pass a collate function`);
 }
@@ -115,7 +130,9 @@ function stackArrays(values: readonly (TypedArray | HostArray)[], arena: Arena |
   const out = newArray(kindOf(head), arrays.length * head.length, arena);
   arrays.forEach(({ data, shape: other, dtype: otherType }, i) => {
     if (!sameShape(other, shape) || data.length !== head.length) {
-      throw new ShapeError(`collate: ${path} is ${showShape(shape)} in sample 0 of the batch and ${showShape(other)} in sample ${i}; pad them, or pass a collate function`);
+      throw new ShapeError(
+        `collate: ${path} is ${showShape(shape)} in sample 0 of the batch and ${showShape(other)} in sample ${i}; pad them, or pass a collate function`,
+      );
     }
     if (data[Symbol.toStringTag] !== head[Symbol.toStringTag] || otherType !== dtype) {
       throw new DataError(`collate: ${path} is ${dtype ?? kind} in sample 0 of the batch and ${otherType ?? dtypeOf(data, 'collate')} in sample ${i}`);
@@ -156,7 +173,11 @@ export function toMessage(batch: unknown, arena: Arena): unknown {
   return mapLeaves(batch, (x) => {
     if (isTypedArray(x)) return settle(x);
     if (!(x instanceof Tensor)) return { ...x, data: settle(x.data) };
-    const host: { data: TypedArray; shape: readonly number[]; dtype: DType } = { data: settle(x.toTypedArraySync({ raw: true })), shape: x.shape, dtype: x.dtype };
+    const host: { data: TypedArray; shape: readonly number[]; dtype: DType } = {
+      data: settle(x.toTypedArraySync({ raw: true })),
+      shape: x.shape,
+      dtype: x.dtype,
+    };
     x.dispose();
     return host;
   });

@@ -1,8 +1,8 @@
 // What a dataset is, and the datasets made of others. A sample is any nesting of arrays and objects whose leaves are numbers,
 // bigints, booleans, strings, typed arrays, HostArrays or tensors: see collate.ts for what a batch makes of them.
-import { DataError, ShapeError, ValueError, describe } from '../errors.js';
+import { DataError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
-import { type ModuleRef, construct, isModuleRef, portable, resolveFunction } from './module_ref.js';
+import { construct, isModuleRef, type ModuleRef, portable, resolveFunction } from './module_ref.js';
 import { Permutation } from './permutation.js';
 import type { SampleRandom } from './sample_random.js';
 
@@ -106,8 +106,9 @@ export function randomSplit<S>(dataset: Dataset<S>, lengths: readonly number[], 
     const left = n - sizes.reduce((a, b) => a + b, 0);
     for (let i = 0; i < left; i++) sizes[i % sizes.length]!++;
   }
-  sizes.forEach((size, i) => checkInteger(size, `length ${i}`, 'randomSplit', 0));
-  if (sizes.reduce((a, b) => a + b, 0) !== n) throw new ShapeError(`randomSplit: lengths [${lengths.join(', ')}] do not sum to the ${n} samples of the dataset, nor to 1`);
+  for (const [i, size] of sizes.entries()) checkInteger(size, `length ${i}`, 'randomSplit', 0);
+  if (sizes.reduce((a, b) => a + b, 0) !== n)
+    throw new ShapeError(`randomSplit: lengths [${lengths.join(', ')}] do not sum to the ${n} samples of the dataset, nor to 1`);
   const order = new Permutation(n, checkInteger(options.seed ?? 0, 'seed', 'randomSplit'));
   let start = 0;
   return sizes.map((size) => {
@@ -128,7 +129,8 @@ export class MappedDataset<S, T> implements Dataset<T> {
     private readonly dataset: Dataset<S>,
     private readonly transform: SampleTransform<S, T> | ModuleRef,
   ) {
-    if (typeof transform !== 'function' && !isModuleRef(transform)) throw new ValueError(`MappedDataset: expected a function or { module, export }, got ${describe(transform)}`);
+    if (typeof transform !== 'function' && !isModuleRef(transform))
+      throw new ValueError(`MappedDataset: expected a function or { module, export }, got ${describe(transform)}`);
     this.resolved = typeof transform === 'function' ? transform : null;
   }
   get length(): number {

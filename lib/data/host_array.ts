@@ -1,7 +1,7 @@
 // Arrays in JavaScript memory: what datasets hand out and workers pass along, before anything is a tensor. A bare typed array is a
 // vector; a HostArray adds a shape, and a dtype where the typed array does not say it (bool, the 16-bit floats).
 import type { DType, TypedArray } from '../dtype.js';
-import { DTypeError, ShapeError, describe } from '../errors.js';
+import { DTypeError, describe, ShapeError } from '../errors.js';
 import { numel, showShape } from '../shape.js';
 
 export interface HostArray<T extends TypedArray = TypedArray> {

@@ -1,9 +1,9 @@
 // Geometry of images as typed arrays in channel, row, column order ([C,H,W]), the layout of convolutions. Plain functions without
 // randomness; transforms.ts draws the arguments. They run in loader workers, so nothing here touches a tensor. Sampling positions
 // are pixel centres, as in PyTorch's interpolate and grid_sample with alignCorners = false.
-import { ShapeError, ValueError, describe } from '../errors.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger, checkNumber, showShape } from '../shape.js';
-import { type HostArray, checkHostArray, isHostArray, sameKind } from './host_array.js';
+import { checkHostArray, type HostArray, isHostArray, sameKind } from './host_array.js';
 
 /** An image [C,H,W]: bytes 0..255, or floats. */
 export type ImageArray = HostArray<Float32Array | Uint8Array>;
@@ -106,8 +106,7 @@ export function rotate(image: ImageArray, degrees: number, options: { interpolat
   const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
   const [cy, cx] = [(height - 1) / 2, (width - 1) / 2];
   const out = blank(image, channels, height, width);
-  const pixel = (plane: number, y: number, x: number): number =>
-    y >= 0 && y < height && x >= 0 && x < width ? image.data[plane + y * width + x]! : fill;
+  const pixel = (plane: number, y: number, x: number): number => (y >= 0 && y < height && x >= 0 && x < width ? image.data[plane + y * width + x]! : fill);
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       // the source of this pixel is the pixel turned back; rows grow downwards
@@ -193,7 +192,8 @@ export function normalize(image: ImageArray, mean: readonly number[], std: reado
   for (let c = 0; c < channels; c++) {
     const m = checkNumber(mean[c], `mean[${c}]`, 'normalize');
     const s = checkNumber(std[c], `std[${c}]`, 'normalize');
-    if (!Number.isFinite(m) || !Number.isFinite(s) || s === 0) throw new ValueError(`normalize: mean[${c}] = ${m} and std[${c}] = ${s} must be finite, std not 0`);
+    if (!Number.isFinite(m) || !Number.isFinite(s) || s === 0)
+      throw new ValueError(`normalize: mean[${c}] = ${m} and std[${c}] = ${s} must be finite, std not 0`);
     for (let i = c * plane; i < (c + 1) * plane; i++) data[i] = (source[i]! - m) / s;
   }
   return { data, shape: image.shape };

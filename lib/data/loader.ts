@@ -4,12 +4,12 @@ import { withContext } from '../context.js';
 import { DataError, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import { Scope } from '../storage.js';
-import { type CollateFunction, type Collated, toTensors } from './collate.js';
-import { type Dataset, type IterableDataset, type StreamShare, checkDataset, isIterableDataset, workerRef } from './dataset.js';
+import { type Collated, type CollateFunction, toTensors } from './collate.js';
+import { checkDataset, type Dataset, type IterableDataset, isIterableDataset, type StreamShare, workerRef } from './dataset.js';
 import { type DataLoaderOptions, type DataLoaderState, type ResolvedOptions, resolveOptions } from './loader_options.js';
-import { type ModuleRef, construct, isModuleRef, portable, resolveFunction } from './module_ref.js';
+import { construct, isModuleRef, type ModuleRef, portable, resolveFunction } from './module_ref.js';
 import { END, Producer, type ProducerSettings } from './producer.js';
-import { type BatchOrder, BatchSampler, DistributedSampler, RandomSampler, type Sampler, SequentialSampler, checkIndices } from './sampler.js';
+import { type BatchOrder, BatchSampler, checkIndices, DistributedSampler, RandomSampler, type Sampler, SequentialSampler } from './sampler.js';
 import type { WorkerRequest, WorkerStart } from './worker.js';
 import { WorkerPool } from './worker_pool.js';
 
@@ -125,7 +125,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
       throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${batchSize}`);
     }
     if (state.stream && state.stream.delivered.length !== this.readers) {
-      throw new DataError(`${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`);
+      throw new DataError(
+        `${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`,
+      );
     }
     this.epochNumber = epoch;
     this.batch = position;

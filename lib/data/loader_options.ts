@@ -1,9 +1,9 @@
 // What a DataLoader takes, checked once, and what its state is.
 import type { DeviceLike } from '../device.js';
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
 import type { CollateFunction } from './collate.js';
-import { type ModuleRef, isModuleRef } from './module_ref.js';
+import { isModuleRef, type ModuleRef } from './module_ref.js';
 import type { BatchOrder, Sampler } from './sampler.js';
 
 export interface DataLoaderOptions<S = unknown> {

@@ -2,7 +2,7 @@
 // but the file they come from can be imported on both sides.
 import { isAbsolute } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { DataError, ValueError, describe } from '../errors.js';
+import { DataError, describe, ValueError } from '../errors.js';
 
 /**
  * An export of a module, with arguments for it.
@@ -39,7 +39,9 @@ export function portable(ref: ModuleRef, where: string): ModuleRef {
   let url = ref.module instanceof URL ? ref.module.href : ref.module;
   if (isAbsolute(url)) url = pathToFileURL(url).href;
   if (!/^(file|data|node):/.test(url)) {
-    throw new ValueError(`${where}: module ${describe(url)} must be a URL or an absolute path; use new URL('./file.js', import.meta.url) or import.meta.resolve('package')`);
+    throw new ValueError(
+      `${where}: module ${describe(url)} must be a URL or an absolute path; use new URL('./file.js', import.meta.url) or import.meta.resolve('package')`,
+    );
   }
   return { module: url, export: ref.export ?? 'default', args: ref.args ?? [] };
 }

@@ -1,8 +1,8 @@
 // Makes host batches out of a dataset: the same code runs in the main thread (workers: 0) and in every worker, so that both give
 // the same batches to the bit.
-import { DataError, ValueError, describe } from '../errors.js';
+import { DataError, describe, ValueError } from '../errors.js';
 import { type Arena, type CollateFunction, stackSamples } from './collate.js';
-import { type Dataset, type IterableDataset, type StreamShare, isIterableDataset } from './dataset.js';
+import { type Dataset, type IterableDataset, isIterableDataset, type StreamShare } from './dataset.js';
 import { SampleRandom } from './sample_random.js';
 
 /** No more batches. */

@@ -3,9 +3,9 @@
 
 /** Murmur3's finaliser: every input bit reaches every output bit. */
 function mix(h: number): number {
-  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
-  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
-  return (h ^ (h >>> 16)) >>> 0;
+  const a = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  const b = Math.imul(a ^ (a >>> 13), 0xc2b2ae35);
+  return (b ^ (b >>> 16)) >>> 0;
 }
 
 /** A 32-bit hash of whole numbers up to 2^53. `salt` gives independent hashes of the same key. */

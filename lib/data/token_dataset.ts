@@ -3,7 +3,7 @@
 // pages. A window never crosses from one shard into the next. A shard must not be shortened while it is open.
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { DataError, ValueError, describe, fromNative } from '../errors.js';
+import { DataError, describe, fromNative, ValueError } from '../errors.js';
 import { type FileSystem, writeAtomically } from '../io/files.js';
 import { native } from '../native.js';
 import { checkInteger } from '../shape.js';
@@ -121,7 +121,8 @@ export function encodeTokens(text: string, tokenizer: Tokenizer): TokenArray {
   const tokens = vocabSize <= 65536 ? new Uint16Array(new SharedArrayBuffer(2 * ids.length)) : new Uint32Array(new SharedArrayBuffer(4 * ids.length));
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i]!;
-    if (!(Number.isInteger(id) && id >= 0 && id < vocabSize)) throw new DataError(`encodeTokens: the tokenizer gave id ${describe(id)} at position ${i}, its vocabSize is ${vocabSize}`);
+    if (!(Number.isInteger(id) && id >= 0 && id < vocabSize))
+      throw new DataError(`encodeTokens: the tokenizer gave id ${describe(id)} at position ${i}, its vocabSize is ${vocabSize}`);
     tokens[i] = id;
   }
   return tokens;
@@ -159,7 +160,8 @@ export async function writeTokenShard(
         if (typeof chunk !== 'object') throw new ValueError(`writeTokenShard: an iterable must give arrays of ids, got ${describe(chunk)}`);
         for (let i = 0; i < chunk.length; i++) {
           const id = chunk[i]!;
-          if (!(Number.isInteger(id) && id >= 0 && id <= largest)) throw new ValueError(`writeTokenShard: id ${describe(id)} at position ${count + i} does not fit ${dtype}`);
+          if (!(Number.isInteger(id) && id >= 0 && id <= largest))
+            throw new ValueError(`writeTokenShard: id ${describe(id)} at position ${count + i} does not fit ${dtype}`);
         }
         const ids = chunk instanceof Kind ? chunk : new Kind(chunk as ArrayLike<number>);
         await sink.write(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));

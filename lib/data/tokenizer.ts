@@ -1,6 +1,6 @@
 // Text to token ids and back. `Tokenizer` is the seam: any object with these three members serves, so the byte-pair encoders on npm
 // plug in with an object of three lines (examples/gpt_tokenizer.ts). The two tokenizers here need no files.
-import { DataError, ValueError, describe } from '../errors.js';
+import { DataError, describe, ValueError } from '../errors.js';
 
 /** What datasets and text generation need from a tokenizer. */
 export interface Tokenizer {
@@ -81,7 +81,9 @@ export class CharTokenizer implements Tokenizer {
     for (const char of text) {
       const id = this.ids.get(char) ?? fallback;
       if (id === undefined) {
-        throw new ValueError(`CharTokenizer.encode: character ${JSON.stringify(char)} at position ${n} is not in the vocabulary of ${this.vocabSize}; fit with { unknown } to map such characters`);
+        throw new ValueError(
+          `CharTokenizer.encode: character ${JSON.stringify(char)} at position ${n} is not in the vocabulary of ${this.vocabSize}; fit with { unknown } to map such characters`,
+        );
       }
       out[n++] = id;
     }

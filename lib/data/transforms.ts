@@ -1,9 +1,9 @@
 // Image transforms with arguments bound and randomness drawn from the sample's own stream, to be chained with `compose`. A transform
 // is a function (image, random) => image; whether an image is flipped depends on (seed, epoch, index) alone.
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
-import * as image from './image.js';
 import type { ImageArray, Interpolation } from './image.js';
+import * as image from './image.js';
 import type { SampleRandom } from './sample_random.js';
 
 export type Transform = (image: ImageArray, random: SampleRandom) => ImageArray;

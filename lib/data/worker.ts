@@ -6,7 +6,7 @@ import { withContext } from '../context.js';
 import { Scope } from '../storage.js';
 import { Arena, type CollateFunction, toMessage } from './collate.js';
 import { checkDataset } from './dataset.js';
-import { type ModuleRef, construct, resolveFunction } from './module_ref.js';
+import { construct, type ModuleRef, resolveFunction } from './module_ref.js';
 import { END, Producer, type ProducerSettings } from './producer.js';
 
 /** What the main thread tells a worker at its start. */
@@ -21,7 +21,11 @@ export type WorkerRequest = readonly number[] | null;
 export type WorkerAnswer =
   | { readonly kind: 'batch'; readonly batch: unknown }
   | { readonly kind: 'end' }
-  | { readonly kind: 'error'; readonly message: string; readonly cause: { readonly name: string; readonly message: string; readonly stack: string | undefined } };
+  | {
+      readonly kind: 'error';
+      readonly message: string;
+      readonly cause: { readonly name: string; readonly message: string; readonly stack: string | undefined };
+    };
 
 const FIRST_SLOT_BYTES = 1 << 16;
 
@@ -36,9 +40,13 @@ async function serve(start: WorkerStart): Promise<void> {
   const slots = Array.from({ length: start.slots }, () => Arena.ofBytes(FIRST_SLOT_BYTES));
   let producer: Producer | null = null;
   for (let turn = 0; ; turn = (turn + 1) % slots.length) {
-    if (requests.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+    if (requests.length === 0)
+      await new Promise<void>((resolve) => {
+        wake = resolve;
+      });
     const request = requests.shift()!;
-    const arena = (slots[turn] = slots[turn]!.next());
+    const arena = slots[turn]!.next();
+    slots[turn] = arena;
     const scope = new Scope();
     let answer: WorkerAnswer;
     try {

@@ -21,7 +21,11 @@ class WorkerThread {
     // `node --input-type=module -e …` hands its flag down, and a worker with a file would refuse to start with it
     const inline = process.execArgv.some((flag) => flag.startsWith('--input-type'));
     try {
-      this.thread = new Worker(new URL('./worker.js', import.meta.url), { workerData: start, name: `shardgrad loader ${index}`, ...(inline && { execArgv: [] }) });
+      this.thread = new Worker(new URL('./worker.js', import.meta.url), {
+        workerData: start,
+        name: `shardgrad loader ${index}`,
+        ...(inline && { execArgv: [] }),
+      });
     } catch (cause) {
       throw new DataError(`DataLoader: worker ${index} cannot be started: ${(cause as Error).message}`, { cause });
     }

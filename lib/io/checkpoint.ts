@@ -4,14 +4,14 @@
 import nodeFs from 'node:fs/promises';
 import { join } from 'node:path';
 import type { DeviceLike } from '../device.js';
-import { CheckpointError, ValueError, describe } from '../errors.js';
+import { CheckpointError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
-import { type GeneratorState, defaultGenerator } from '../random.js';
+import { defaultGenerator, type GeneratorState } from '../random.js';
 import { checkInteger } from '../shape.js';
-import { Tensor } from '../tensor.js';
+import type { Tensor } from '../tensor.js';
 import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
 import { type FileSink, type FileSystem, fileError } from './files.js';
-import { type SafetensorsReader, openSafetensorsFile, writeSafetensors } from './safetensors.js';
+import { openSafetensorsFile, type SafetensorsReader, writeSafetensors } from './safetensors.js';
 import { decodeState, encodeState } from './state_tree.js';
 
 /** What can be saved and restored in place: modules, optimizers, schedulers, loaders, and classes of your own. */

@@ -5,7 +5,7 @@ import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { CheckpointError } from '../errors.js';
 import { CHUNK_BYTES } from './chunks.js';
-import { type FileSink, type FileSystem, RangeReader, fileError, isAbandoned, syncFolder, temporaryName, writeAtomically, writeFile } from './files.js';
+import { type FileSink, type FileSystem, fileError, isAbandoned, RangeReader, syncFolder, temporaryName, writeAtomically, writeFile } from './files.js';
 
 const COMMIT = 'COMMIT';
 const FOLDER = /^step-(\d+)(\.replaced)?$/;

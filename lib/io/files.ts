@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto';
 import nodeFs, { type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { dirname, join, basename } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { CheckpointError, ShardgradError } from '../errors.js';
 
@@ -143,7 +143,9 @@ export class RangeReader {
         throw fileError(error, `${this.op}: cannot read "${this.path}"`);
       }
       if (count === 0) {
-        throw new CheckpointError(`${this.op}: "${this.path}" is truncated: it ends at byte ${position + done}, ${target.byteLength - done} more were expected`);
+        throw new CheckpointError(
+          `${this.op}: "${this.path}" is truncated: it ends at byte ${position + done}, ${target.byteLength - done} more were expected`,
+        );
       }
       done += count;
     }

@@ -3,12 +3,12 @@
 import nodeFs from 'node:fs/promises';
 import { empty } from '../create.js';
 import type { DeviceLike } from '../device.js';
-import { CheckpointError, DTypeError, ValueError, describe } from '../errors.js';
+import { CheckpointError, DTypeError, describe, ValueError } from '../errors.js';
 import { numel, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { type FileSystem, RangeReader, writeAtomically } from './files.js';
-import { MAGIC, MAX_NPY_HEADER, type NpyHeader, encodeNpyHeader, npyDescr, parseNpyHeader } from './npy_header.js';
 import { chunksOf, fillFrom } from './chunks.js';
+import { type FileSystem, RangeReader, writeAtomically } from './files.js';
+import { encodeNpyHeader, MAGIC, MAX_NPY_HEADER, type NpyHeader, npyDescr, parseNpyHeader } from './npy_header.js';
 
 /** Turns elements around, and refuses or repairs values that no tensor here may hold. */
 function toNative(bytes: Uint8Array, header: NpyHeader, where: string): void {

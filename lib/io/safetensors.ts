@@ -3,12 +3,12 @@
 import nodeFs from 'node:fs/promises';
 import { empty } from '../create.js';
 import type { DeviceLike } from '../device.js';
-import { type DType, checkDType, dtypeSize, isFloating } from '../dtype.js';
-import { CheckpointError, DTypeError, ValueError, describe } from '../errors.js';
+import { checkDType, type DType, dtypeSize, isFloating } from '../dtype.js';
+import { CheckpointError, DTypeError, describe, ValueError } from '../errors.js';
 import { Tensor } from '../tensor.js';
 import { chunksOf, fillFrom } from './chunks.js';
 import { type FileSink, type FileSystem, RangeReader, writeAtomically } from './files.js';
-import { type Header, MAX_HEADER, type TensorEntry, encodeHeader, parseHeader, show } from './safetensors_header.js';
+import { encodeHeader, type Header, MAX_HEADER, parseHeader, show, type TensorEntry } from './safetensors_header.js';
 
 export interface LoadOptions {
   /** Cast to this dtype; the file's own by default. */
@@ -105,7 +105,8 @@ export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs)
     const prefix = new Uint8Array(8);
     await file.read(prefix, 0);
     const length = new DataView(prefix.buffer).getBigUint64(0, true);
-    if (length > MAX_HEADER) throw new CheckpointError(`${where}: a header of ${length} bytes is over the limit of ${MAX_HEADER}; this is not a safetensors file`);
+    if (length > MAX_HEADER)
+      throw new CheckpointError(`${where}: a header of ${length} bytes is over the limit of ${MAX_HEADER}; this is not a safetensors file`);
     const dataStart = 8 + Number(length);
     if (dataStart > file.size) throw new CheckpointError(`${where} is truncated: the header ends at byte ${dataStart}, the file at ${file.size}`);
     const text = new Uint8Array(Number(length));
@@ -154,7 +155,12 @@ export async function writeSafetensors(sink: FileSink, tensors: NamedTensors, me
  * @param metadata strings for the header; `format: "pt"` is added, as other readers ask for it
  * @throws CheckpointError for a full disk or any other failure to write
  */
-export async function saveSafetensors(path: string, tensors: NamedTensors, metadata: Readonly<Record<string, string>> = {}, options: { fs?: FileSystem } = {}): Promise<void> {
+export async function saveSafetensors(
+  path: string,
+  tensors: NamedTensors,
+  metadata: Readonly<Record<string, string>> = {},
+  options: { fs?: FileSystem } = {},
+): Promise<void> {
   await writeAtomically(path, 'saveSafetensors', (sink) => writeSafetensors(sink, tensors, metadata, 'saveSafetensors'), options.fs);
 }
 

@@ -130,7 +130,9 @@ function checkEntry(value: unknown, where: string): TensorEntry {
   // a zero anywhere makes it empty; without one, a product past 2^53 cannot fall back below it
   const needed = shape.includes(0) ? 0 : (shape.reduce((n: number, size: number) => n * size, 1) * bits) / 8;
   if (needed !== end - start) {
-    throw new CheckpointError(`${where}: ${stored as string} [${shape.join(',').slice(0, 80)}] needs ${needed} bytes, data_offsets [${start},${end}] hold ${end - start}`);
+    throw new CheckpointError(
+      `${where}: ${stored as string} [${shape.join(',').slice(0, 80)}] needs ${needed} bytes, data_offsets [${start},${end}] hold ${end - start}`,
+    );
   }
   return { stored: stored as string, dtype: loadsAs.get(stored as string) ?? null, shape: shape as number[], start, bytes: end - start };
 }
@@ -145,7 +147,9 @@ function checkCoverage(entries: ReadonlyMap<string, TensorEntry>, dataBytes: num
     }
     at += bytes;
     if (at > dataBytes) {
-      throw new CheckpointError(`${where}: tensor ${show(name)}: data_offsets [${start},${at}] reach past the end of the data at ${dataBytes}: the file is truncated`);
+      throw new CheckpointError(
+        `${where}: tensor ${show(name)}: data_offsets [${start},${at}] reach past the end of the data at ${dataBytes}: the file is truncated`,
+      );
     }
   }
   if (at !== dataBytes) throw new CheckpointError(`${where}: ${dataBytes - at} bytes after the last tensor belong to none`);
@@ -160,7 +164,10 @@ export function show(name: string): string {
  * The bytes before the data: length and header, padded with spaces to a multiple of 8.
  * @param entries in the order of their data
  */
-export function encodeHeader(entries: readonly (readonly [string, { dtype: DType; shape: readonly number[]; bytes: number }])[], metadata: Record<string, string>): Uint8Array {
+export function encodeHeader(
+  entries: readonly (readonly [string, { dtype: DType; shape: readonly number[]; bytes: number }])[],
+  metadata: Record<string, string>,
+): Uint8Array {
   let at = 0;
   const parts: string[] = [];
   // assembled by hand: an object would reorder names that look like integers

@@ -7,7 +7,16 @@ import { CheckpointError, describe } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { type FileSystem, fileError, writeAtomically } from './files.js';
-import { type LoadOptions, type NamedTensors, type SafetensorsReader, type TensorInfo, inFileOrder, loadAll, openSafetensorsFile, saveSafetensors } from './safetensors.js';
+import {
+  inFileOrder,
+  type LoadOptions,
+  loadAll,
+  type NamedTensors,
+  openSafetensorsFile,
+  type SafetensorsReader,
+  saveSafetensors,
+  type TensorInfo,
+} from './safetensors.js';
 import { MAX_HEADER, repeatedKey, show } from './safetensors_header.js';
 
 const SINGLE = 'model.safetensors';
@@ -57,7 +66,8 @@ async function readIndex(path: string, fs: FileSystem): Promise<Map<string, stri
     throw fileError(error, `${where}: cannot read the index`);
   }
   const map = index?.weight_map;
-  if (typeof map !== 'object' || map === null || Array.isArray(map)) throw new CheckpointError(`${where}: weight_map must map tensors to files, got ${describe(map)}`);
+  if (typeof map !== 'object' || map === null || Array.isArray(map))
+    throw new CheckpointError(`${where}: weight_map must map tensors to files, got ${describe(map)}`);
   const repeated = repeatedKey(text);
   if (repeated !== null) throw new CheckpointError(`${where}: the index has ${show(repeated)} twice`);
   for (const [name, file] of Object.entries(map)) {

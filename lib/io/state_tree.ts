@@ -1,7 +1,7 @@
 // Nested states (of models, optimizers, loaders, of a user's own) as JSON plus tensors: tensors are taken out under the path they
 // were found at, everything else is written so that it comes back identical, also what JSON has no form for: NaN, infinities, −0,
 // bigints, undefined, typed arrays. What cannot come back identical (a Map, a class) is an error, never dropped.
-import { CheckpointError, ValueError, describe } from '../errors.js';
+import { CheckpointError, describe, ValueError } from '../errors.js';
 import { Tensor } from '../tensor.js';
 import { show } from './safetensors_header.js';
 
@@ -50,7 +50,9 @@ export function encodeState(value: unknown, tensors: Map<string, Tensor>, path: 
       // a user's own key with a dollar sign must not be taken for one of the forms above
       return entries.some(([key]) => key.startsWith('$')) ? { $object: entries } : Object.fromEntries(entries);
     }
-    throw new ValueError(`saveCheckpoint: ${place} is ${describe(x)}, which a checkpoint cannot hold; give plain data, tensors, or objects with stateDict() and loadStateDict()`);
+    throw new ValueError(
+      `saveCheckpoint: ${place} is ${describe(x)}, which a checkpoint cannot hold; give plain data, tensors, or objects with stateDict() and loadStateDict()`,
+    );
   };
   return encode(value, []);
 }
