@@ -1,6 +1,7 @@
 // What surrounds an op: scope, gradient mode, generator, module. All of it lives in ONE AsyncLocalStorage record, so that
 // interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { ValueError, describe } from './errors.js';
 import type { Scope } from './storage.js';
 import type { Generator, KeyTape } from './random.js';
 
@@ -30,5 +31,6 @@ export function context(): Context {
 
 /** Runs `fn`, and all it awaits, with parts of the context replaced. */
 export function withContext<T>(patch: Partial<Context>, fn: () => T): T {
+  if (typeof fn !== 'function') throw new ValueError(`expected a function to run, got ${describe(fn)}`);
   return current.run({ ...context(), ...patch }, fn);
 }

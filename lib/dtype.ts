@@ -68,7 +68,7 @@ for (const name of Object.keys(info)) {
 }
 
 export function isFloating(dtype: DType): boolean {
-  return info[dtype].category === 'float';
+  return (info[dtype] ?? info[checkDType(dtype, 'isFloating')]).category === 'float';
 }
 export function computeType(dtype: DType): 'float32' | 'float64' | 'int64' {
   return info[dtype].compute;
@@ -89,7 +89,9 @@ const RANK: Record<Category, number> = { bool: 0, int: 1, float: 2 };
 
 /** PyTorch's promotion of two tensor dtypes. */
 export function promoteTypes(a: DType, b: DType): DType {
-  if (a === b) return a;
+  if (a === b && Object.hasOwn(info, a)) return a;
+  checkDType(a, 'promoteTypes');
+  checkDType(b, 'promoteTypes');
   const [low, high] = RANK[info[a].category] <= RANK[info[b].category] ? [a, b] : [b, a];
   if (info[low].category !== info[high].category) return high;
   if (info[a].category === 'float') {
@@ -109,12 +111,14 @@ export function promoteTypes(a: DType, b: DType): DType {
  * without, then numbers, each later kind only if its category (bool < integer < float) is higher than the earlier ones'.
  */
 export function resultType(operands: readonly (number | boolean | { dtype: DType; shape: readonly number[] })[]): DType {
+  if (!Array.isArray(operands) || operands.length === 0) throw new DTypeError(`resultType: expected an array of operands, got ${describe(operands)}`);
   let dims: DType | null = null;
   let zero: DType | null = null;
   let wrapped: DType | null = null;
   for (const x of operands) {
     if (typeof x === 'number') wrapped = promoteTypes(wrapped ?? 'bool', Number.isInteger(x) ? 'int64' : 'float32');
     else if (typeof x === 'boolean') wrapped = wrapped ?? 'bool';
+    else if (!Array.isArray(x?.shape) || !Object.hasOwn(info, x.dtype)) throw new DTypeError(`resultType: operands are tensors, numbers or booleans, got ${describe(x)}`);
     else if (x.shape.length > 0) dims = dims === null ? x.dtype : promoteTypes(dims, x.dtype);
     else zero = zero === null ? x.dtype : promoteTypes(zero, x.dtype);
   }

@@ -59,7 +59,7 @@ export function fromNative(error: unknown): unknown {
 /** Describes a value of the wrong kind in an error text: `null`, `a string "abc"`, `NaN`. */
 export function describe(value: unknown): string {
   if (value === null || value === undefined || typeof value === 'boolean') return String(value);
-  if (typeof value === 'number' || typeof value === 'bigint') return String(value);
+  if (typeof value === 'number' || typeof value === 'bigint' || typeof value === 'symbol') return String(value);
   if (typeof value === 'string') return `a string ${JSON.stringify(value.slice(0, 40))}`;
   if (typeof value === 'function') return 'a function';
   if (Array.isArray(value)) return `an array of ${value.length}`;

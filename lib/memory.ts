@@ -2,7 +2,7 @@
 // says what is live; `checkLeaks()` says what a function left behind and where it was made.
 import { context, withContext } from './context.js';
 import { type DeviceLike, device, openDevices } from './device.js';
-import { ShardgradError } from './errors.js';
+import { ShardgradError, ValueError, describe } from './errors.js';
 import { native } from './native.js';
 import { Scope, leakSites, sweep } from './storage.js';
 import { Tensor } from './tensor.js';
@@ -65,6 +65,7 @@ export function scope<T>(fn: () => T): T {
 
 /** Takes a tensor out of the scope that made it. Returns it. */
 export function keep(t: Tensor): Tensor {
+  if (!(t instanceof Tensor)) throw new ValueError(`keep: expected a tensor, got ${describe(t)}`);
   return t.keep();
 }
 

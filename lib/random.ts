@@ -8,6 +8,7 @@ import { DTypeError, ShapeError, ValueError, describe } from './errors.js';
 import { type TensorOptions, empty } from './create.js';
 import { type Shape, checkInteger, checkNumber, checkShape, contiguousStrides, showShape } from './shape.js';
 import { Tensor } from './tensor.js';
+import { checkFloat, checkTensor } from './ops/arguments.js';
 import { recording, record } from './autograd/node.js';
 import { checkInPlace, invoke, like } from './ops/door.js';
 
@@ -139,9 +140,11 @@ export function rand(shape: readonly number[], options?: RandomOptions): Tensor 
   return withGrad(uniform_(floating(shape, options, 'rand'), 0, 1, options), options);
 }
 export function randnLike(x: Tensor, options?: RandomOptions): Tensor {
+  checkTensor(x, 'randnLike');
   return randn(x.shape, { dtype: x.dtype, device: x.device, ...options });
 }
 export function randLike(x: Tensor, options?: RandomOptions): Tensor {
+  checkTensor(x, 'randLike');
   return rand(x.shape, { dtype: x.dtype, device: x.device, ...options });
 }
 /** Whole numbers in [low, high), int64 unless said otherwise. */
@@ -160,6 +163,7 @@ export function randperm(n: number, options?: RandomOptions & { device?: DeviceL
 }
 /** 1 with the probability in each element of p, else 0. */
 export function bernoulli(p: Tensor, options?: { generator?: Generator }): Tensor {
+  checkFloat(p, 'bernoulli', 'the probabilities');
   return randLike(p, options).lt(p).to(p.dtype);
 }
 

@@ -41,7 +41,7 @@ export function sameShape(a: Shape, b: Shape): boolean {
 }
 
 export function showShape(shape: Shape): string {
-  return `[${shape.join(',')}]`;
+  return `[${shape.map(String).join(',')}]`;
 }
 
 /** Checks a user's shape: an array of whole numbers from 0, at most 8 of them, with a product below 2^53. */

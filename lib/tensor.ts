@@ -3,7 +3,7 @@
 // functions, and lib/ops/methods.ts makes a method of each.
 import type { Device } from './device.js';
 import { type DType, type TypedArray, dtypeCode, dtypeSize } from './dtype.js';
-import { AutogradError, DTypeError, ShapeError, fromNative } from './errors.js';
+import { AutogradError, DTypeError, ShapeError, describe, fromNative } from './errors.js';
 import { native } from './native.js';
 import { decode, nest } from './read.js';
 import { META, type Storage, escape, requireAlive } from './storage.js';
@@ -95,6 +95,7 @@ export class Tensor {
   size(dim: number): number;
   size(dim?: number): number | Shape {
     if (dim === undefined) return this.shape;
+    if (typeof dim !== 'number') throw new ShapeError(`size: a dimension is a whole number, got ${describe(dim)}`);
     const size = this.shape[dim < 0 ? dim + this.ndim : dim];
     if (size === undefined) throw new ShapeError(`size: dimension ${dim} is out of range of ${showShape(this.shape)}`);
     return size;

@@ -198,8 +198,10 @@ function reachable(root: Node): Node[] {
 }
 
 function rootGradient(root: Tensor, gradient: Tensor | undefined, where: string): Tensor {
+  if (!(root instanceof Tensor)) throw new ValueError(`${where}: expected a tensor, got ${describe(root)}`);
   if (!root.requiresGrad) throw new AutogradError(`${where}: the tensor does not require a gradient: no input of its graph does, or it was made under noGrad`);
-  if (gradient) {
+  if (gradient !== undefined && gradient !== null) {
+    if (!(gradient instanceof Tensor)) throw new ValueError(`${where}: the gradient must be a tensor, got ${describe(gradient)}`);
     if (!sameShape(gradient.shape, root.shape)) {
       throw new ShapeError(`${where}: the gradient has shape ${showShape(gradient.shape)}, the tensor ${showShape(root.shape)}`);
     }
@@ -209,20 +211,27 @@ function rootGradient(root: Tensor, gradient: Tensor | undefined, where: string)
   return onesLike(root);
 }
 
+function checkOptions(options: unknown, where: string): void {
+  if (typeof options !== 'object' || options === null || options instanceof Tensor) throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
+}
+
 /**
  * Adds the gradient of `root` with respect to every leaf that led to it to the leaf's `.grad`. Frees what the graph saved
  * as it walks, unless retainGraph.
  */
 export function backward(root: Tensor, options: BackwardOptions = {}): void {
+  checkOptions(options, 'backward');
   const gradient = rootGradient(root, options.gradient, 'backward');
   new Run(options, null).start(root, gradient);
 }
 
 /** The gradients of `output` with respect to `inputs`, without touching any `.grad`. Unreached inputs give null. */
 export function grad(output: Tensor, inputs: readonly Tensor[], options: BackwardOptions = {}): (Tensor | null)[] {
+  checkOptions(options, 'grad');
   if (!Array.isArray(inputs)) throw new ValueError(`grad: inputs must be an array of tensors, got ${describe(inputs)}`);
   const captured = new Map<Tensor, Tensor>();
   for (const x of inputs) {
+    if (!(x instanceof Tensor)) throw new ValueError(`grad: inputs must be tensors, got ${describe(x)}`);
     if (!x.requiresGrad) throw new AutogradError('grad: an input does not require a gradient');
     captured.set(x, undefined as unknown as Tensor);
   }

@@ -53,6 +53,9 @@ export function defineFunction<A extends readonly unknown[]>(definition: Functio
 
 /** As defineFunction, for forwards with several outputs. */
 export function defineFunctions<A extends readonly unknown[]>(definition: FunctionDefinition<A>): (...args: A) => Tensor[] {
+  if (typeof definition?.forward !== 'function' || typeof definition.backward !== 'function') {
+    throw new ValueError(`defineFunction: expected an object with forward and backward, got ${describe(definition)}`);
+  }
   const name = definition.name ?? 'custom function';
   return (...args) => {
     const ctx = new FunctionContext();

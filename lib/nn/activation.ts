@@ -1,6 +1,7 @@
 // Activations as modules.
 import { elu, gelu, hardsigmoid, hardswish, hardtanh, leakyRelu, logSigmoid, mish, mul, relu, relu6, selu, sigmoid, silu, softplus, tanh } from '../ops/pointwise.js';
 import { logSoftmax, softmax } from '../ops/softmax.js';
+import { checkFloat } from '../ops/arguments.js';
 import { split } from '../ops/joining.js';
 import { ShapeError, ValueError, describe } from '../errors.js';
 import { checkNumber } from '../shape.js';
@@ -84,6 +85,7 @@ export class LogSoftmax extends Module {
 
 /** silu(a)·b of the two halves of the last dimension. */
 export function swiglu(x: Tensor): Tensor {
+  checkFloat(x, 'swiglu');
   const features = x.shape[x.ndim - 1] ?? 0;
   if (features === 0 || features % 2 !== 0) throw new ShapeError(`swiglu: the last dimension must be even, got [${x.shape}]`);
   const [a, b] = split(x, features / 2, -1);

@@ -13,6 +13,7 @@ abstract class Indexed<M extends Module> extends Module {
   constructor(modules: Iterable<M>) {
     super();
     Object.defineProperty(this, 'count', { enumerable: false, writable: true, value: 0 });
+    if (typeof modules?.[Symbol.iterator] !== 'function') throw new ValueError(`${new.target.name}: expected modules, got ${describe(modules)}`);
     for (const m of modules) this.append(m);
   }
   get length(): number {
@@ -60,6 +61,7 @@ export class ModuleList<M extends Module = Module> extends Indexed<M> {
 export class ModuleDict<M extends Module = Module> extends Module {
   constructor(modules: Record<string, M> = {}) {
     super();
+    if (typeof modules !== 'object' || modules === null) throw new ValueError(`ModuleDict: expected an object of modules, got ${describe(modules)}`);
     for (const [name, m] of Object.entries(modules)) this.set(name, m);
   }
   set(name: string, module: M): this {

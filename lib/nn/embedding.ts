@@ -14,23 +14,23 @@ export interface EmbeddingOptions extends FactoryOptions {
   paddingIdx?: number;
 }
 
-/** Rows of a table [count, dim] by index; starts standard normal, as PyTorch's. */
+/** Rows of a table [numEmbeddings, embeddingDim] by index; starts standard normal, as PyTorch's. */
 export class Embedding extends Module {
   weight: Parameter;
   readonly paddingIdx: number | undefined;
   constructor(
-    readonly count: number,
-    readonly dim: number,
+    readonly numEmbeddings: number,
+    readonly embeddingDim: number,
     options: EmbeddingOptions = {},
   ) {
     super();
-    checkSize(count, 'count', 'Embedding');
-    checkSize(dim, 'dim', 'Embedding');
-    this.weight = parameter([count, dim], options);
+    checkSize(numEmbeddings, 'numEmbeddings', 'Embedding');
+    checkSize(embeddingDim, 'embeddingDim', 'Embedding');
+    this.weight = parameter([numEmbeddings, embeddingDim], options);
     init.normal_(this.weight);
     if (options.paddingIdx !== undefined) {
-      const at = checkInteger(options.paddingIdx, 'paddingIdx', 'Embedding', -count, count - 1);
-      this.paddingIdx = at < 0 ? at + count : at;
+      const at = checkInteger(options.paddingIdx, 'paddingIdx', 'Embedding', -numEmbeddings, numEmbeddings - 1);
+      this.paddingIdx = at < 0 ? at + numEmbeddings : at;
       noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));
     }
   }

@@ -104,6 +104,7 @@ export class GPTBlock extends Module {
   mlp: FeedForward;
   constructor(o: GPTOptions) {
     super();
+    for (const name of ['heads', 'dim'] as const) checkSize(o?.[name], name, 'GPTBlock');
     const norm = { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device };
     this.ln_1 = new LayerNorm(o.dim, norm);
     this.attn = new SelfAttention(o);

@@ -15,6 +15,7 @@ import { copy_, to } from '../ops/copy.js';
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
 export class Parameter extends Tensor {
   constructor(data: Tensor, requiresGrad = true) {
+    if (!(data instanceof Tensor)) throw new ValueError(`Parameter: expected a tensor, got ${describe(data)}`);
     super(data.storage, data.shape, data.strides, data.offset, data.dtype);
     escape(this.storage);
     this.requiresGrad = requiresGrad && isFloating(data.dtype);

@@ -2,6 +2,7 @@
 import { tensor, ones, zeros } from '../create.js';
 import { ShapeError } from '../errors.js';
 import { batchNorm, groupNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import { checkTensor, optionsOf } from '../ops/arguments.js';
 import { add_ } from '../ops/pointwise.js';
 import { noGrad } from '../autograd/modes.js';
 import { checkNumber } from '../shape.js';
@@ -29,6 +30,12 @@ function learned(shape: readonly number[], options: NormOptions): [Parameter | n
   return [weight, bias];
 }
 
+function checkNormalized(shape: unknown, where: string): number[] {
+  const sizes = Array.isArray(shape) ? shape : [shape];
+  if (sizes.length === 0) throw new ShapeError(`${where}: normalizedShape must have a size`);
+  return sizes.map((size) => checkSize(size, 'normalizedShape', where));
+}
+
 /** Layer normalisation over the last dimensions (Ba et al., 2016). */
 export class LayerNorm extends Module {
   weight: Parameter | null;
@@ -37,8 +44,7 @@ export class LayerNorm extends Module {
   readonly eps: number;
   constructor(normalizedShape: number | readonly number[], options: NormOptions = {}) {
     super();
-    this.normalizedShape = typeof normalizedShape === 'number' ? [normalizedShape] : [...normalizedShape];
-    for (const size of this.normalizedShape) checkSize(size, 'normalizedShape', 'LayerNorm');
+    this.normalizedShape = checkNormalized(normalizedShape, 'LayerNorm');
     this.eps = checkNumber(options.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
     [this.weight, this.bias] = learned(this.normalizedShape, options);
   }
@@ -54,8 +60,7 @@ export class RMSNorm extends Module {
   readonly eps: number | null;
   constructor(normalizedShape: number | readonly number[], options: Omit<NormOptions, 'bias'> = {}) {
     super();
-    this.normalizedShape = typeof normalizedShape === 'number' ? [normalizedShape] : [...normalizedShape];
-    for (const size of this.normalizedShape) checkSize(size, 'normalizedShape', 'RMSNorm');
+    this.normalizedShape = checkNormalized(normalizedShape, 'RMSNorm');
     this.eps = options.eps ?? null;
     [this.weight] = learned(this.normalizedShape, { ...options, bias: false });
   }
@@ -70,19 +75,19 @@ export class GroupNorm extends Module {
   bias: Parameter | null;
   readonly eps: number;
   constructor(
-    readonly groups: number,
-    readonly channels: number,
+    readonly numGroups: number,
+    readonly numChannels: number,
     options: NormOptions = {},
   ) {
     super();
-    checkSize(groups, 'groups', 'GroupNorm');
-    checkSize(channels, 'channels', 'GroupNorm');
-    if (channels % groups !== 0) throw new ShapeError(`GroupNorm: ${channels} channels do not divide into ${groups} groups`);
+    checkSize(numGroups, 'numGroups', 'GroupNorm');
+    checkSize(numChannels, 'numChannels', 'GroupNorm');
+    if (numChannels % numGroups !== 0) throw new ShapeError(`GroupNorm: ${numChannels} channels do not divide into ${numGroups} groups`);
     this.eps = checkNumber(options.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
-    [this.weight, this.bias] = learned([channels], options);
+    [this.weight, this.bias] = learned([numChannels], options);
   }
   override forward(x: Tensor): Tensor {
-    return groupNorm(x, this.groups, this.weight, this.bias, this.eps);
+    return groupNorm(x, this.numGroups, this.weight, this.bias, this.eps);
   }
 }
 
@@ -103,21 +108,23 @@ abstract class BatchNorm extends Module {
   readonly momentum: number | null;
   protected abstract readonly dims: readonly number[];
   constructor(
-    readonly features: number,
-    options: BatchNormOptions = {},
+    readonly numFeatures: number,
+    given: BatchNormOptions = {},
   ) {
     super();
-    checkSize(features, 'features', this.constructor.name);
+    const options = optionsOf<BatchNormOptions>(given, this.constructor.name);
+    checkSize(numFeatures, 'numFeatures', this.constructor.name);
     this.eps = checkNumber(options.eps ?? 1e-5, 'eps', this.constructor.name, 0);
     this.momentum = options.momentum === undefined ? 0.1 : options.momentum;
-    [this.weight, this.bias] = learned([features], options);
+    [this.weight, this.bias] = learned([numFeatures], options);
     const track = options.trackRunningStats ?? true;
     const where = { device: options.device };
-    this.registerBuffer('running_mean', track ? zeros([features], where) : null);
-    this.registerBuffer('running_var', track ? ones([features], where) : null);
+    this.registerBuffer('running_mean', track ? zeros([numFeatures], where) : null);
+    this.registerBuffer('running_var', track ? ones([numFeatures], where) : null);
     this.registerBuffer('num_batches_tracked', track ? tensor(0n, where) : null);
   }
   override forward(x: Tensor): Tensor {
+    checkTensor(x, this.constructor.name);
     if (!this.dims.includes(x.ndim)) throw new ShapeError(`${this.constructor.name}: expected ${this.dims.join(' or ')} dimensions, got [${x.shape}]`);
     const useBatch = this.training || this.running_mean === null;
     let momentum = this.momentum ?? 0;

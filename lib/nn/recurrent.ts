@@ -105,9 +105,9 @@ abstract class Recurrent extends Module {
   }
 
   protected initial(x: Tensor, given: Tensor | undefined, name: string): Tensor {
-    const batch = x.shape?.[this.o.batchFirst ? 0 : 1] ?? 0;
+    const batch = x?.shape?.[this.o.batchFirst ? 0 : 1] ?? 0;
     const shape = [this.layers * this.directions, batch, this.hiddenSize];
-    if (given === undefined) return zeros(shape, { dtype: x.dtype, device: x.device });
+    if (given === undefined) return zeros(shape, { dtype: x?.dtype, device: x?.device });
     if (!(given instanceof Tensor) || given.ndim !== 3 || given.shape.some((s, i) => s !== shape[i])) {
       throw new ShapeError(`${this.constructor.name}: ${name} must be [${shape}], got ${given instanceof Tensor ? `[${given.shape}]` : describe(given)}`);
     }

@@ -3,6 +3,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating } from '../dtype.js';
 import { sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
+import { checkTensor } from './arguments.js';
 import { noGrad } from '../autograd/modes.js';
 import { scope } from '../memory.js';
 
@@ -20,6 +21,8 @@ export interface CloseOptions {
 
 /** Whether |a − b| ≤ atol + rtol·|b| everywhere. Waits. */
 export function allclose(a: Tensor, b: Tensor, options: CloseOptions = {}): boolean {
+  checkTensor(a, 'allclose');
+  checkTensor(b, 'allclose', 'the other operand');
   const { rtol = 1e-5, atol = 1e-8, equalNan = false } = options;
   if (!sameShape(a.shape, b.shape)) throw new ShapeError(`allclose: shapes differ: ${showShape(a.shape)} and ${showShape(b.shape)}`);
   return (
@@ -36,6 +39,8 @@ export function allclose(a: Tensor, b: Tensor, options: CloseOptions = {}): bool
 
 /** Whether shapes, dtypes and all elements are equal. Waits. */
 export function equal(a: Tensor, b: Tensor): boolean {
+  checkTensor(a, 'equal');
+  checkTensor(b, 'equal', 'the other operand');
   if (a.dtype !== b.dtype) throw new DTypeError(`equal: dtypes differ: ${a.dtype} and ${b.dtype}`);
   if (!sameShape(a.shape, b.shape)) return false;
   return noGrad(() => scope(() => a.detach().eq(b.detach()).all().itemSync())) !== 0;

@@ -149,6 +149,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
   checkLinear('linear', x, weight, bias);
   const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
   const residual = options.residual;
+  if (residual !== undefined) checkTensor(residual, 'linear', 'the residual');
   if (residual && (!sameShape(residual.shape, shape) || residual.dtype !== x.dtype)) {
     throw new ShapeError(`linear: the residual must be ${showShape(shape)} ${x.dtype}, got ${showShape(residual.shape)} ${residual.dtype}`);
   }
@@ -169,6 +170,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options:
 export function mlp(x: Tensor, w1: Tensor, b1: Tensor | null, w2: Tensor, b2: Tensor | null, options: { residual?: Tensor } = {}): Tensor {
   checkLinear('mlp', x, w1, b1);
   checkTensor(w2, 'mlp', 'the second weight');
+  for (const b of [b1, b2, options.residual]) if (b !== null && b !== undefined) checkTensor(b, 'mlp', 'a bias or the residual');
   if (w2.ndim !== 2 || w2.shape[1] !== w1.shape[0]) throw new ShapeError(`mlp: weights ${showShape(w1.shape)} and ${showShape(w2.shape)} do not chain`);
   const shape = [...x.shape.slice(0, -1), w2.shape[0]!];
   const residual = options.residual;

@@ -190,7 +190,9 @@ export const sigmoid_: Unary = unaryInto('sigmoid');
 
 /** Gaussian error linear unit (Hendrycks & Gimpel, 2016): exact by erf, or the tanh form of GPT-2. */
 export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {}): Tensor {
-  return apply(options.approximate === 'tanh' ? 'geluTanh' : 'gelu', x);
+  const approximate = options?.approximate ?? 'none';
+  if (approximate !== 'none' && approximate !== 'tanh') throw new ValueError(`gelu: approximate must be none or tanh, got ${describe(approximate)}`);
+  return apply(approximate === 'tanh' ? 'geluTanh' : 'gelu', x);
 }
 export function leakyRelu(x: Tensor, negativeSlope = 0.01): Tensor {
   return apply('leakyRelu', x, negativeSlope);
@@ -217,7 +219,9 @@ export function maskedFill(x: Tensor, mask: Tensor, value: Operand): Tensor {
   return apply('where', mask, value, x);
 }
 export function maskedFill_(x: Tensor, mask: Tensor, value: Operand): Tensor {
-  check('maskedFill_', mask, 'the mask');
+  checkTensor('maskedFill_', x);
+  checkTensor('maskedFill_', mask);
+  check('maskedFill_', value, 'the value');
   return pointwiseInto('where', 'same', x, [mask, value, x]);
 }
 /** a + weight·(b − a). */

@@ -39,6 +39,7 @@ export function gradNorm(parameters: Iterable<Tensor>, normType = 2): Tensor {
  */
 export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, options: ClipOptions = {}): Tensor {
   checkNumber(maxNorm, 'maxNorm', 'clipGradNorm', 0);
+  if (parameters instanceof Tensor || typeof parameters?.[Symbol.iterator] !== 'function') throw new ValueError(`clipGradNorm: expected a list of parameters, got ${describe(parameters)}`);
   const list = [...parameters];
   return noGrad(() =>
     scope(() => {

@@ -1,6 +1,7 @@
 // Gradients of the pointwise table, beside each other. A rule saves only what the inputs that need a gradient require; sums over
 // broadcast dimensions and casts back are the engine's work. Backward rows have rules of their own, in primitives, so that
 // gradients of gradients exist. Nothing here may call an op while the file loads: ops and rules import each other.
+import { zerosLike } from '../../create.js';
 import type { Tensor } from '../../tensor.js';
 import * as P from '../../ops/pointwise.js';
 import { type PointwiseName, add, apply, div, mul, neg, square, sub } from '../../ops/pointwise.js';
@@ -35,6 +36,8 @@ const sigmoidSlope = (x: Tensor): Tensor => {
   const s = P.sigmoid(x);
   return mul(s, sub(neg(s), -1));
 };
+/** Steps: the gradient is zero, as PyTorch has it, and not absent. */
+const constant: Any = { grad: (n, g) => n.edges.map(() => () => zerosLike(g)) };
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 const normalDensity = (x: Tensor): Tensor => mul(P.exp(mul(square(x), -0.5)), 1 / Math.sqrt(2 * Math.PI));
 
@@ -68,7 +71,7 @@ export const pointwiseRules: Rules<PointwiseName> = {
   identity: { grad: (_, g) => [g] },
   neg: { grad: (_, g) => [neg(g)] },
   abs: byInput(backwardRow('absBackward')),
-  sign: null,
+  sign: constant,
   square: byInput((g, x) => mul(mul(g, x), 2)),
   reciprocal: byOutput(backwardRow('reciprocalBackward')),
   sqrt: byOutput(backwardRow('sqrtBackward')),
@@ -107,10 +110,10 @@ export const pointwiseRules: Rules<PointwiseName> = {
   hardtanh: byOutput(backwardRow('hardtanhBackward')),
   hardswish: byInput(backwardRow('hardswishBackward')),
   hardsigmoid: byInput(backwardRow('hardsigmoidBackward')),
-  ceil: null,
-  floor: null,
-  round: null,
-  trunc: null,
+  ceil: constant,
+  floor: constant,
+  round: constant,
+  trunc: constant,
   frac: { grad: (_, g) => [g] },
   isnan: null,
   isinf: null,
@@ -148,7 +151,7 @@ export const pointwiseRules: Rules<PointwiseName> = {
     (_, g) => g,
     (n, g) => neg(mul(g, P.floorDivide(operand(n, 0), operand(n, 1)))),
   ),
-  floorDivide: null,
+  floorDivide: constant,
   atan2: byAll(
     (n, g) => div(mul(g, operand(n, 1)), add(square2(n, 0), square2(n, 1))),
     (n, g) => neg(div(mul(g, operand(n, 0)), add(square2(n, 0), square2(n, 1)))),

@@ -1,0 +1,199 @@
+// Lifetimes: scopes, keep, using, the safety net, reports. Resident memory is measured in processes of their own.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import { describe, expect, test } from 'vitest';
+import * as sg from '../lib/index.js';
+import { nn, optim } from '../lib/index.js';
+
+const child = fileURLToPath(new URL('./children/flat_memory.mjs', import.meta.url));
+
+function live(): number {
+  sg.synchronizeSync();
+  sg.collectGarbage();
+  return sg.memory().live;
+}
+
+describe('scope', () => {
+  test('frees what was made inside except what it returns, also in arrays and objects', () => {
+    const before = live();
+    const out = sg.scope(() => {
+      const a = sg.ones([1000]);
+      a.add(1).mul(2);
+      return { list: [a.sub(1)], plain: 3 };
+    });
+    expect(out.list[0]!.toArraySync()).toEqual(new Array(1000).fill(0));
+    expect(sg.memory().live - before).toBe(4096);
+    out.list[0]!.dispose();
+    expect(sg.memory().live).toBe(before);
+  });
+
+  test('takes async functions, which do not disturb each other', async () => {
+    const before = live();
+    const run = async (value: number): Promise<sg.Tensor> =>
+      sg.scope(async () => {
+        const a = sg.full([256], value);
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        const b = a.add(1);
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        return b.mul(1);
+      });
+    const results = await Promise.all([1, 2, 3].map(run));
+    for (const [i, t] of results.entries()) expect(await t.sum().item()).toBe(256 * (i + 2));
+    for (const t of results) t.dispose();
+    expect(live()).toBe(before);
+  });
+
+  test('frees everything when the function throws', () => {
+    const before = live();
+    expect(() =>
+      sg.scope(() => {
+        sg.ones([4096]);
+        throw new Error('stop');
+      }),
+    ).toThrow('stop');
+    expect(sg.memory().live).toBe(before);
+  });
+
+  test('gradients, optimizer state and kept tensors outlive it', () => {
+    const w = sg.ones([8], { requiresGrad: true });
+    const optimizer = new optim.AdamW([w], { lr: 0.1 });
+    let kept: sg.Tensor | undefined;
+    sg.scope(() => {
+      w.mul(2).sum().backward();
+      optimizer.step();
+      kept = sg.ones([4]).keep();
+    });
+    expect(w.grad!.toArraySync()).toEqual(new Array(8).fill(2));
+    expect(kept!.toArraySync()).toEqual([1, 1, 1, 1]);
+    sg.scope(() => {
+      w.mul(3).sum().backward();
+      optimizer.step();
+    });
+    expect(w.grad!.toArraySync()).toEqual(new Array(8).fill(5));
+    optimizer.zeroGrad();
+    expect(w.grad).toBeNull();
+  });
+
+  test('a tensor used after its scope says so', () => {
+    let lost: sg.Tensor | undefined;
+    sg.scope(() => {
+      lost = sg.ones([3]);
+    });
+    expect(() => lost!.add(1)).toThrow(sg.DisposedError);
+    expect(() => lost!.add(1)).toThrow(/add: input 0 \(\[3\] float32\) was disposed, or the scope that made it has ended/);
+  });
+
+  test('a module keeps what forward stores on this', () => {
+    class Stash extends nn.Module {
+      last: sg.Tensor | null = null;
+      override forward(x: sg.Tensor): sg.Tensor {
+        this.last = x.mul(2);
+        return this.last.add(1);
+      }
+    }
+    const m = new Stash();
+    m.forward(sg.ones([2]));
+    expect(m.last!.toArraySync()).toEqual([2, 2]);
+  });
+});
+
+describe('backward', () => {
+  test('frees saved activations as it walks, so the peak is that of the forward', () => {
+    const layers = Array.from({ length: 8 }, () => new nn.Linear(256, 256));
+    const model = new nn.Sequential(...layers.flatMap((l) => [l, new nn.Tanh()]));
+    const step = (): void =>
+      sg.scope(() => {
+        const loss = model.forward(sg.ones([2048, 256])).sum();
+        loss.backward();
+        model.zeroGrad();
+      });
+    step();
+    sg.synchronizeSync();
+    sg.resetPeakMemory();
+    const before = sg.memory().live;
+    step();
+    const activation = 2048 * 256 * 4;
+    // 16 outputs, the input, and a few gradients in flight
+    expect(sg.memory().peak - before).toBeLessThan(24 * activation);
+    expect(sg.memory().live).toBe(before);
+  });
+
+  test('retainGraph keeps them, a second backward without it explains itself', () => {
+    const x = sg.ones([3], { requiresGrad: true });
+    const y = x.exp().sum();
+    y.backward({ retainGraph: true });
+    y.backward();
+    expect(() => y.backward()).toThrow(/the graph of .* was freed by an earlier backward/);
+  });
+});
+
+describe('safety net', () => {
+  test('using disposes at the end of the block', () => {
+    const before = live();
+    {
+      using t = sg.ones([1024]);
+      expect(t.disposed).toBe(false);
+    }
+    expect(sg.memory().live).toBe(before);
+  });
+
+  test('forgotten tensors are freed in a loop that never awaits, and live ones are never touched', () => {
+    const ring: sg.Tensor[] = [];
+    const values: number[] = [];
+    sg.synchronizeSync();
+    sg.resetPeakMemory();
+    const before = sg.memory().live;
+    for (let i = 0; i < 60_000; i++) {
+      const t = sg.full([256], i);
+      t.add(1);
+      if (i % 7 === 0) {
+        ring[(i / 7) % 300] = t;
+        values[(i / 7) % 300] = i;
+      }
+    }
+    expect(sg.memory().peak - before).toBeLessThan(64 * 2 ** 20);
+    for (const [k, t] of ring.entries()) if (k % 29 === 0) expect(t.at(255).itemSync()).toBe(values[k]);
+  });
+
+  test('checkLeaks names where a leak was made', () => {
+    const held: sg.Tensor[] = [];
+    const leaks = sg.checkLeaks(() => {
+      sg.scope(() => sg.ones([10]).add(1));
+      held.push(sg.ones([16]));
+    });
+    expect(leaks).toHaveLength(1);
+    expect(leaks[0]!.bytes).toBe(64);
+    expect(leaks[0]!.site).toContain('13-memory.test');
+  });
+
+  const cases: [string, number, number, number][] = [
+    ['plain', 10_000, 0, 0],
+    ['with 1 MB of garbage a step', 2_000, 1 << 20, 0],
+    ['with a heap of 150 MB', 4_000, 0, 150e6],
+  ];
+  test.each(cases)('resident memory of a synchronous loop stays flat, %s', (_, steps, garbage, heap) => {
+    const run = spawnSync(process.execPath, [child, String(steps), String(garbage), String(heap)], { encoding: 'utf8' });
+    expect(run.stderr).toBe('');
+    const { early, late, live } = JSON.parse(run.stdout) as { early: number; late: number; live: number };
+    expect(late - early).toBeLessThan(80);
+    expect(live).toBeLessThan(300);
+  });
+
+  test('and in a worker thread', async () => {
+    const worker = new Worker(child, { workerData: [3000, 0, 0] });
+    const result = await new Promise<{ early: number; late: number }>((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    });
+    await worker.terminate();
+    expect(result.late - result.early).toBeLessThan(80);
+  });
+});
+
+describe('out of memory', () => {
+  test('an impossible allocation is a typed error, and the next op works', () => {
+    expect(() => sg.zeros([2 ** 40])).toThrow(sg.OutOfMemoryError);
+    expect(sg.ones([2]).sum().itemSync()).toBe(2);
+  });
+});
