@@ -4,6 +4,7 @@ import { type Device, type DeviceLike, device } from './device.js';
 import { type DType, type TypedArray, checkDType, dtypeSize, isFloating } from './dtype.js';
 import { DTypeError, ShapeError, ValueError, describe, fromNative } from './errors.js';
 import { native } from './native.js';
+import { withRelief } from './pressure.js';
 import { META, born } from './storage.js';
 import { type Shape, checkInteger, checkNumber, checkShape, numel, showShape } from './shape.js';
 import { type NestedArray, Tensor, wrap } from './tensor.js';
@@ -53,13 +54,7 @@ export function allocate(shape: Shape, dtype: DType, on: Device, op: string): Te
   const { scope, inference } = context();
   let handle = META;
   if (on.type !== 'meta') {
-    try {
-      handle = native.alloc(on.slot, bytes);
-    } catch (error) {
-      const typed = fromNative(error);
-      if (typed instanceof Error) typed.message = `${op}: ${typed.message}`;
-      throw typed;
-    }
+    handle = withRelief(on, op, () => () => undefined, () => native.alloc(on.slot, bytes));
   }
   const storage = born(handle, on, bytes, scope);
   storage.inference = inference;

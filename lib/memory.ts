@@ -114,6 +114,7 @@ export interface Leak {
 export function checkLeaks(fn: () => unknown): Leak[] {
   const before = leakSites.enabled;
   leakSites.enabled = true;
+  leakSites.collecting = true;
   leakSites.made = [];
   try {
     const result = fn();
@@ -122,6 +123,7 @@ export function checkLeaks(fn: () => unknown): Leak[] {
     return made.filter((s) => s.alive).map((s) => ({ bytes: s.bytes, site: s.site ?? '' }));
   } finally {
     leakSites.enabled = before;
+    leakSites.collecting = false;
     leakSites.made = [];
   }
 }

@@ -34,6 +34,7 @@ export interface Native {
   synchronize(device: number): void;
   synchronizeAsync(device: number): Promise<void>;
   trackMany(objects: readonly object[], count: number): void;
+  tracked(): object[];
   sweep(): number;
   nudge(bytes: number): void;
   stats(device: number, out: Float64Array): void;

@@ -11,6 +11,8 @@ import { HEADER, block, growBlock, native } from './native.js';
 export const DEAD = 0;
 export const META = -4;
 
+export type StorageKind = 'parameter' | 'gradient' | 'optimizer state' | 'buffer' | 'temporary';
+
 export class Storage {
   /** Counts writes; a tensor saved for backward remembers the count. */
   version = 0;
@@ -24,7 +26,9 @@ export class Storage {
   epoch = 0;
   /** Made in inferenceMode: may not enter a graph. */
   inference = false;
-  /** Where it was made, when checkLeaks() asked for it. */
+  /** What it holds, for memory reports. */
+  kind: StorageKind = 'temporary';
+  /** Where it was made, when checkLeaks() or SHARDGRAD_DEBUG asked for it. */
   site: string | undefined = undefined;
 
   constructor(
@@ -78,6 +82,10 @@ export class Scope {
     this.storages = [];
     return mine;
   }
+  /** The storages made here that are still alive. */
+  alive(): Storage[] {
+    return this.storages.filter((s) => s.scope === this && s.handle > 0);
+  }
   /** Releases all that is still owned here. */
   end(heir: Scope | null): void {
     const batch: Storage[] = [];
@@ -91,15 +99,15 @@ export class Scope {
   }
 }
 
-/** Filled while checkLeaks() runs. */
-export const leakSites = { enabled: false, made: [] as Storage[] };
+/** Creation sites: recorded under SHARDGRAD_DEBUG=1 and while checkLeaks() runs, which also collects what is made. */
+export const leakSites = { enabled: process.env['SHARDGRAD_DEBUG'] === '1', collecting: false, made: [] as Storage[] };
 
 /** Registers a fresh storage with its owner. */
 export function born(handle: number, device: Device, bytes: number, scope: Scope | null): Storage {
   const s = new Storage(handle, device, bytes, scope);
   if (leakSites.enabled) {
     s.site = new Error('made').stack;
-    leakSites.made.push(s);
+    if (leakSites.collecting) leakSites.made.push(s);
   }
   if (scope !== null) scope.add(s);
   else if (handle !== META) watch(s);
@@ -107,7 +115,8 @@ export function born(handle: number, device: Device, bytes: number, scope: Scope
 }
 
 /** Takes a storage out of its scope: parameters, gradients, buffers, optimizer state, what `keep` is called on. */
-export function escape(s: Storage): void {
+export function escape(s: Storage, kind?: StorageKind): void {
+  if (kind) s.kind = kind;
   s.released = false;
   if (s.scope === null) return;
   s.scope = null;
@@ -219,6 +228,11 @@ export function sweep(kind: 'minor' | 'major'): number {
   net.sweeps++;
   net.freed += freed;
   return freed;
+}
+
+/** Every storage of this thread that is alive and not owned by a scope. */
+export function watchedStorages(): Storage[] {
+  return [...(native.tracked() as Storage[]), ...net.young].filter((s) => s.handle > 0);
 }
 
 /** Moves the young list to weak references; in a function of its own, so that no local keeps an entry reachable. */

@@ -136,6 +136,19 @@ napi_value trackMany(Environment& e, const Arguments& a) {
   return nullptr;
 }
 
+// The objects with weak references that are still alive: for reports, which name what fills the memory.
+napi_value tracked(Environment& e, const Arguments&) {
+  napi_value array = nullptr;
+  napi_create_array(e.env, &array);
+  uint32_t count = 0;
+  for (const uint32_t slot : e.watched) {
+    napi_value object = nullptr;
+    if (e.watches[slot].object) napi_get_reference_value(e.env, e.watches[slot].object, &object);
+    if (object) napi_set_element(e.env, array, count++, object);
+  }
+  return array;
+}
+
 // Frees the storages whose object is gone; returns how many. Block place 0 receives their bytes.
 napi_value sweep(Environment& e, const Arguments&) {
   size_t kept = 0;
@@ -216,7 +229,7 @@ napi_value mapFile(Environment& e, const Arguments& a) {
 
 std::vector<FunctionRow> memory_functions() {
   return {SG_FUNCTION(stats),     SG_FUNCTION(resetPeak), SG_FUNCTION(emptyCache), SG_FUNCTION(history),
-          SG_FUNCTION(trackMany), SG_FUNCTION(sweep),     SG_FUNCTION(nudge),      SG_FUNCTION(mapFile)};
+          SG_FUNCTION(trackMany), SG_FUNCTION(tracked),       SG_FUNCTION(sweep),     SG_FUNCTION(nudge),      SG_FUNCTION(mapFile)};
 }
 
 }  // namespace sg

@@ -144,7 +144,7 @@ class Run {
     }
     if (leaf.grad === null) {
       leaf.grad = this.exclusive(g) || this.options.createGraph ? g : clone(g);
-      escape(leaf.grad.storage);
+      escape(leaf.grad.storage, 'gradient');
     } else if (this.options.createGraph) {
       leaf.grad = add(leaf.grad, g);
       escape(leaf.grad.storage);

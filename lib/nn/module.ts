@@ -17,7 +17,7 @@ export class Parameter extends Tensor {
   constructor(data: Tensor, requiresGrad = true) {
     if (!(data instanceof Tensor)) throw new ValueError(`Parameter: expected a tensor, got ${describe(data)}`);
     super(data.storage, data.shape, data.strides, data.offset, data.dtype);
-    escape(this.storage);
+    escape(this.storage, 'parameter');
     this.requiresGrad = requiresGrad && isFloating(data.dtype);
   }
 }
@@ -113,7 +113,7 @@ export abstract class Module {
   /** A tensor that is state but not trained: moved and saved with the module unless `persistent` is false. */
   registerBuffer(name: string, tensor: Tensor | null, options: { persistent?: boolean } = {}): void {
     if (tensor !== null && !(tensor instanceof Tensor)) throw new ValueError(`registerBuffer: expected a tensor or null, got ${describe(tensor)}`);
-    tensor?.keep();
+    if (tensor) escape(tensor.storage, 'buffer');
     this.buffers_.set(name, { tensor, persistent: options.persistent ?? true });
     Object.defineProperty(this, name, {
       get: () => this.buffers_.get(name)!.tensor,
@@ -276,7 +276,7 @@ export abstract class Module {
 /** Gives a parameter other contents under the same identity. */
 function replaceData(p: Parameter, data: Tensor): void {
   if (data.storage === p.storage) return;
-  escape(data.storage);
+  escape(data.storage, 'parameter');
   const { storage, shape, strides, offset, dtype } = data;
   Object.assign(p, { storage, shape, strides, offset, dtype });
 }

@@ -3,8 +3,9 @@
 import { context } from '../context.js';
 import type { Device } from '../device.js';
 import { type DType, dtypeCode, dtypeSize, resultType, computeType, isFloating } from '../dtype.js';
-import { AutogradError, DTypeError, DeviceError, DisposedError, InternalError, fromNative } from '../errors.js';
+import { AutogradError, DTypeError, DeviceError, DisposedError, InternalError } from '../errors.js';
 import { ABSENT, FRESH, HEADER, RECORD, Rec, SCALAR, block, growBlock, native } from '../native.js';
+import { withRelief } from '../pressure.js';
 import { META, born } from '../storage.js';
 import { type Shape, broadcastShapes, numel, showShape } from '../shape.js';
 import { type Operand, Tensor, wrap } from '../tensor.js';
@@ -95,11 +96,15 @@ function cross(op: string, device: Device, records: number, attrs: readonly numb
   m[4] = 0;
   const at = HEADER + RECORD * records;
   for (let i = 0; i < attrs.length; i++) m[at + i] = attrs[i]!;
-  try {
-    native.run();
-  } catch (error) {
-    throw fromNative(error);
-  }
+  const used = at + attrs.length;
+  withRelief(device, op, () => saveBlock(used), RUN);
+}
+const RUN = (): void => native.run();
+
+/** Remembers the described call while the block serves something else. */
+function saveBlock(used: number): () => void {
+  const copy = block.slice(0, used);
+  return () => block.set(copy);
 }
 
 function wrapFresh(handle: number, device: Device, shape: Shape, dtype: DType): Tensor {
@@ -137,7 +142,7 @@ export function invoke(op: NativeOpName, device: Device, records: readonly (Inpu
   const made: Tensor[] = [];
   // handles first: making a storage may sweep, and the sweep uses the block
   const handles: number[] = [];
-  for (let i = 0; i < n; i++) if (records[i] instanceof Fresh) handles.push(m[HEADER + RECORD * i]!);
+  for (let i = 0; i < n; i++) if (records[i] instanceof Fresh) handles.push(block[HEADER + RECORD * i]!);
   let k = 0;
   for (let i = 0; i < n; i++) {
     const r = records[i];
@@ -260,7 +265,7 @@ function runPointwise(op: PointwiseName, device: Device, inputs: readonly Operan
     if (records) record(op, inputs, [target], undefined, target);
     return target;
   }
-  const y = wrapFresh(m[at]!, device, shape, dtype);
+  const y = wrapFresh(block[at]!, device, shape, dtype);
   if (records) record(op, inputs, [y], undefined);
   return y;
 }

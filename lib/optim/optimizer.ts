@@ -7,6 +7,7 @@ import { DeviceError, ShapeError, ValueError, describe, fromNative } from '../er
 import { noGrad } from '../autograd/modes.js';
 import { defaultGenerator } from '../random.js';
 import { native } from '../native.js';
+import { escape } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { copy_, to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
@@ -197,7 +198,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       host[Slot.clipFactor] = 1;
       host[Slot.lossScale] = 1;
       if (this.initialCounts) host.set(this.initialCounts, SLOTS + G);
-      this.buffer = fromTypedArray(host, undefined, { device: this.order[0]!.device }).keep();
+      this.buffer = stateTensor(fromTypedArray(host, undefined, { device: this.order[0]!.device }));
       this.written = new Float64Array(G).fill(Number.NaN);
     }
     const rates = Float64Array.from(this.groups, (g) => g.lr);
@@ -218,12 +219,17 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     let tensors = this.state.get(p);
     if (!tensors) {
       const dtype = stateType(p.dtype);
-      tensors = this.stateNames().map((name) => full(p.shape, this.startOf(name, group), { dtype, device: p.device }).keep());
+      tensors = this.stateNames().map((name) => stateTensor(full(p.shape, this.startOf(name, group), { dtype, device: p.device })));
       this.state.set(p, tensors);
-      if (dtypeSize[p.dtype] < 4) this.masters.set(p, to(p.detach(), 'float32').keep());
+      if (dtypeSize[p.dtype] < 4) this.masters.set(p, stateTensor(to(p.detach(), 'float32')));
     }
     return tensors;
   }
+}
+
+function stateTensor(t: Tensor): Tensor {
+  escape(t.storage, 'optimizer state');
+  return t;
 }
 
 /** Low-precision parameters keep float32 masters and states. */
