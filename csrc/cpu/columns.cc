@@ -1,95 +1,91 @@
-// im2col and its gradient. One task is one plane of one image, so every element has one writer and its sum one order.
+// im2col and its gradient, for the outputs of a tile: the rest of a row of outputs, whole rows, the start of a row.
 #include <cstring>
 
 #include "conv.h"
 #include "planes.h"
-#include "../core/thread_pool.h"
 
 namespace sg {
 
 namespace {
 
-// f(index) for [0, n) in parallel; `work` elements each
+// f(first, last, row of outputs) for the stretches of outputs [begin, end) that lie in one row
 template <class F>
-void each_plane(int64_t n, int64_t work, const F& f) {
-  parallel_for(n, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, work)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) f(i);
-  });
-}
-
-// All taps of one plane, each `to_stride` elements after the one before.
-template <class T>
-void plane_to_columns(const Conv& s, const T* from, int64_t row_stride, int64_t step, int64_t row, int64_t rows, T* to,
-                      int64_t to_stride) {
-  const int64_t width = s.w.output;
-  step *= s.w.stride;
-  for (int64_t kh = 0; kh < s.h.kernel; kh++) {
-    for (int64_t kw = 0; kw < s.w.kernel; kw++, to += to_stride) {
-      const int64_t first = s.w.first(kw), last = s.w.last(kw), count = last - first;
-      const int64_t source = s.w.source(first, kw) * (step / s.w.stride);
-      for (int64_t oh = 0; oh < rows; oh++) {
-        T* const out = to + oh * width;
-        const int64_t h = s.h.source(row + oh, kh);
-        if (count == 0 || h < 0 || h >= s.h.input) {
-          std::fill(out, out + width, T(0));
-          continue;
-        }
-        const T* const in = from + h * row_stride + source;
-        std::fill(out, out + first, T(0));
-        if (step == 1) std::memcpy(out + first, in, size_t(count) * sizeof(T));
-        else
-          for (int64_t i = 0; i < count; i++) out[first + i] = in[i * step];
-        std::fill(out + last, out + width, T(0));
-      }
-    }
+void each_stretch(int64_t begin, int64_t end, int64_t width, const F& f) {
+  for (int64_t at = begin; at < end;) {
+    const int64_t row = at / width, last = std::min(end, (row + 1) * width);
+    f(at - row * width, last - row * width, row);
+    at = last;
   }
 }
 
-template <class A>
-void columns_to_plane(const Conv& s, const A* from, A* sums) {
+template <class T>
+void plane_to_columns(const Conv& s, const T* from, int64_t row_stride, int64_t step, const ConvTile& t, T* columns,
+                      int64_t row) {
+  const int64_t jump = s.w.stride * step;
   for (int64_t kh = 0; kh < s.h.kernel; kh++) {
-    for (int64_t kw = 0; kw < s.w.kernel; kw++, from += s.pixels()) {
-      const int64_t first = s.w.first(kw), last = s.w.last(kw);
-      for (int64_t oh = s.h.first(kh); oh < s.h.last(kh); oh++) {
-        const A* const in = from + oh * s.w.output;
-        A* const out = sums + s.h.source(oh, kh) * s.w.input + s.w.source(0, kw);
-        if (s.w.stride == 1)
-          for (int64_t i = first; i < last; i++) out[i] += in[i];
+    for (int64_t kw = 0; kw < s.w.kernel; kw++, columns += row) {
+      const int64_t inside = s.w.first(kw), outside = s.w.last(kw);
+      T* out = columns;
+      each_stretch(t.begin, t.end, s.w.output, [&](int64_t begin, int64_t end, int64_t oh) {
+        const int64_t h = s.h.source(oh, kh);
+        const int64_t first = std::clamp(inside, begin, end), last = std::clamp(outside, first, end);
+        if (h < 0 || h >= s.h.input || first == last) {
+          out = std::fill_n(out, end - begin, T(0));
+          return;
+        }
+        out = std::fill_n(out, first - begin, T(0));
+        const T* const in = from + h * row_stride + s.w.source(first, kw) * step;
+        if (jump == 1) std::memcpy(out, in, size_t(last - first) * sizeof(T));
         else
-          for (int64_t i = first; i < last; i++) out[i * s.w.stride] += in[i];
-      }
+          for (int64_t i = 0; i < last - first; i++) out[i] = in[i * jump];
+        out = std::fill_n(out + (last - first), end - last, T(0));
+      });
     }
   }
 }
 
 }  // namespace
 
-void im2col(const Conv& s, In x, const ConvTile& tile, void* columns, int64_t image_stride, int64_t row_stride) {
+void im2col(const Conv& s, In x, const ConvTile& t, int64_t channel, int64_t channels, void* columns, int64_t row) {
   dispatch_bytes(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    each_plane(tile.images * s.channels, s.taps() * tile.rows * s.w.output, [&](int64_t p) {
-      T* const to = static_cast<T*>(columns) + p / s.channels * image_stride + p % s.channels * s.taps() * row_stride;
-      plane_to_columns(s, plane<const T>(x, tile.image * s.channels + p), x.strides[2], x.strides[3], tile.row,
-                       tile.rows, to, row_stride);
-    });
+    for (int64_t c = 0; c < channels; c++) {
+      for (int64_t i = 0; i < t.images; i++) {
+        T* const to = static_cast<T*>(columns) + c * s.taps() * row + i * (t.end - t.begin);
+        plane_to_columns(s, plane<const T>(x, (t.image + i) * s.channels + channel + c), x.strides[2], x.strides[3], t,
+                         to, row);
+      }
+    }
   });
 }
 
-void col2im(const Conv& s, const void* columns, int64_t image, int64_t images, int64_t channel, int64_t channels,
-            Out dx) {
-  dispatch_float("conv2dBackwardInput", dx.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using A = accumulate_t<T>;
-    const int64_t size = s.h.input * s.w.input, work = s.taps() * s.pixels();
-    each_plane(images * s.groups * channels, work, [&](int64_t p) {
-      A* const sums = scratch<A>(Scratch::kLocalA, size_t(size));
-      std::fill(sums, sums + size, A(0));
-      columns_to_plane(s, static_cast<const A*>(columns) + p * work, sums);
-      const int64_t matrix = p / channels;  // image by group
-      const int64_t to = matrix % s.groups * s.group_channels() + channel + p % channels;
-      store_plane<T>(sums, s.w.input, dx, (image + matrix / s.groups) * s.channels + to);
-    });
-  });
+template <class A>
+void col2im(const Conv& s, const A* columns, int64_t row, const ConvTile& t, int64_t channels, A* sums) {
+  for (int64_t i = 0; i < t.images; i++) {
+    for (int64_t c = 0; c < channels; c++, sums += s.inputs()) {
+      const A* from = columns + c * s.taps() * row + i * (t.end - t.begin);
+      for (int64_t kh = 0; kh < s.h.kernel; kh++) {
+        for (int64_t kw = 0; kw < s.w.kernel; kw++, from += row) {
+          const int64_t inside = s.w.first(kw), outside = s.w.last(kw);
+          const A* in = from;
+          each_stretch(t.begin, t.end, s.w.output, [&](int64_t begin, int64_t end, int64_t oh) {
+            const int64_t h = s.h.source(oh, kh), first = std::clamp(inside, begin, end);
+            const int64_t count = h < 0 || h >= s.h.input ? 0 : std::clamp(outside, first, end) - first;
+            A* const to = sums + h * s.w.input + s.w.source(first, kw);
+            const A* const out = in + (first - begin);
+            if (s.w.stride == 1)
+              for (int64_t j = 0; j < count; j++) to[j] += out[j];
+            else
+              for (int64_t j = 0; j < count; j++) to[j * s.w.stride] += out[j];
+            in += end - begin;
+          });
+        }
+      }
+    }
+  }
 }
+
+template void col2im(const Conv&, const float*, int64_t, const ConvTile&, int64_t, float*);
+template void col2im(const Conv&, const double*, int64_t, const ConvTile&, int64_t, double*);
 
 }  // namespace sg

@@ -1,9 +1,12 @@
-// Convolution as a matrix product over columns (im2col). They are made a tile at a time, so that working memory stays
-// bounded whatever the images are: the forward pass and the weight gradient take some images, or some rows of one; the
-// input gradient takes some images, or some channels of one, since neighbouring rows share elements of it.
+// Convolution as matrix products over columns (im2col). Columns are made for a tile of outputs at a time, small enough
+// to stay in a core's cache and wide enough to be worth packing the weights again; a tile is one task. Images with few
+// outputs share a tile. Tiles depend on the shapes only, so results do not depend on the number of threads.
 #include "conv.h"
 
+#include <cstring>
+
 #include "cpu_device.h"
+#include "gemm.h"
 #include "planes.h"
 #include "../core/thread_pool.h"
 
@@ -11,7 +14,7 @@ namespace sg {
 
 namespace {
 
-constexpr int64_t kTileBytes = 8 << 20;
+constexpr int64_t kTileBytes = 1 << 20, kTileOutputs = 256;
 
 int64_t whole(double v, int64_t least) {
   SG_ASSERT(v >= double(least) && v < 1e9);
@@ -22,59 +25,102 @@ DType sum_dtype(DType t) { return t == DType::k_float64 ? t : DType::k_float32; 
 
 void* at(In v, int64_t elements) { return v.ptr<char>() + elements * int64_t(dtype_size(v.dtype)); }
 
-View view4(void* data, DType dtype, const int64_t (&shape)[4], const int64_t (&strides)[4]) {
-  View v;
-  v.data = data;
-  v.dtype = dtype;
-  v.ndim = 4;
-  std::copy(shape, shape + 4, v.shape);
-  std::copy(strides, strides + 4, v.strides);
-  return v;
-}
-
-// Rows follow each other as pixels do, so that rows by columns are one dimension.
+// Rows follow each other as elements of a row do: a plane is one run.
 bool flat(In v) { return v.shape[2] == 1 || v.shape[3] == 1 || v.strides[2] == v.shape[3] * v.strides[3]; }
+int64_t plane_step(In v) { return v.shape[3] == 1 ? v.strides[2] : v.strides[3]; }
 
-// A tile of images with flat planes as matrices [images, groups, channels, pixels].
-View matrices(In v, int64_t groups, const ConvTile& t) {
-  SG_ASSERT(flat(v));
-  const int64_t channels = v.shape[1] / groups, pixel = v.shape[3] == 1 ? v.strides[2] : v.strides[3];
-  return view4(at(v, t.image * v.strides[0] + t.row * v.strides[2]), v.dtype,
-               {t.images, groups, channels, t.rows * v.shape[3]},
-               {v.strides[0], channels * v.strides[1], v.strides[1], pixel});
+View contiguous_like(In v, DType dtype, void* data) {
+  View c = v;
+  c.data = data;
+  c.dtype = dtype;
+  for (int64_t d = v.ndim - 1, stride = 1; d >= 0; stride *= v.shape[d--]) c.strides[d] = stride;
+  return c;
 }
 
-// The weights as [1, groups, filters of a group, depth], copied if a filter's elements are not neighbours.
-View filter_matrices(CpuDevice& device, const Conv& s, In w) {
-  View weights = w;
-  if (!w.contiguous()) {
-    weights.data = scratch_bytes(Scratch::kOuterB, size_t(w.numel()) * dtype_size(w.dtype));
-    for (int64_t d = 3, stride = 1; d >= 0; d--) {
-      weights.strides[d] = stride;
-      stride *= w.shape[d];
-    }
-    device.copy(w, weights);
+View contiguous(CpuDevice& device, In v, Scratch slot) {
+  if (v.contiguous()) return v;
+  View c = contiguous_like(v, v.dtype, scratch_bytes(slot, size_t(v.numel()) * dtype_size(v.dtype)));
+  device.copy(v, c);
+  return c;
+}
+
+// The cut of all outputs into tiles.
+struct Tiling {
+  int64_t images, outputs, blocks;  // of a tile; tiles an image
+  int64_t count;
+  const Conv& conv;
+
+  // `bytes` are those of the columns of one output; `limit` of a tile's.
+  Tiling(const Conv& s, int64_t bytes, int64_t limit = kTileBytes) : conv(s) {
+    constexpr int64_t kEnoughTasks = 16;
+    const int64_t fair = s.images * s.outputs() / kEnoughTasks;
+    const int64_t most = std::max(kTileOutputs, std::min(fair, limit / std::max<int64_t>(1, bytes)));
+    const int64_t each = std::max<int64_t>(1, s.outputs());
+    images = std::clamp<int64_t>((kTileOutputs + each - 1) / each, 1, std::max<int64_t>(1, s.images));
+    blocks = images > 1 ? 1 : (each + most - 1) / most;
+    outputs = (each + blocks - 1) / blocks;
+    count = (s.images + images - 1) / images * blocks;
   }
-  return view4(weights.data, w.dtype, {1, s.groups, s.group_filters(), s.depth()},
-               {0, s.group_filters() * s.depth(), s.depth(), 1});
-}
+  ConvTile operator[](int64_t i) const {
+    const int64_t image = i / blocks * images, begin = i % blocks * outputs;
+    return {image, std::min(images, conv.images - image), begin, std::min(begin + outputs, conv.outputs())};
+  }
+};
 
-View transposed(View v) {
-  std::swap(v.shape[2], v.shape[3]);
-  std::swap(v.strides[2], v.strides[3]);
-  return v;
-}
-
-// Calls f(tile) for all images; `row_bytes` is the working memory of one row of one image.
+// f(task, parallel): one task a thread, or, if there are fewer than threads, one after another with all threads inside.
 template <class F>
-void each_tile(const Conv& s, int64_t row_bytes, const F& f) {
-  const int64_t fit = std::max<int64_t>(1, kTileBytes / std::max<int64_t>(1, row_bytes));
-  const int64_t rows = std::min(fit, s.h.output), images = std::max<int64_t>(1, fit / std::max<int64_t>(1, s.h.output));
-  for (int64_t n = 0; n < s.images; n += images) {
-    for (int64_t row = 0; row < s.h.output; row += rows) {
-      f(ConvTile{n, std::min(images, s.images - n), row, std::min(rows, s.h.output - row)});
-    }
+void run_tasks(int64_t tasks, int64_t work, const F& f) {
+  if (tasks < ThreadPool::instance().threads()) {
+    for (int64_t i = 0; i < tasks; i++) f(i, true);
+  } else {
+    parallel_for(tasks, std::max<int64_t>(1, (1 << 19) / std::max<int64_t>(1, work)), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) f(i, false);
+    });
   }
+}
+
+void group_columns(const Conv& s, In x, const ConvTile& t, int64_t group, bool parallel, void* columns) {
+  const int64_t row = t.size(), work = std::max<int64_t>(1, s.taps() * row), first = group * s.group_channels();
+  const auto some = [&](int64_t begin, int64_t end) {
+    void* const to = static_cast<char*>(columns) + begin * work * int64_t(dtype_size(x.dtype));
+    im2col(s, x, t, first + begin, end - begin, to, row);
+  };
+  if (parallel) parallel_for(s.group_channels(), std::max<int64_t>(1, 16384 / work), some);
+  else some(0, s.group_channels());
+}
+
+// rows[channel * row + image * pixels + i] = or becomes v[image of the tile, channel of the group, outputs of the tile]
+template <bool kRead>
+void move_outputs(In v, const ConvTile& t, int64_t channel, int64_t channels, void* rows) {
+  dispatch_bytes(v.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t n = t.end - t.begin, width = v.shape[3];
+    T* row = static_cast<T*>(rows);
+    for (int64_t c = 0; c < channels; c++) {
+      for (int64_t i = 0; i < t.images; i++, row += n) {
+        T* const from = plane<T>(v, (t.image + i) * v.shape[1] + channel + c);
+        if (flat(v) && plane_step(v) == 1) {
+          T* const run = from + t.begin;
+          std::memcpy(kRead ? row : run, kRead ? run : row, size_t(n) * sizeof(T));
+          continue;
+        }
+        for (int64_t p = 0; p < n; p++) {
+          T& element = from[(t.begin + p) / width * v.strides[2] + (t.begin + p) % width * v.strides[3]];
+          if (kRead) row[p] = element;
+          else element = row[p];
+        }
+      }
+    }
+  });
+}
+
+void fill_rows(In bias, int64_t first, int64_t rows, const GemmMatrix& c, int64_t columns) {
+  dispatch_bytes(bias.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for (int64_t r = 0; r < rows; r++) {
+      std::fill_n(static_cast<T*>(c.data) + r * c.row, columns, bias.ptr<const T>()[(first + r) * bias.strides[0]]);
+    }
+  });
 }
 
 // One task a channel: its sum has one order.
@@ -82,7 +128,7 @@ void sum_channels(const Conv& s, In dy, Out dbias) {
   SG_ASSERT(dbias.ndim == 1 && dbias.shape[0] == s.filters && dbias.dtype == dy.dtype);
   dispatch_float("conv2dBackwardWeight", dy.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const int64_t work = std::max<int64_t>(1, s.images * s.pixels());
+    const int64_t work = std::max<int64_t>(1, s.images * s.outputs());
     parallel_for(s.filters, std::max<int64_t>(1, 16384 / work), [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; c++) {
         double sum = 0;
@@ -97,9 +143,6 @@ void sum_channels(const Conv& s, In dy, Out dbias) {
     });
   });
 }
-
-constexpr MaybeIn kNoIn{nullptr};
-constexpr MaybeOut kNoOut{nullptr};
 
 }  // namespace
 
@@ -124,7 +167,7 @@ Conv::Conv(In x, In weight, In y, Rest geometry) {
     SG_ASSERT(axis.kernel > 0 && axis.output == (room < 0 ? 0 : room / axis.stride + 1));
   }
   // Working memory is a part of these, so its size cannot overflow.
-  const double products = double(images) * double(channels) * double(taps()) * double(pixels());
+  const double products = double(images) * double(channels) * double(taps()) * double(outputs());
   const double padded = double(h.input + 2 * h.pad) * double(w.input + 2 * w.pad);
   SG_ASSERT(products <= 0x1p53 && padded <= 0x1p53);
 }
@@ -134,120 +177,131 @@ void CpuDevice::conv2d(In x, In w, MaybeIn bias, Out y, Rest geometry) {
   SG_ASSERT(!bias || (bias->ndim == 1 && bias->shape[0] == s.filters && bias->dtype == x.dtype));
   if (y.numel() == 0) return;
   if (s.depthwise()) return depthwise_forward(s, x, w, bias, y);
-  const View weights = filter_matrices(*this, s, w);
-  const bool direct = s.pointwise() && flat(x);
-  const int64_t row_bytes = s.channels * s.taps() * s.w.output * int64_t(dtype_size(x.dtype));
-  each_tile(s, direct ? 0 : row_bytes, [&](const ConvTile& t) {
-    const int64_t pixels = t.rows * s.w.output, image = s.groups * s.depth() * pixels;
-    View columns;
-    if (direct) {
-      columns = matrices(x, s.groups, t);
-    } else {
-      void* const memory = scratch_bytes(Scratch::kOuterA, size_t(t.images * t.rows * row_bytes));
-      im2col(s, x, t, memory, image, pixels);
-      columns = view4(memory, x.dtype, {t.images, s.groups, s.depth(), pixels}, {image, s.depth() * pixels, pixels, 1});
-    }
-    View a = weights, c = matrices(y, s.groups, t);
-    a.shape[0] = t.images;
-    if (bias) {
-      // y starts as the bias, which its dtype holds exactly, and the product is added before the one rounding.
-      const int64_t stride = bias->strides[0];
-      copy(view4(bias->data, bias->dtype, {t.images, s.groups, s.group_filters(), pixels},
-                 {0, s.group_filters() * stride, stride, 0}),
-           c);
-    }
-    matmul(a, columns, kNoIn, kNoIn, c, kNoOut, kNoOut, double(bias ? Epilogue::kAccumulate : Epilogue::kNone));
-  });
+  SG_ASSERT(y.contiguous());
+  const View weights = contiguous(*this, w, Scratch::kOuterB);
+  const int64_t size = int64_t(dtype_size(x.dtype)), filters = s.group_filters();
+  const Tiling tiles(s, s.depth() * size);
+  run_tasks(tiles.count * s.groups, filters * s.depth() * tiles.outputs * tiles.images,
+            [&](int64_t task, bool parallel) {
+              const ConvTile t = tiles[task / s.groups];
+              const int64_t group = task % s.groups, n = t.size();
+              Gemm g{};
+              g.m = filters, g.n = n, g.k = s.depth();
+              g.dtype = x.dtype;
+              g.a = {at(weights, group * filters * s.depth()), s.depth(), 1};
+              if (s.pointwise() && flat(x) && t.images == 1) {
+                const int64_t from = t.image * x.strides[0] + group * s.group_channels() * x.strides[1];
+                g.b = {at(x, from + t.begin * plane_step(x)), plane_step(x), x.strides[1]};
+              } else {
+                void* const columns = scratch_bytes(Scratch::kOuterA, size_t(s.depth() * n * size));
+                group_columns(s, x, t, group, parallel, columns);
+                g.b = {columns, 1, n};
+              }
+              const int64_t first = group * filters;
+              g.c = {at(y, (t.image * s.filters + first) * s.outputs() + t.begin), y.dtype, s.outputs()};
+              if (t.images > 1) g.c = {scratch_bytes(Scratch::kOuterC, size_t(filters * n * size)), y.dtype, n};
+              if (bias) {
+                // c starts as the bias, which its dtype holds exactly; the product is added before the one rounding.
+                fill_rows(*bias, first, filters, g.c, n);
+                g.epilogue = Epilogue::kAccumulate;
+              }
+              gemm(g, parallel);
+              if (t.images > 1) move_outputs<false>(y, t, first, filters, g.c.data);
+            });
 }
 
+// A task has some channels of a group, for one image or several, and goes through their outputs block by block.
 void CpuDevice::conv2dBackwardInput(In dy, In w, Out dx, Rest geometry) {
   const Conv s(dx, w, dy, geometry);
   if (dy.numel() == 0) return fill(dx, 0);
   if (s.depthwise()) return depthwise_backward_input(s, dy, w, dx);
-  const View weights = filter_matrices(*this, s, w);
-  const bool direct = s.pointwise() && flat(dx);
-  const DType sums = sum_dtype(dx.dtype);
-  const int64_t channel_bytes = s.groups * s.taps() * s.pixels() * int64_t(dtype_size(sums));
-  const int64_t fit = std::max<int64_t>(1, kTileBytes / std::max<int64_t>(1, channel_bytes));
-  const int64_t channels = direct ? s.group_channels() : std::min(fit, s.group_channels());
-  const int64_t images = direct ? s.images : std::max<int64_t>(1, fit / std::max<int64_t>(1, s.group_channels()));
-  for (int64_t n = 0; n < s.images; n += images) {
-    const ConvTile t{n, std::min(images, s.images - n), 0, s.h.output};
-    View b;
-    if (flat(dy)) {
-      b = matrices(dy, s.groups, t);
-    } else {
-      View part = dy;
-      part.data = at(dy, n * dy.strides[0]);
-      part.shape[0] = t.images;
-      void* const memory = scratch_bytes(Scratch::kOuterC, size_t(part.numel()) * dtype_size(dy.dtype));
-      View neighbours = view4(memory, dy.dtype, {t.images, s.filters, s.h.output, s.w.output},
-                              {s.filters * s.pixels(), s.pixels(), s.w.output, 1});
-      copy(part, neighbours);
-      b = matrices(neighbours, s.groups, {0, t.images, 0, s.h.output});
-    }
-    for (int64_t channel = 0; channel < s.group_channels(); channel += channels) {
-      const int64_t count = std::min(channels, s.group_channels() - channel), rows = count * s.taps();
-      View a = transposed(weights), c;
-      a.shape[0] = t.images;
-      a.shape[2] = rows;
-      a.data = at(a, channel * s.taps());
-      if (direct) {
-        c = matrices(dx, s.groups, t);
-      } else {
-        const int64_t group = rows * s.pixels();
-        void* const memory = scratch_bytes(Scratch::kOuterA, size_t(t.images * count * channel_bytes));
-        c = view4(memory, sums, {t.images, s.groups, rows, s.pixels()}, {s.groups * group, group, s.pixels(), 1});
+  const View weights = contiguous(*this, w, Scratch::kOuterB);
+  const int64_t filters = s.group_filters(), rows = 512;  // of the product, enough to be worth packing dy again
+  const int64_t channels = std::clamp<int64_t>(rows / s.taps(), 1, std::max<int64_t>(1, s.group_channels()));
+  const int64_t parts = (s.group_channels() + channels - 1) / channels;
+  dispatch_float("conv2dBackwardInput", dx.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    using A = accumulate_t<T>;
+    const Tiling tiles(s, channels * s.taps() * int64_t(sizeof(A)));
+    const int64_t tasks = tiles.count / tiles.blocks * s.groups * parts;
+    const int64_t work = channels * s.taps() * filters * s.outputs() * tiles.images;
+    const bool direct = s.pointwise() && dx.contiguous() && tiles.images == 1;
+    run_tasks(tasks, work, [&](int64_t task, bool parallel) {
+      const int64_t group = task / parts % s.groups, first_tile = task / parts / s.groups * tiles.blocks;
+      const int64_t channel = task % parts * channels, count = std::min(channels, s.group_channels() - channel);
+      const int64_t images = tiles[first_tile].images, most = images * tiles.outputs, planes = images * count;
+      const int64_t working = direct ? 0 : planes * s.inputs() + count * s.taps() * most;
+      A* const sums = scratch<A>(Scratch::kOuterA, size_t(working));
+      A* const columns = sums + (direct ? 0 : planes * s.inputs());
+      if (!direct) std::fill(sums, columns, A(0));
+      for (int64_t block = 0; block < tiles.blocks; block++) {
+        const ConvTile t = tiles[first_tile + block];
+        Gemm g{};
+        g.m = count * s.taps(), g.n = t.size(), g.k = filters;
+        g.dtype = dy.dtype;
+        g.a = {at(weights, group * filters * s.depth() + channel * s.taps()), 1, s.depth()};
+        if (flat(dy) && t.images == 1) {
+          const int64_t from = t.image * dy.strides[0] + group * filters * dy.strides[1];
+          g.b = {at(dy, from + t.begin * plane_step(dy)), plane_step(dy), dy.strides[1]};
+        } else {
+          T* const outputs = scratch<T>(Scratch::kOuterC, size_t(filters * t.size()));
+          move_outputs<true>(dy, t, group * filters, filters, outputs);
+          g.b = {outputs, 1, t.size()};
+        }
+        g.c = {columns, DTypeOf<A>::value, t.size()};
+        if (direct) {
+          const int64_t plane = t.image * s.channels + group * s.group_channels() + channel;
+          g.c = {at(dx, plane * s.inputs() + t.begin), dx.dtype, s.inputs()};
+        }
+        gemm(g, parallel);
+        if (!direct) col2im(s, columns, t.size(), t, count, sums);
       }
-      matmul(a, b, kNoIn, kNoIn, c, kNoOut, kNoOut, double(Epilogue::kNone));
-      if (!direct) col2im(s, c.data, n, t.images, channel, count, dx);
-    }
-  }
+      if (direct) return;
+      for (int64_t p = 0; p < planes; p++) {
+        const int64_t image = tiles[first_tile].image + p / count;
+        store_plane<T>(sums + p * s.inputs(), s.w.input, dx,
+                       image * s.channels + group * s.group_channels() + channel + p % count);
+      }
+    });
+  });
 }
 
+// The outputs of a tile are the depth of the product; tiles are added up in the accumulation type, in order.
 void CpuDevice::conv2dBackwardWeight(In dy, In x, Out dw, MaybeOut dbias, Rest geometry) {
   const Conv s(x, dw, dy, geometry);
   if (dbias) sum_channels(s, dy, *dbias);
   if (dy.numel() == 0) return fill(dw, 0);
   if (s.depthwise()) return depthwise_backward_weight(s, dy, x, dw);
-
-  // Tiles are added up in the accumulation type, in order; the tiling depends on the shapes only.
   const DType sum = sum_dtype(dw.dtype);
   const bool in_place = dw.dtype == sum && dw.contiguous();
   const size_t bytes = size_t(dw.numel()) * dtype_size(sum);
-  View sums = view4(in_place ? dw.data : scratch_bytes(Scratch::kOuterB, bytes), sum,
-                    {1, s.groups, s.group_filters(), s.depth()}, {0, s.group_filters() * s.depth(), s.depth(), 1});
-  Epilogue epilogue = Epilogue::kNone;
-  const int64_t row_bytes = s.channels * s.taps() * s.w.output * int64_t(dtype_size(x.dtype));
-  each_tile(s, row_bytes, [&](const ConvTile& t) {
-    // The pixels of all images of the tile are one dimension of the product.
-    const int64_t image = t.rows * s.w.output, pixels = t.images * image;
-    void* const memory = scratch_bytes(Scratch::kOuterA, size_t(t.images * t.rows * row_bytes));
-    im2col(s, x, t, memory, image, pixels);
-    const View columns = view4(memory, x.dtype, {1, s.groups, pixels, s.depth()}, {0, s.depth() * pixels, 1, pixels});
-
-    View a;
-    if (t.images == 1 && flat(dy)) {
-      a = matrices(dy, s.groups, t);
-    } else {
-      View part = dy;
-      part.data = at(dy, t.image * dy.strides[0] + t.row * dy.strides[2]);
-      part.shape[0] = t.images;
-      part.shape[2] = t.rows;
-      void* const memory_dy = scratch_bytes(Scratch::kOuterC, size_t(part.numel()) * dtype_size(dy.dtype));
-      View neighbours =
-          view4(memory_dy, dy.dtype, {t.images, s.filters, t.rows, s.w.output}, {image, pixels, s.w.output, 1});
-      copy(part, neighbours);
-      a = view4(memory_dy, dy.dtype, {1, s.groups, s.group_filters(), pixels},
-                {0, s.group_filters() * pixels, pixels, 1});
+  const View sums = contiguous_like(dw, sum, in_place ? dw.data : scratch_bytes(Scratch::kOuterB, bytes));
+  const int64_t size = int64_t(dtype_size(x.dtype)), filters = s.group_filters();
+  const Tiling tiles(s, s.depth() * size, 4 * kTileBytes);  // a deep product, added up less often
+  run_tasks(s.groups, filters * s.depth() * s.outputs() * s.images, [&](int64_t group, bool parallel) {
+    for (int64_t i = 0; i < tiles.count; i++) {
+      const ConvTile t = tiles[i];
+      const int64_t n = t.size();
+      void* const columns = scratch_bytes(Scratch::kOuterA, size_t((s.depth() + filters) * n * size));
+      void* const outputs = static_cast<char*>(columns) + s.depth() * n * size;
+      group_columns(s, x, t, group, parallel, columns);
+      Gemm g{};
+      g.m = filters, g.n = s.depth(), g.k = n;
+      g.dtype = x.dtype;
+      if (flat(dy) && t.images == 1) {
+        const int64_t from = t.image * dy.strides[0] + group * filters * dy.strides[1];
+        g.a = {at(dy, from + t.begin * plane_step(dy)), dy.strides[1], plane_step(dy)};
+      } else {
+        move_outputs<true>(dy, t, group * filters, filters, outputs);
+        g.a = {outputs, n, 1};
+      }
+      g.b = {columns, n, 1};
+      g.c = {at(sums, group * filters * s.depth()), sum, s.depth()};
+      g.epilogue = i == 0 ? Epilogue::kNone : Epilogue::kAccumulate;
+      gemm(g, parallel);
     }
-    matmul(a, columns, kNoIn, kNoIn, sums, kNoOut, kNoOut, double(epilogue));
-    epilogue = Epilogue::kAccumulate;
   });
-  if (in_place) return;
-  copy(
-      view4(sums.data, sum, {dw.shape[0], dw.shape[1], dw.shape[2], dw.shape[3]}, {s.depth(), s.taps(), s.w.kernel, 1}),
-      dw);
+  if (!in_place) copy(sums, dw);
 }
 
 }  // namespace sg

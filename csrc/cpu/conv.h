@@ -1,6 +1,8 @@
 // The sizes of a 2-d convolution and what its operations are made of: the input's patches as the columns of a matrix,
 // and the direct form for depthwise filters, whose products are too thin for a matrix multiply.
 #pragma once
+#include <algorithm>
+
 #include "../core/device.h"
 
 namespace sg {
@@ -31,26 +33,29 @@ struct Conv {
   int64_t group_filters() const { return filters / groups; }
   int64_t taps() const { return h.kernel * w.kernel; }
   int64_t depth() const { return group_channels() * taps(); }  // of the product
-  int64_t pixels() const { return h.output * w.output; }
+  int64_t inputs() const { return h.input * w.input; }         // elements of a plane
+  int64_t outputs() const { return h.output * w.output; }
   // The input itself is the columns.
   bool pointwise() const { return taps() == 1 && h.stride == 1 && w.stride == 1 && h.pad == 0 && w.pad == 0; }
   bool depthwise() const { return group_channels() == 1 && group_filters() <= 4; }
 };
 
-// A range of images, and of the output rows of each.
+// Some neighbouring outputs of one image, or all outputs of several.
 struct ConvTile {
-  int64_t image, images, row, rows;
+  int64_t image, images;
+  int64_t begin, end;  // of the image's outputs
+  int64_t size() const { return images * (end - begin); }
 };
 
-// columns[image * image_stride + (channel, kh, kw) * row_stride + pixel] = the element that tap (kh, kw) of the pixel
-// reads, 0 outside of x. Images and pixels are counted within the tile; the columns have x's dtype.
-void im2col(const Conv& conv, In x, const ConvTile& tile, void* columns, int64_t image_stride, int64_t row_stride);
+// columns[(c, kh, kw) * row + output of the tile] = the element that the output's tap (kh, kw) reads from channel
+// channel + c, 0 outside of x; in x's dtype.
+void im2col(const Conv& conv, In x, const ConvTile& tile, int64_t channel, int64_t channels, void* columns,
+            int64_t row);
 
-// The gradient of im2col for channels [channel, channel + channels) of every group, all rows: every element of dx is
-// the sum of its columns in the order of the taps. columns [images, groups, channels, kh, kw, pixels] are float32
-// (float64 for float64).
-void col2im(const Conv& conv, const void* columns, int64_t image, int64_t images, int64_t channel, int64_t channels,
-            Out dx);
+// The gradient of im2col: sums[image of the tile][c][h][w] += the columns that read the element, in the order of the
+// taps.
+template <class A>
+void col2im(const Conv& conv, const A* columns, int64_t row, const ConvTile& tile, int64_t channels, A* sums);
 
 void depthwise_forward(const Conv& conv, In x, In weight, MaybeIn bias, Out y);
 void depthwise_backward_input(const Conv& conv, In dy, In weight, Out dx);

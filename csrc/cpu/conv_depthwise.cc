@@ -79,7 +79,7 @@ struct Work {
   DepthwisePlane plane;
   Work(const Conv& s, const Padded& layout)
       : padded(scratch<A>(Scratch::kLocalA, layout.size())),
-        outputs(scratch<A>(Scratch::kLocalB, size_t(s.pixels()))),
+        outputs(scratch<A>(Scratch::kLocalB, size_t(s.outputs()))),
         weights(scratch<A>(Scratch::kLocalC, size_t(s.taps()))),
         plane(layout.plane_of(s, scratch<int64_t>(Scratch::kLocalD, size_t(s.taps())))) {}
 };
@@ -107,7 +107,7 @@ void depthwise_forward(const Conv& s, In x, In weight, MaybeIn bias, Out y) {
     using A = accumulate_t<T>;
     View shift;
     if (bias) shift = *bias;
-    const int64_t cost = s.group_filters() * s.taps() * s.pixels();
+    const int64_t cost = s.group_filters() * s.taps() * s.outputs();
     each_task<A>(s, s.images * s.channels, cost, [&](const Padded& layout, const Work<A>& work, int64_t p) {
       layout.load<T>(x, p, work.padded);
       for (int64_t m = 0; m < s.group_filters(); m++) {
@@ -125,7 +125,7 @@ void depthwise_backward_input(const Conv& s, In dy, In weight, Out dx) {
   dispatch_float("conv2dBackwardInput", dy.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const int64_t cost = s.group_filters() * s.taps() * s.pixels();
+    const int64_t cost = s.group_filters() * s.taps() * s.outputs();
     each_task<A>(s, s.images * s.channels, cost, [&](const Padded& layout, const Work<A>& work, int64_t p) {
       std::fill(work.padded, work.padded + layout.size(), A(0));
       for (int64_t m = 0; m < s.group_filters(); m++) {
@@ -143,7 +143,7 @@ void depthwise_backward_weight(const Conv& s, In dy, In x, Out dw) {
   dispatch_float("conv2dBackwardWeight", dy.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
-    const int64_t cost = s.images * s.taps() * s.pixels();
+    const int64_t cost = s.images * s.taps() * s.outputs();
     each_task<A>(s, s.filters, cost, [&](const Padded& layout, const Work<A>& work, int64_t filter) {
       std::fill(work.weights, work.weights + s.taps(), A(0));
       for (int64_t n = 0; n < s.images; n++) {

@@ -25,19 +25,34 @@ void move_run(int64_t n, const T* from, const IndexWalk::Place& at, T* to, const
   }
 }
 
+// f(table element, value's offset) for the elements of a run
+template <class T, class F>
+void each_element(const IndexWalk& run, T* table, const F& f) {
+  const IndexWalk::Place &to = run.table[0], &value = run.value;
+  table += to.start;
+  if (to.added) {
+    for (int64_t i = 0; i < run.n; i++) f(table[i * to.stride + to.added[i]], value.start + i * value.stride);
+  } else if (to.stride == 1 && value.stride == 1) {
+    for (int64_t i = 0; i < run.n; i++) f(table[i], value.start + i);
+  } else {
+    for (int64_t i = 0; i < run.n; i++) f(table[i * to.stride], value.start + i * value.stride);
+  }
+}
+
 void read_table(const IndexPlan& plan, In table, Out values) {
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, false, [&](IndexWalk& walk, int64_t, int64_t) {
+    parallel_walk(plan, false, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
       while (walk.next()) move_run(walk.n, table.ptr<const T>(), walk.table[0], values.ptr<T>(), walk.value);
     });
   });
 }
 
 void write_table(const IndexPlan& plan, Out table, In values) {
+  plan.check();
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, true, [&](IndexWalk& walk, int64_t, int64_t) {
+    parallel_walk(plan, true, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
       while (walk.next()) move_run(walk.n, values.ptr<const T>(), walk.value, table.ptr<T>(), walk.table[0]);
     });
   });
@@ -46,10 +61,8 @@ void write_table(const IndexPlan& plan, Out table, In values) {
 // In the table's own type; integers wrap around.
 template <class T>
 void add_exact(const IndexPlan& plan, T* table, const T* values) {
-  parallel_walk(plan, true, [&](IndexWalk& walk, int64_t, int64_t) {
-    while (walk.next()) {
-      for (int64_t i = 0; i < walk.n; i++) table[walk.table[0][i]] += values[walk.value[i]];
-    }
+  parallel_walk(plan, true, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
+    while (walk.next()) each_element(walk, table, [=](T& t, int64_t value) { t += values[value]; });
   });
 }
 
@@ -57,6 +70,7 @@ template <class T>
 void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
   // The accumulator is a copy of the table with the split dimension outermost, so that a part of the walk needs only
   // its share of it. Only the elements that the indices name are ever filled.
+  constexpr int64_t kElements = 1 << 20, kColumns = 32;
   const int split = plan.split_dim(true), outer = plan.table_dim[split];
   int64_t strides[kMaxDims] = {}, size = 1;
   for (int d = view.ndim - 1; d >= 0; d--) {
@@ -68,15 +82,17 @@ void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
   plan.add_table(strides);
 
   T* const table = view.ptr<T>();
-  parallel_walk(plan, true, [&](IndexWalk& walk, int64_t begin, int64_t end) {
+  const int64_t most = std::max(kElements / std::max<int64_t>(1, size), kColumns);
+  parallel_walk(plan, true, outer < 0 ? INT64_MAX : most, [&](IndexWalk& walk, int64_t begin, int64_t end) {
     const int64_t skipped = outer < 0 ? 0 : begin * size;
     float* const sums = scratch<float>(Scratch::kLocalA, size_t(outer < 0 ? size : (end - begin) * size));
     const auto each = [&](const auto& f) {
-      for (IndexWalk again = walk; again.next();) {
-        for (int64_t i = 0; i < again.n; i++) {
-          f(table[again.table[0][i]], sums[again.table[1][i] - skipped], again.value[i]);
-        }
+      IndexWalk again = walk;
+      while (again.next()) {
+        const IndexWalk::Place &place = again.table[0], &sum = again.table[1], &value = again.value;
+        for (int64_t i = 0; i < again.n; i++) f(table[place[i]], sums[sum[i] - skipped], value[i]);
       }
+      walk.outside |= again.outside;
     };
     each([](const T& t, float& sum, int64_t) { sum = float(t); });
     each([&](const T&, float& sum, int64_t value) { sum += float(values[value]); });
@@ -85,6 +101,7 @@ void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
 }
 
 void add_table(const IndexPlan& plan, Out table, In values) {
+  plan.check();
   dispatch_all(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (std::is_same_v<T, float16> || std::is_same_v<T, bfloat16>) {
@@ -100,62 +117,33 @@ void add_table(const IndexPlan& plan, Out table, In values) {
   });
 }
 
-int64_t table_size(In table, double dim) {
-  if (table.ndim == 0) return 1;
-  SG_ASSERT(dim >= 0 && dim < table.ndim);
-  return table.shape[int(dim)];
-}
-
-// A 1-d index as a view of the values' shape that changes along `dim` only.
-View along_values(In index, In values, double dim) {
-  View wide = index;
-  wide.ndim = values.ndim;
-  SG_ASSERT(index.ndim <= 1 && (values.ndim == 0 || (dim >= 0 && dim < values.ndim)));
-  for (int d = 0; d < values.ndim; d++) {
-    wide.shape[d] = values.shape[d];
-    wide.strides[d] = 0;
-  }
-  if (values.ndim > 0) {
-    SG_ASSERT(values.shape[int(dim)] == index.numel());
-    wide.strides[int(dim)] = index.ndim > 0 ? index.strides[0] : 0;
-  }
-  return wide;
-}
-
 }  // namespace
 
 void CpuDevice::gather(In x, In index, Out y, double dim) {
-  check_indices("gather", index, table_size(x, dim));
   read_table(IndexPlan::along("gather", x, index, y, dim), x, y);
 }
 
 void CpuDevice::scatter(Out y, In index, In src, double dim) {
-  check_indices("scatter", index, table_size(y, dim));
   write_table(IndexPlan::along("scatter", y, index, src, dim), y, src);
 }
 
 void CpuDevice::scatterAdd(Out y, In index, In src, double dim) {
-  check_indices("scatterAdd", index, table_size(y, dim));
   add_table(IndexPlan::along("scatterAdd", y, index, src, dim), y, src);
 }
 
 void CpuDevice::indexSelect(In x, In index, Out y, double dim) {
-  check_indices("indexSelect", index, table_size(x, dim));
-  read_table(IndexPlan::along("indexSelect", x, along_values(index, y, dim), y, dim), x, y);
+  read_table(IndexPlan::select("indexSelect", x, index, y, dim), x, y);
 }
 
 void CpuDevice::indexAdd(Out y, In index, In src, double dim) {
-  check_indices("indexAdd", index, table_size(y, dim));
-  add_table(IndexPlan::along("indexAdd", y, along_values(index, src, dim), src, dim), y, src);
+  add_table(IndexPlan::select("indexAdd", y, index, src, dim), y, src);
 }
 
 void CpuDevice::index(In x, Out y, double first, Ins indices) {
-  for (int k = 0; k < indices.count; k++) check_indices("index", indices[k], table_size(x, first + k));
   read_table(IndexPlan::at("index", x, indices, y, first), x, y);
 }
 
 void CpuDevice::indexPut(Out y, In values, double first, double accumulate, Ins indices) {
-  for (int k = 0; k < indices.count; k++) check_indices("indexPut", indices[k], table_size(y, first + k));
   const IndexPlan plan = IndexPlan::at("indexPut", y, indices, values, first);
   if (accumulate != 0) add_table(plan, y, values);
   else write_table(plan, y, values);
@@ -165,46 +153,58 @@ void CpuDevice::indexPut(Out y, In values, double first, double accumulate, Ins 
 void CpuDevice::nonzero(In x, Out indices) {
   SG_ASSERT(indices.ndim == 2 && indices.shape[1] == x.ndim && indices.dtype == DType::k_int64);
   const int64_t total = x.numel();
-  constexpr int64_t kParts = 64, kGrain = 32768;
+  constexpr int64_t kParts = 64, kGrain = 32768, kBlock = 256;
   const int64_t parts = std::clamp<int64_t>(total / kGrain, 1, kParts), step = (total + parts - 1) / parts;
   int64_t found[kParts + 1] = {};
   Rows rows(x);
   rows.merge();
-  // Calls f(position) for the elements of a part that are not zero.
+  // Calls f(positions, count) for blocks of the elements of a part that are not zero.
   const auto each = [&](int64_t part, const auto& f) {
     dispatch_bytes(x.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
       const T sign = T(T(1) << (8 * sizeof(T) - 1)), mask = is_floating(x.dtype) ? T(~sign) : T(~T(0));
-      const int64_t length = rows.length(), stride = rows.stride(0);
-      int64_t at = part * step;
-      const int64_t end = std::min(total, at + step);
+      const int64_t length = rows.length(), stride = rows.stride(0), end = std::min(total, (part + 1) * step);
+      int64_t at = part * step, positions[kBlock];
       if (at >= end) return;
       Rows mine = rows;
       for (mine.seek(at / length); at < end; mine.next()) {
         const int64_t start = at - at % length, last = std::min(end, start + length);
-        for (; at < last; at++) {
-          if (x.ptr<const T>()[mine[0] + (at - start) * stride] & mask) f(at);
+        while (at < last) {
+          const T* const p = x.ptr<const T>() + mine[0] + (at - start) * stride;
+          const int64_t n = std::min(kBlock, last - at);
+          int64_t count = 0;
+          for (int64_t i = 0; i < n; i++) {
+            positions[count] = at + i;  // kept if the next one does not overwrite it
+            count += (p[i * stride] & mask) != 0;
+          }
+          f(positions, count);
+          at += n;
         }
       }
     });
   };
-  parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) each(p, [&](int64_t) { found[p + 1]++; });
-  });
-  for (int p = 0; p < parts; p++) found[p + 1] += found[p];
+  const auto each_part = [&](const auto& f) {
+    parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; p++) f(p);
+    });
+  };
+  each_part([&](int64_t p) { each(p, [&](const int64_t*, int64_t count) { found[p + 1] += count; }); });
+  for (int64_t p = 0; p < parts; p++) found[p + 1] += found[p];
   SG_ASSERT(found[parts] == indices.shape[0]);
-  parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) {
-      int64_t row = found[p];
-      each(p, [&](int64_t position) {
-        SG_ASSERT(row < found[p + 1]);
+  each_part([&](int64_t p) {
+    int64_t row = found[p];
+    each(p, [&](const int64_t* positions, int64_t count) {
+      SG_ASSERT(row + count <= found[p + 1]);
+      for (int64_t i = 0; i < count; i++) {
         int64_t* const to = indices.ptr<int64_t>() + row++ * indices.strides[0];
-        for (int d = x.ndim - 1; d >= 0; d--) {
+        int64_t position = positions[i];
+        for (int d = x.ndim - 1; d > 0; d--) {
           to[d * indices.strides[1]] = position % x.shape[d];
           position /= x.shape[d];
         }
-      });
-    }
+        if (x.ndim > 0) to[0] = position;
+      }
+    });
   });
 }
 

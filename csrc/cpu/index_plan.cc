@@ -1,5 +1,5 @@
-// Indices are checked twice: once before anything is written, so that a wrong one changes nothing, and again while the
-// walk resolves them, since an output that overlaps its own index could change them in between.
+// Walks check every index they resolve, so nothing outside a table is touched even by an output that overlaps its own
+// indices; which index was wrong is found afterwards. Operations in place check beforehand as well, to change nothing.
 #include "index_plan.h"
 
 namespace sg {
@@ -87,6 +87,23 @@ IndexPlan IndexPlan::along(const char* op, In table, In index, In values, double
   return plan;
 }
 
+IndexPlan IndexPlan::select(const char* op, In table, In index, In values, double dim) {
+  View wide = index;
+  wide.ndim = values.ndim;
+  SG_ASSERT(index.ndim <= 1 && (values.ndim == 0 || (dim >= 0 && dim < values.ndim)));
+  for (int d = 0; d < values.ndim; d++) {
+    wide.shape[d] = values.shape[d];
+    wide.strides[d] = 0;
+  }
+  if (values.ndim > 0) {
+    SG_ASSERT(values.shape[int(dim)] == index.numel());
+    wide.strides[int(dim)] = index.ndim > 0 ? index.strides[0] : 0;
+  }
+  IndexPlan plan = along(op, table, wide, values, dim);
+  plan.indices[0].view = &index;
+  return plan;
+}
+
 IndexPlan IndexPlan::at(const char* op, In table, Ins indices, In values, double first_dim) {
   SG_ASSERT(indices.count > 0 && first_dim >= 0 && first_dim + indices.count <= table.ndim);
   const int first = int(first_dim), count = indices.count, index_dims = indices[0].ndim;
@@ -109,10 +126,13 @@ IndexPlan IndexPlan::at(const char* op, In table, Ins indices, In values, double
   return plan;
 }
 
+void IndexPlan::check() const {
+  for (int k = 0; k < num_indices; k++) check_indices(op, *indices[k].view, indices[k].size);
+}
+
 void IndexPlan::add_index(In index, int dim, int64_t size, const int64_t* strides) {
   Index& x = indices[num_indices++];
-  x.data = index.data;
-  x.wide = index.dtype == DType::k_int64;
+  x.view = &index;
   x.table_dim = dim;
   x.size = size;
   std::copy(strides, strides + ndim, x.strides);
@@ -155,21 +175,24 @@ IndexWalk::IndexWalk(const IndexPlan& plan, int dim, int64_t begin, int64_t end)
 }
 
 // The values of index k for the next `count` elements, as non-negative numbers.
-void IndexWalk::resolve(int k, int64_t count, int64_t* to) const {
+void IndexWalk::resolve(int k, int64_t count, int64_t* to) {
   const IndexPlan::Index& x = plan_.indices[k];
   const int operand = 1 + plan_.num_tables + k;
-  const int64_t stride = rows_.stride(operand), start = rows_[operand] + at_ * stride;
-  bool outside = false;
-  const auto read = [&](auto* p) {
-    for (int64_t i = 0; i < count; i++) {
-      const int64_t v = p[start + i * stride];
-      to[i] = v < 0 ? v + x.size : v;
-      outside |= uint64_t(to[i]) >= uint64_t(x.size);
-    }
+  const int64_t stride = rows_.stride(operand), start = rows_[operand] + at_ * stride, size = x.size;
+  bool bad = false;
+  const auto put = [&](int64_t i, int64_t v) {
+    v += size & (v >> 63);
+    bad |= uint64_t(v) >= uint64_t(size);
+    to[i] = v;
   };
-  if (x.wide) read(static_cast<const int64_t*>(x.data));
-  else read(static_cast<const int32_t*>(x.data));
-  if (outside) fail(ErrorCode::Value, plan_.op, ": the output overlaps the indices and has overwritten them");
+  dispatch_index(plan_.op, x.view->dtype, [&](auto tag) {
+    const auto* const p = x.view->ptr<const typename decltype(tag)::type>() + start;
+    if (stride == 1)
+      for (int64_t i = 0; i < count; i++) put(i, p[i]);
+    else
+      for (int64_t i = 0; i < count; i++) put(i, p[i * stride]);
+  });
+  outside |= bad;
 }
 
 bool IndexWalk::next() {
@@ -183,6 +206,7 @@ bool IndexWalk::next() {
   int64_t index[kBlock];
   for (int k = 0; k < plan_.num_indices; k++) {
     resolve(k, varies_ ? n : 1, index);
+    if (outside) return false;
     for (int t = 0; t < plan_.num_tables; t++) {
       const int64_t step = plan_.tables[t].steps[k];
       if (!varies_) table[t].start += index[0] * step;

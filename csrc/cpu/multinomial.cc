@@ -68,10 +68,13 @@ void CpuDevice::multinomial(In probabilities, Out indices, double replacement, d
         double* const race = cumulative;
         int64_t* const order = scratch<int64_t>(Scratch::kLocalB, size_t(n));
         int64_t candidates = 0;
+        Philox4 words{};
         for (int64_t i = 0; i < n; i++) {
+          const uint64_t element = uint64_t(row * n + i);
+          if (i == 0 || element % 4 == 0) words = philox(key, element / 4);
           const double w = weight(i);
           if (w == 0) continue;
-          race[i] = -std::log(uniform01_open(philox_at(key, uint64_t(row * n + i)))) / w;
+          race[i] = -std::log(uniform01_open(words.v[element % 4])) / w;
           order[candidates++] = i;
         }
         if (samples > candidates) {
