@@ -26,6 +26,13 @@ class Flat {
 
   int64_t size() const { return size_; }
 
+  // The distance from one row of n elements to the next, if every row is n neighbours and all are evenly spaced; else
+  // -1.
+  int64_t row_stride(int64_t n) const {
+    if (ndim_ == 1 && strides_[0] == 1) return n;
+    return ndim_ == 2 && shape_[1] == n && strides_[1] == 1 ? strides_[0] : -1;
+  }
+
   // The address of element `begin` if the n elements from there are neighbours in memory, else null.
   template <class T>
   T* direct(int64_t begin, int64_t n) const {
