@@ -3,10 +3,12 @@
 import type { DType } from '../dtype.js';
 import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
 import { type Shape, checkInteger, checkNumber, sameShape, showShape } from '../shape.js';
+import { requireAlive } from '../storage.js';
 import { Tensor } from '../tensor.js';
 
 export function checkTensor(x: unknown, op: string, name = 'the input'): asserts x is Tensor {
   if (!(x instanceof Tensor)) throw new ValueError(`${op}: ${name} must be a tensor, got ${describe(x)}`);
+  requireAlive(x.storage, op, `${name} (${showShape(x.shape)} ${x.dtype})`);
 }
 
 export function checkTensors(xs: unknown, op: string): asserts xs is readonly Tensor[] {

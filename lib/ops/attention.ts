@@ -11,7 +11,7 @@ import { type Shape, broadcastShapes, checkInteger, checkNumber, numel, sameShap
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkFlag, checkFloat, checkSameDType, checkTensor, optionsOf } from './arguments.js';
 import { contiguous, to } from './copy.js';
-import { door, fresh, like } from './door.js';
+import { deviceOf, door, fresh, like } from './door.js';
 import { triu } from './joining.js';
 import { matmul, wideType } from './matmul.js';
 import { add, cos, eq, logicalNot, maskedFill, mul, sin } from './pointwise.js';
@@ -42,6 +42,7 @@ function checkHeads(q: Tensor, k: Tensor, v: Tensor, gqa: boolean): Heads {
   const op = 'scaledDotProductAttention';
   const shapes = `query ${showShape(q.shape)}, key ${showShape(k.shape)}, value ${showShape(v.shape)}`;
   if (q.ndim < 2 || k.ndim !== q.ndim || v.ndim !== q.ndim) throw new ShapeError(`${op}: expected [B, H, T, D], or fewer leading dimensions, for each: ${shapes}`);
+  deviceOf(op, [q, k, v]);
   checkSameDType(q, k, op, 'query and key');
   checkSameDType(q, v, op, 'query and value');
   const batch = q.shape.slice(0, -3);
@@ -58,6 +59,7 @@ function checkHeads(q: Tensor, k: Tensor, v: Tensor, gqa: boolean): Heads {
 function checkMask(mask: unknown, q: Tensor, shape: Shape): asserts mask is Tensor {
   const op = 'scaledDotProductAttention';
   checkTensor(mask, op, 'the mask');
+  deviceOf(op, [q, mask]);
   if (mask.dtype !== 'bool' && mask.dtype !== q.dtype) throw new DTypeError(`${op}: the mask must be bool or ${q.dtype} like the query, got ${mask.dtype}`);
   if (!sameShape(broadcastShapes(mask.shape, shape, op), shape)) throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(shape)}`);
 }
@@ -149,7 +151,7 @@ export function rotaryEmbedding(x: Tensor, cos: Tensor, sin: Tensor, options?: R
 /** cos and sin of position · base^(−2i/D) for positions 0 … length − 1: each [length, D/2] float32, computed in float64. */
 export function rotaryTables(features: number, length: number, options?: { base?: number; device?: DeviceLike }): { cos: Tensor; sin: Tensor } {
   const op = 'rotaryTables';
-  const d = checkInteger(features, 'the number of features', op, 2);
+  const d = checkInteger(features, 'the number of features', op, 2, 2 ** 20);
   if (d % 2 !== 0) throw new ShapeError(`${op}: the number of features must be even, got ${d}`);
   const { base = 10000, device = 'cpu' } = optionsOf(options, op);
   checkFinite(base, 'base', op, Number.MIN_VALUE);

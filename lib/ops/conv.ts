@@ -3,13 +3,14 @@
 import { ShapeError, ValueError, describe } from '../errors.js';
 import { checkInteger, checkShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { fromTypedArray } from '../create.js';
+import { arange } from '../create.js';
 import { checkFlag, checkFloat, checkParameter, checkSameDType, checkSizes, optionsOf } from './arguments.js';
 import { to } from './copy.js';
 import { door, fresh } from './door.js';
 import { pad } from './joining.js';
-import { mT, reshape, squeeze, unsqueeze } from './view.js';
 import { matmul } from './matmul.js';
+import { add, div, floorDivide, ge, logicalAnd, lt, mul, neg, sub } from './pointwise.js';
+import { mT, reshape, squeeze, unsqueeze } from './view.js';
 
 /** One number for every dimension, or one each. */
 export type Sizes = number | readonly number[];
@@ -179,11 +180,10 @@ export function adaptiveAvgPool2d(x: Tensor, outputSize: number | readonly (numb
 
 /** [out, in]: row i averages part i. */
 function averaging(size: number, parts: number, x: Tensor): Tensor {
-  const matrix = new Float32Array(parts * size);
-  for (let i = 0; i < parts; i++) {
-    const begin = Math.floor((i * size) / parts);
-    const end = Math.ceil(((i + 1) * size) / parts);
-    matrix.fill(1 / (end - begin), i * size + begin, i * size + end);
-  }
-  return to(fromTypedArray(matrix, [parts, size], { device: x.device }), x.dtype);
+  const i = reshape(arange(0, parts, 1, { device: x.device }), [parts, 1]);
+  const begin = floorDivide(mul(i, size), parts);
+  const end = neg(floorDivide(mul(add(i, 1), -size), parts));
+  const column = arange(0, size, 1, { device: x.device });
+  const inside = logicalAnd(ge(column, begin), lt(column, end));
+  return div(to(inside, x.dtype), sub(end, begin));
 }

@@ -57,12 +57,17 @@ function settingsOf(o: ClassLossOptions, classes: number, op: string): Settings 
   const reduction = checkReduction(o.reduction ?? 'mean', op);
   const normalizer = o.normalizer ?? null;
   if (normalizer instanceof Tensor) {
+    checkTensor(normalizer, op, 'the normalizer');
     if (normalizer.numel !== 1) throw new ShapeError(`${op}: the normalizer must have one element, got ${showShape(normalizer.shape)}`);
   } else if (normalizer !== null && (!Number.isFinite(checkNumber(normalizer, 'normalizer', op)) || normalizer === 0)) {
     throw new ValueError(`${op}: the normalizer must be finite and not 0, got ${normalizer}`);
   }
   if (normalizer !== null && reduction === 'none') throw new ValueError(`${op}: a normalizer needs a reduction other than none`);
   return { weight, ignoreIndex: checkInteger(o.ignoreIndex ?? -100, 'ignoreIndex', op), reduction, normalizer };
+}
+
+function checkDevices(x: Tensor, targets: Tensor, { weight, normalizer }: Settings, op: string): void {
+  deviceOf(op, [x, targets, weight, normalizer]);
 }
 
 /**
@@ -107,6 +112,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, options?: CrossEnt
   const smoothing = checkNumber(o.labelSmoothing ?? 0, 'labelSmoothing', op, 0, 1);
   const dim = classDim(logits, targets, o.dim, op);
   const settings = settingsOf(o, logits.shape[dim]!, op);
+  checkDevices(logits, targets, settings, op);
   if (isFloating(targets.dtype)) return softCrossEntropy(logits, targets, dim, smoothing, settings, o.ignoreIndex);
   checkIndices(targets, op, 'the targets');
   return fusedCrossEntropy(logits, targets, dim, smoothing, settings);
@@ -161,6 +167,7 @@ export function nllLoss(logProbabilities: Tensor, targets: Tensor, options?: Cla
   const o = optionsOf(options, op);
   const dim = classDim(logProbabilities, targets, o.dim, op);
   const settings = settingsOf(o, logProbabilities.shape[dim]!, op);
+  checkDevices(logProbabilities, targets, settings, op);
   const counts = ne(targets, settings.ignoreIndex);
   const safe = where(counts, targets, 0);
   const picked = reshape(gather(logProbabilities, dim, unsqueeze(safe, dim)), targets.shape);

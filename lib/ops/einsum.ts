@@ -5,6 +5,7 @@ import { type Shape, numel, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { checkTensors } from './arguments.js';
 import { to } from './copy.js';
+import { deviceOf } from './door.js';
 import { matmul } from './matmul.js';
 import { mul } from './pointwise.js';
 import { sum } from './reduce.js';
@@ -137,6 +138,7 @@ export function einsum(equation: string, ...operands: Tensor[]): Tensor {
   const { inputs, output } = parse(equation);
   checkTensors(operands, 'einsum');
   if (operands.length !== inputs.length) throw new ValueError(`einsum: "${equation}" has ${inputs.length} operands, got ${operands.length}`);
+  deviceOf('einsum', operands);
   for (const x of operands) if (x.dtype !== operands[0]!.dtype) throw new DTypeError(`einsum: dtypes differ: ${operands[0]!.dtype} and ${x.dtype}`);
   const labelled = operands.map((x, i) => label(x, inputs[i]!, i));
   const sizes = sizesOf(labelled, equation);

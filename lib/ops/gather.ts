@@ -7,7 +7,7 @@ import { broadcastShapes, checkDim, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkIndices, checkSameDType, checkTensor, optionsOf } from './arguments.js';
 import { clone } from './copy.js';
-import { door, fresh } from './door.js';
+import { deviceOf, door, fresh } from './door.js';
 import { checkAddable, writeInto } from './places.js';
 import { mul } from './pointwise.js';
 import { expand, narrow, reshape } from './view.js';
@@ -33,6 +33,7 @@ export function gather(x: Tensor, dim: number, index: Tensor): Tensor {
 export function takeAlongDim(x: Tensor, index: Tensor, dim?: number | null): Tensor {
   checkTensor(x, 'takeAlongDim');
   checkIndices(index, 'takeAlongDim');
+  deviceOf('takeAlongDim', [x, index]);
   if (dim === undefined || dim === null) return gather(reshape(x, [x.numel]), 0, reshape(index, [index.numel]));
   const d = checkDim(dim, x.ndim, 'takeAlongDim');
   if (index.ndim !== x.ndim) throw new ShapeError(`takeAlongDim: index ${showShape(index.shape)} must have the ${x.ndim} dimensions of ${showShape(x.shape)}`);

@@ -9,7 +9,7 @@ import { Tensor } from '../tensor.js';
 import { recording } from '../autograd/node.js';
 import { checkFlag, checkTensor, optionsOf } from './arguments.js';
 import { clone, copy_, to } from './copy.js';
-import { fresh, invoke } from './door.js';
+import { deviceOf, fresh, invoke } from './door.js';
 import { checkAddable, checkTarget, indexAt, putAt, shapeAt } from './places.js';
 import { clamp, sub, where } from './pointwise.js';
 import { countNonzero } from './reduce.js';
@@ -146,6 +146,7 @@ export function indexPut_(x: Tensor, items: readonly IndexItem[], value: Tensor 
   const accumulate = checkFlag(optionsOf(options, op).accumulate ?? false, 'accumulate', op);
   if (accumulate) checkAddable(op, x);
   const source = valueFor(x, value, op);
+  deviceOf(op, [x, source]);
   checkTarget(op, x, source);
   const resolved = resolve(op, x, items);
   const place = locate(op, x.detach(), resolved);
@@ -205,6 +206,7 @@ function checkMask(mask: unknown, op: string): asserts mask is Tensor {
 export function maskedSelect(x: Tensor, mask: Tensor): Tensor {
   checkTensor(x, 'maskedSelect');
   checkMask(mask, 'maskedSelect');
+  deviceOf('maskedSelect', [x, mask]);
   const shape = broadcastShapes(x.shape, mask.shape, 'maskedSelect');
   if (shape.length === 0) return maskedSelect(reshape(x, [1]), mask);
   return index(expand(x, shape), expand(mask, shape));
@@ -218,6 +220,8 @@ export function maskedScatter(x: Tensor, mask: Tensor, source: Tensor): Tensor {
   checkTensor(source, op, 'the source');
   if (source.dtype !== x.dtype) throw new DTypeError(`${op}: dtypes of input and source differ: ${x.dtype} and ${source.dtype}`);
   if (source.numel === 0) throw new ShapeError(`${op}: the source ${showShape(source.shape)} has no elements`);
+  deviceOf(op, [x, mask, source]);
+  if (!sameShape(broadcastShapes(x.shape, mask.shape, op), x.shape)) throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(x.shape)}`);
   const wide = expand(mask, x.shape);
   const order = clamp(sub(cumsum(reshape(wide, [x.numel]), 0), 1), 0);
   const picked = indexAt(reshape(source, [source.numel]), 0, [order]);

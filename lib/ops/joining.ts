@@ -1,16 +1,18 @@
 // Joining, cutting and rearranging. Cuts are views; joins copy each element once.
-import { full } from '../create.js';
-import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
-import { isFloating, resultType } from '../dtype.js';
-import { fromTypedArray } from '../create.js';
+import { arange, fromTypedArray, full, ones, zeros } from '../create.js';
+import { ShapeError, ValueError, describe } from '../errors.js';
+import { resultType } from '../dtype.js';
 import { type Shape, checkDim, checkInteger, checkNumber, checkShape, numel, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { recording, record } from '../autograd/node.js';
 import { checkChoice, checkIndices, checkTensor, checkTensors, optionsOf } from './arguments.js';
 import { clone, contiguous, to } from './copy.js';
 import { deviceOf, door, fresh, invoke, like } from './door.js';
-import { indexSelect } from './gather.js';
-import { expand, narrow, reshape, select, slice, unsqueeze } from './view.js';
+import { indexAdd_, indexSelect } from './gather.js';
+import { indexAt } from './places.js';
+import { abs, add, clamp, neg, remainder } from './pointwise.js';
+import { cumsum } from './sort.js';
+import { expand, movedim, narrow, reshape, select, slice, unsqueeze } from './view.js';
 
 /** Tensors one after another along `dim`, equal in all other sizes. Dtypes are promoted; tensors of shape [0] are skipped. */
 export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
@@ -51,6 +53,12 @@ function checkCut(x: unknown, dim: number, op: string): [Tensor, number, number]
   return [x, d, x.shape[d]!];
 }
 
+/** Each piece is a JavaScript object: more than a million of them is a mistake. */
+function checkPieces(count: number, x: Tensor, d: number, op: string): number {
+  if (count > 2 ** 20) throw new ShapeError(`${op}: dimension ${d} of ${showShape(x.shape)} would make ${count} tensors, at most ${2 ** 20} are possible`);
+  return count;
+}
+
 function cut(x: Tensor, d: number, sizes: readonly number[]): Tensor[] {
   let start = 0;
   return sizes.map((size) => {
@@ -69,7 +77,7 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
     return cut(t, d, sizes);
   }
   const each = checkInteger(size, 'the size', 'split', 1);
-  const sizes = Array.from({ length: Math.max(1, Math.ceil(length / each)) }, (_, i) => Math.min(each, length - i * each));
+  const sizes = Array.from({ length: checkPieces(Math.max(1, Math.ceil(length / each)), t, d, 'split') }, (_, i) => Math.min(each, length - i * each));
   return cut(t, d, sizes);
 }
 
@@ -77,14 +85,14 @@ export function split(x: Tensor, size: number | readonly number[], dim = 0): Ten
 export function chunk(x: Tensor, chunks: number, dim = 0): Tensor[] {
   const [t, d, length] = checkCut(x, dim, 'chunk');
   checkInteger(chunks, 'the number of chunks', 'chunk', 1);
-  if (length === 0) return cut(t, d, new Array<number>(chunks).fill(0));
+  if (length === 0) return cut(t, d, new Array<number>(checkPieces(chunks, t, d, 'chunk')).fill(0));
   return split(t, Math.ceil(length / chunks), d);
 }
 
 /** One view for each position of `dim`, without that dimension. */
 export function unbind(x: Tensor, dim = 0): Tensor[] {
   const [t, d, length] = checkCut(x, dim, 'unbind');
-  return Array.from({ length }, (_, i) => select(t, d, i));
+  return Array.from({ length: checkPieces(length, t, d, 'unbind') }, (_, i) => select(t, d, i));
 }
 
 export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
@@ -106,7 +114,7 @@ export function pad(x: Tensor, padding: readonly number[], options?: { mode?: Pa
     const before = checkInteger(padding[2 * i], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const after = checkInteger(padding[2 * i + 1], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const d = x.ndim - 1 - i;
-    if (before + after + x.shape[d]! < 0) throw new ShapeError(`pad: ${before} and ${after} cut more from dimension ${d} of ${showShape(x.shape)} than it has`);
+    if (Math.min(0, before) + Math.min(0, after) + x.shape[d]! < 0) throw new ShapeError(`pad: ${before} and ${after} cut more from dimension ${d} of ${showShape(x.shape)} than it has`);
     if (before === 0 && after === 0) continue;
     y = mode === 'constant' ? padConstant(y, d, before, after, value) : padBorder(y, d, before, after, mode);
   }
@@ -115,11 +123,6 @@ export function pad(x: Tensor, padding: readonly number[], options?: { mode?: Pa
 
 function padConstant(x: Tensor, d: number, before: number, after: number, value: number): Tensor {
   const [lead, tail] = [Math.min(0, before), Math.min(0, after)];
-  // cutting more than there is takes the rest from the padding of the other side
-  if (-lead > x.shape[d]! || -tail > x.shape[d]!) {
-    const empty = narrow(x, d, 0, 0);
-    return padConstant(empty, d, before + after + x.shape[d]!, 0, value);
-  }
   const kept = lead === 0 && tail === 0 ? x : narrow(x, d, -lead, x.shape[d]! + lead + tail);
   const block = (size: number): Tensor[] =>
     size <= 0 ? [] : [expand(full([], value, { dtype: x.dtype, device: x.device }), x.shape.map((s, i) => (i === d ? size : s)))];
@@ -131,15 +134,10 @@ function padBorder(x: Tensor, d: number, before: number, after: number, mode: Ex
   const n = x.shape[d]!;
   const limit = mode === 'reflect' ? n - 1 : mode === 'circular' ? n : n === 0 ? 0 : 2 ** 31;
   if (before > limit || after > limit) throw new ShapeError(`pad: ${mode} padding ${before}, ${after} of dimension ${d} of ${showShape(x.shape)} may be at most ${limit}`);
-  const place = (i: number): number => {
-    if (mode === 'replicate') return Math.min(Math.max(i, 0), n - 1);
-    if (mode === 'circular') return (i + n) % n;
-    return i < 0 ? -i : i >= n ? 2 * (n - 1) - i : i;
-  };
-  return indexSelect(x, d, indices(Array.from({ length: n + before + after }, (_, i) => place(i - before)), x));
+  const i = arange(-before, n + after, 1, { device: x.device });
+  const mirrored = (): Tensor => add(neg(abs(add(neg(abs(i)), n - 1))), n - 1);
+  return indexSelect(x, d, mode === 'replicate' ? clamp(i, 0, n - 1) : mode === 'circular' ? remainder(i, n) : mirrored());
 }
-
-const indices = (list: readonly number[], x: Tensor): Tensor => fromTypedArray(BigInt64Array.from(list, BigInt), [list.length], { device: x.device });
 
 /** Elements moved by `shifts` places along `dims`, around the end; without `dims`, of the flattened tensor. */
 export function roll(x: Tensor, shifts: number | readonly number[], dims?: number | readonly number[] | null): Tensor {
@@ -209,12 +207,28 @@ export function repeatInterleave(x: Tensor, repeats: number | readonly number[] 
     return y.storage === t.storage ? clone(y) : y;
   }
   if (repeats instanceof Tensor) checkIndices(repeats, op, 'the repeats');
-  const counts = (repeats instanceof Tensor ? Array.from(repeats.toTypedArraySync(), Number) : Array.isArray(repeats) ? repeats : [repeats]).map((r) =>
+  const counts: number[] = (repeats instanceof Tensor ? Array.from(repeats.toTypedArraySync(), Number) : Array.isArray(repeats) ? repeats : [repeats]).map((r) =>
     checkInteger(r, 'a number of repeats', op, 0),
   );
   if (counts.length === 1) return repeatInterleave(t, counts[0]!, d);
   if (counts.length !== length) throw new ShapeError(`${op}: ${counts.length} numbers of repeats for ${length} elements of dimension ${d} of ${showShape(t.shape)}`);
-  return indexSelect(t, d, indices(counts.flatMap((n, i) => new Array<number>(n).fill(i)), t));
+  // element j of the result comes from as many elements on as have ended by j
+  let total = 0;
+  const ends = counts.map((n) => (total += n)).filter((end) => end < counts.reduce((a, b) => a + b, 0));
+  const ended = zeros(checkShape([total], op), { dtype: 'int64', device: t.device });
+  indexAdd_(ended, 0, fromTypedArray(BigInt64Array.from(ends, BigInt), [ends.length], { device: t.device }), ones([ends.length], { dtype: 'int64', device: t.device }));
+  return indexSelect(t, d, cumsum(ended, 0));
+}
+
+/** Windows of `size` elements of `dim`, `step` apart, as a new last dimension: a copy. */
+export function unfold(x: Tensor, dim: number, size: number, step: number): Tensor {
+  const [t, d, length] = checkCut(x, dim, 'unfold');
+  checkInteger(size, 'size', 'unfold', 0, length);
+  checkInteger(step, 'step', 'unfold', 1);
+  const count = Math.floor((length - size) / step) + 1;
+  const along = (n: number, by: number): Tensor => arange(0, n * by, by, { device: t.device });
+  const places = add(reshape(along(count, step), [count, 1]), along(size, 1));
+  return movedim(indexAt(t, d, [places]), d + 1, -1);
 }
 
 function triangle(op: 'tril' | 'triu', x: Tensor, diagonal: number): Tensor {
@@ -237,8 +251,8 @@ export function meshgrid(tensors: readonly Tensor[], options?: { indexing?: 'ij'
   checkTensors(tensors, 'meshgrid');
   const indexing = checkChoice(optionsOf(options, 'meshgrid').indexing ?? 'ij', ['ij', 'xy'], 'indexing', 'meshgrid');
   for (const x of tensors) if (x.ndim > 1) throw new ShapeError(`meshgrid: expected vectors, got ${showShape(x.shape)}`);
-  const swapped = indexing === 'xy' && tensors.length > 1 ? [tensors[1]!, tensors[0]!, ...tensors.slice(2)] : tensors;
-  const shape = checkShape(swapped.map((x) => x.numel), 'meshgrid');
-  const grids = swapped.map((x, d) => expand(reshape(x, shape.map((s, i) => (i === d ? s : 1))), shape));
-  return indexing === 'xy' && grids.length > 1 ? [grids[1]!, grids[0]!, ...grids.slice(2)].map((g) => g.transpose(0, 1)) : grids;
+  const swap = <T>(list: readonly T[]): T[] => (indexing === 'xy' && list.length > 1 ? [list[1]!, list[0]!, ...list.slice(2)] : [...list]);
+  const ordered = swap(tensors);
+  const shape = checkShape(ordered.map((x) => x.numel), 'meshgrid');
+  return swap(ordered.map((x, d) => expand(reshape(x, shape.map((s, i) => (i === d ? s : 1))), shape)));
 }

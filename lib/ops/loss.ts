@@ -7,6 +7,7 @@ import { checkChoice, checkFinite, checkFlag, checkFloat, checkTensor, optionsOf
 import { type Reduction, checkReduction, reduceLoss } from './cross_entropy.js';
 import { abs, add, apply, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, where, xlogy } from './pointwise.js';
 import { norm, sum } from './reduce.js';
+import { deviceOf } from './door.js';
 import { expand, reshape } from './view.js';
 
 export { type ClassLossOptions, type CrossEntropyOptions, type Reduction, crossEntropy, nllLoss } from './cross_entropy.js';
@@ -19,6 +20,7 @@ export interface LossOptions {
 function checkPair(x: unknown, target: unknown, op: string): void {
   checkFloat(x, op);
   checkTensor(target, op, 'the target');
+  deviceOf(op, [x, target]);
   if (!sameShape(x.shape, target.shape)) throw new ShapeError(`${op}: input ${showShape(x.shape)} and target ${showShape(target.shape)} must have one shape`);
 }
 
@@ -64,11 +66,10 @@ export function binaryCrossEntropyWithLogits(x: Tensor, target: Tensor, options?
   let loss: Tensor;
   if (posWeight === undefined || posWeight === null) loss = apply('bceWithLogits', x, target);
   else {
-    checkTensor(posWeight, op, 'posWeight');
+    checkFactor(posWeight, x, op, 'posWeight');
     // (1 − t)·x − (1 + (w − 1)·t)·ln σ(x)
     const factor = add(mul(sub(posWeight, 1), target), 1);
     loss = sub(sub(x, mul(x, target)), mul(factor, logSigmoid(x)));
-    if (!sameShape(loss.shape, x.shape)) throw new ShapeError(`${op}: posWeight ${showShape(posWeight.shape)} does not broadcast to ${showShape(x.shape)}`);
   }
   return reduceLoss(weighted(loss, weight, op), reductionOf(options, op));
 }
@@ -95,10 +96,17 @@ function limitedLog(p: Tensor): Tensor {
 
 function weighted(loss: Tensor, weight: unknown, op: string): Tensor {
   if (weight === undefined || weight === null) return loss;
-  checkTensor(weight, op, 'the weight');
-  const y = mul(loss, weight);
-  if (!sameShape(y.shape, loss.shape)) throw new ShapeError(`${op}: the weight ${showShape(weight.shape)} does not broadcast to ${showShape(loss.shape)}`);
-  return y;
+  checkFactor(weight, loss, op, 'the weight');
+  return mul(loss, weight);
+}
+
+/** A factor of the losses, which broadcasts to them and not they to it. */
+function checkFactor(factor: unknown, x: Tensor, op: string, name: string): asserts factor is Tensor {
+  checkTensor(factor, op, name);
+  deviceOf(op, [x, factor]);
+  if (!sameShape(broadcastShapes(x.shape, factor.shape, `${op}: ${name}`), x.shape)) {
+    throw new ShapeError(`${op}: ${name} ${showShape(factor.shape)} does not broadcast to ${showShape(x.shape)}`);
+  }
 }
 
 /**
@@ -117,6 +125,7 @@ export function klDiv(x: Tensor, target: Tensor, options?: { reduction?: Reducti
 export function cosineSimilarity(a: Tensor, b: Tensor, dim = 1, eps = 1e-8): Tensor {
   checkFloat(a, 'cosineSimilarity', 'a');
   checkFloat(b, 'cosineSimilarity', 'b');
+  deviceOf('cosineSimilarity', [a, b]);
   checkFinite(eps, 'eps', 'cosineSimilarity', 0);
   const shape = broadcastShapes(a.shape, b.shape, 'cosineSimilarity');
   const d = checkDim(dim, shape.length, 'cosineSimilarity');
