@@ -28,6 +28,7 @@ function fieldLength(field: Field): number {
  */
 export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly Field[]> implements Dataset<FieldSample<F>> {
   readonly length: number;
+  private reference: ModuleRef | null = null;
   private readonly entries: readonly (readonly [string, Tensor | HostArray])[];
 
   constructor(private readonly fields: F) {
@@ -80,11 +81,14 @@ export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly 
   }
 
   toWorker(): ModuleRef {
-    const shared = this.assemble((field) => {
-      if (field instanceof Tensor)
-        throw new ValueError('TensorDataset: tensors cannot be sent to a worker thread; use workers: 0 (a batch is one gather) or typed arrays');
-      return { ...field, data: toShared(field.data) };
-    });
-    return { module: import.meta.url, export: 'TensorDataset', args: [shared] };
+    // made once: every loop of every loader shares the same copy
+    this.reference ??= { module: import.meta.url, export: 'TensorDataset', args: [this.assemble(shareField)] };
+    return this.reference;
   }
+}
+
+function shareField(field: Tensor | HostArray): HostArray {
+  if (field instanceof Tensor)
+    throw new ValueError('TensorDataset: tensors cannot be sent to a worker thread; use workers: 0 (a batch is one gather) or typed arrays');
+  return { ...field, data: toShared(field.data) };
 }

@@ -55,11 +55,12 @@ function openShard(shard: TokenShard, dtype: TokenDType): TokenArray {
   }
 }
 
-/** Windows over token shards. */
+/** Windows over token shards. Files are mapped, not read: as with any mapped file, shortening one in use ends the process. */
 export class TokenDataset implements Dataset<TokenWindow> {
   readonly length: number;
   /** Tokens in all shards together. */
   readonly tokens: number;
+  private reference: ModuleRef | null = null;
   private readonly shards: readonly TokenArray[];
   private readonly sources: readonly TokenShard[];
   private readonly context: number;
@@ -108,8 +109,12 @@ export class TokenDataset implements Dataset<TokenWindow> {
   }
 
   toWorker(): ModuleRef {
-    const shards = this.sources.map((source) => (typeof source === 'string' ? source : toShared(source)));
-    return { module: import.meta.url, export: 'TokenDataset', args: [shards, this.options] };
+    this.reference ??= {
+      module: import.meta.url,
+      export: 'TokenDataset',
+      args: [this.sources.map((source) => (typeof source === 'string' ? source : toShared(source))), this.options],
+    };
+    return this.reference;
   }
 }
 
