@@ -1,8 +1,5 @@
 #include "cpu_device.h"
 namespace sg {
-__attribute__((weak)) void CpuDevice::attention(In, In, In, MaybeIn, Out, Out, double, double) { fail(ErrorCode::Internal, "attention: kernel missing"); }
-__attribute__((weak)) void CpuDevice::attentionBackward(In, In, In, In, MaybeIn, In, In, Out, Out, Out, double, double) { fail(ErrorCode::Internal, "attentionBackward: kernel missing"); }
-__attribute__((weak)) void CpuDevice::rotaryEmbedding(In, In, In, Out, double, double) { fail(ErrorCode::Internal, "rotaryEmbedding: kernel missing"); }
 __attribute__((weak)) void CpuDevice::sgdStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "sgdStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adamStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adamStep: kernel missing"); }
 __attribute__((weak)) void CpuDevice::adagradStep(In, double, Rest, Ins) { fail(ErrorCode::Internal, "adagradStep: kernel missing"); }

@@ -65,6 +65,7 @@ KT void dot_block(const A* a, int64_t a_row, const T* b, int64_t b_row, int64_t 
     for (int j = 0; j < N; j++) sums[i * stride + j] = reduce_add(r[i][j]);
 }
 
+// sums[i * stride + j] = a row i . b row j; a: m rows of `depth`, b: n rows
 template <class T, class A>
 KT void dot_columns(const A* a, int64_t m, const T* b, int64_t b_row, int64_t n, int64_t depth, accumulate_t<T>* sums,
                     int64_t stride) {
@@ -86,44 +87,40 @@ KT void dot_columns(const A* a, int64_t m, const T* b, int64_t b_row, int64_t n,
     }
 }
 
-// b contiguous across K: the micro-kernel with b unpacked. a: [K][M] of E.
+// b contiguous across K: the micro-kernel with b unpacked. a: [K][sa] of E.
 template <int M, int NV, class T>
 KI void row_block(const accumulate_t<T>* a, int64_t sa, const T* b, int64_t b_row, int64_t depth, int n,
                   accumulate_t<T>* sums, int64_t stride) {
   using V = lanes_of<T>;
   V r[M][NV];
   SG_UNROLL(12)
-  for (int i = 0; i < M; i++) SG_UNROLL(4)
-  for (int j = 0; j < NV; j++) r[i][j] = V(0);
-  if (n >= NV * V::W) multiply_add<M, false, false>(r, a, sa, b, b_row, depth);
-  else {
-    T row[NV * V::W] = {};
-    for (int64_t k = 0; k < depth; k++) {
-      std::copy_n(b + k * b_row, n, row);
-      multiply_add<M, false, false>(r, a + k * sa, sa, row, 0, 1);
-    }
-  }
   for (int i = 0; i < M; i++)
-    for (int j = 0; j < NV; j++)
-      if (n > j * V::W) store(sums + i * stride + j * V::W, r[i][j], n - j * V::W);
+    for (int j = 0; j < NV; j++) r[i][j] = V(0);
+  if (n >= NV * V::W) multiply_add<M, false, false>(r, a, sa, b, b_row, depth);
+  else
+    for (int64_t k = 0; k < depth; k++, a += sa, b += b_row) {
+      const V y = load<V>(b, n);
+      for (int i = 0; i < M; i++) r[i][0] = fma(V(a[i]), y, r[i][0]);
+    }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < NV && n > j * V::W; j++) store(sums + i * stride + j * V::W, r[i][j], n - j * V::W);
 }
 
+// sums[i * stride + j] = a column i . b column j
 template <class T>
 KT void row_columns(const accumulate_t<T>* a, int64_t m, const T* b, int64_t b_row, int64_t n, int64_t depth,
                     accumulate_t<T>* sums, int64_t stride) {
-  constexpr int W = lanes_of<T>::W, half = kTileRows / 2;
-  for (int64_t i = 0; i < m;) {
-    const int64_t left = m - i;
-    const int rows = left >= half ? half : left >= 3 ? 3 : int(left);  // registers: rows x NV accumulators
-    const int step = (rows == half ? 2 : 4) * W;
-    for (int64_t j = 0; j < n; j += step) {
-      const int count = int(std::min<int64_t>(step, n - j));
-      accumulate_t<T>* s = sums + i * stride + j;
-      if (rows == half) row_block<half, 2>(a + i, m, b + j, b_row, depth, count, s, stride);
-      else if (rows == 3) row_block<3, 4>(a + i, m, b + j, b_row, depth, count, s, stride);
-      else if (rows == 2) row_block<2, 4>(a + i, m, b + j, b_row, depth, count, s, stride);
-      else row_block<1, 4>(a + i, m, b + j, b_row, depth, count, s, stride);
-    }
-    i += rows;
-  }
+  constexpr int W = lanes_of<T>::W, tall = kTileRows / 2;
+  const auto band = [&](auto rows, auto registers, int64_t i) KT {
+    constexpr int M = rows, NV = registers;
+    int64_t j = 0;
+    for (; j + NV * W <= n; j += NV * W)
+      row_block<M, NV>(a + i, m, b + j, b_row, depth, NV * W, sums + i * stride + j, stride);
+    for (; j < n; j += W)
+      row_block<M, 1>(a + i, m, b + j, b_row, depth, int(std::min<int64_t>(W, n - j)), sums + i * stride + j, stride);
+  };
+  int64_t i = 0;
+  for (; i + tall <= m; i += tall) band(std::integral_constant<int, tall>(), std::integral_constant<int, 2>(), i);
+  for (; i + 2 <= m; i += 2) band(std::integral_constant<int, 2>(), std::integral_constant<int, 4>(), i);
+  if (i < m) band(std::integral_constant<int, 1>(), std::integral_constant<int, 4>(), i);
 }

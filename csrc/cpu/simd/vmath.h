@@ -58,14 +58,15 @@ KI Lanes<T> pow(Lanes<T> a, Lanes<T> b) {
 static constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
 static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // high has few bits: n * high is exact
 
-// For softmax and GELU: 2^x for any finite x or -inf, 2.7 ulp; flushes to 0 below 2^-150, never infinite.
+// For softmax and GELU: 2^x, 2.7 ulp; 0 below 2^-150, but never infinite.
 KI vf fast_exp2(vf x) {
   static constexpr float c[] = {1.000000072f,   0.6931469671f,   0.2402211972f,
                                 0.05550713283f, 9.675541311e-3f, 1.327646908e-3f};
-  x = min(max(x, vf(-200)), vf(127.9f));
+  x = min(vf(127.9f), max(vf(-200), x));
   const vf n = round(x);
   return scale(polynomial(x - n, c), n);
 }
+KI vd fast_exp2(vd x) { return exp2(x); }
 KI vf exp2(vf x) {
   static constexpr float c[] = {
       1.f, 0.6931471879f, 0.2402264979f, 0.05550357434f, 9.618237508e-3f, 1.339073546e-3f, 1.540350825e-4f};
