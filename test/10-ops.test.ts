@@ -5,6 +5,7 @@ import { native } from '../lib/native.js';
 import { executed } from './helpers/coverage.js';
 import { devices } from './helpers/devices.js';
 import { checkRow } from './helpers/op_table.js';
+import { checkSecondOrder, hasSecondOrder } from './helpers/second_order.js';
 import { rows as attention } from './ops/attention.js';
 import { rows as conv } from './ops/conv.js';
 import { rows as indexing } from './ops/indexing.js';
@@ -26,6 +27,23 @@ for (const device of devices) {
   }
 }
 
-test('every op of the addon has run', () => {
-  expect(native.ops.map((op) => op.name).filter((name) => !executed.has(name))).toEqual([]);
+// createGraph covers these families
+describe('gradients of gradients', () => {
+  const found: number[] = [];
+  const rows = [...pointwise, ...reduce, ...matmul].filter(hasSecondOrder);
+  test.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
+    found.push(checkSecondOrder(row, 'cpu'));
+  });
+  test('there were some', () => {
+    expect(found.filter((n) => n > 0).length).toBeGreaterThan(100);
+  });
+});
+
+// The steps of optimizers and what belongs to them run in 50-golden-optim, random numbers in 10-random; both compare each.
+const elsewhere = /Step$|^(globalNorm|scaleMany|clampMany|uniform|normal|randint|dropout|multinomial)$/;
+
+test('every other op of the addon has run', () => {
+  const here = native.ops.map((op) => op.name).filter((name) => !elsewhere.test(name));
+  expect(here.length).toBeGreaterThan(150);
+  expect(here.filter((name) => !executed.has(name))).toEqual([]);
 });

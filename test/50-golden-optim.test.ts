@@ -14,7 +14,7 @@ const { optim } = sg;
 const STEPS = 10;
 const PARAMETERS = 3;
 
-type AnyOptimizer = optim.Optimizer<any>;
+type AnyOptimizer = sg.optim.Optimizer<any>;
 type Make = new (params: any, options: any) => AnyOptimizer;
 
 const golden = new Golden('optimizers');
@@ -120,7 +120,7 @@ describe('optimizers', () => {
 
 const schedulers = new Golden('schedulers');
 
-type AnySchedule = optim.Schedule | optim.ReduceLROnPlateau;
+type AnySchedule = sg.optim.Schedule | sg.optim.ReduceLROnPlateau;
 
 function makeSchedule(c: Case, optimizer: AnyOptimizer): AnySchedule {
   if (c.kind === 'LambdaLR') return new optim.LambdaLR(optimizer, (step) => 1 / (1 + 0.05 * step));

@@ -44,7 +44,7 @@ export const index = (shape: readonly number[], high: number, low = 0, dtype: DT
 export const mask = (shape: readonly number[]): Input => ({ shape, low: 0, high: 2, dtype: 'bool' });
 
 const isFloat = (dtype: DType): boolean => dtype.includes('float');
-const wantsGradient = (input: Input): boolean => !input.constant && isFloat(input.dtype ?? 'float64');
+export const wantsGradient = (input: Input): boolean => !input.constant && isFloat(input.dtype ?? 'float64');
 // One rounding of the result, by the norm of a tensor, with a little room for the function itself.
 const forwardTolerance: Partial<Record<DType, number>> = { float32: 1e-6, float64: 1e-13, float16: 5e-4, bfloat16: 4e-3 };
 // Gradients round once more for every op of the backward pass.
@@ -59,7 +59,7 @@ interface Result {
 }
 
 /** Inputs of a row as `dtype` can hold them. */
-function draw(row: Row, dtype: DType, device: string): Nd[] {
+export function draw(row: Row, dtype: DType, device: string): Nd[] {
   const next = stream(seedOf(row.name));
   return row.inputs.map((input) => {
     const own = input.dtype ?? dtype;
@@ -70,9 +70,9 @@ function draw(row: Row, dtype: DType, device: string): Nd[] {
 }
 
 /** Weights of the outputs in the scalar whose gradient is taken: nothing special, nothing zero. */
-const cotangent = (shape: readonly number[], which: number): Nd => nd(shape, (i) => Math.cos(1 + i + 3 * which) + 0.1);
+export const cotangent = (shape: readonly number[], which: number): Nd => nd(shape, (i) => Math.cos(1 + i + 3 * which) + 0.1);
 
-function run(row: Row, values: readonly Nd[], dtype: DType, device: string, layout: Layout, withGradients: boolean): Result {
+export function run(row: Row, values: readonly Nd[], dtype: DType, device: string, layout: Layout, withGradients: boolean): Result {
   return scope(() => {
     const inputs = values.map((x, i) => make(x, row.inputs[i]!.dtype ?? dtype, device, layout));
     if (withGradients) inputs.forEach((x, i) => (x.requiresGrad = wantsGradient(row.inputs[i]!)));
@@ -135,7 +135,7 @@ function checkForward(row: Row, values: readonly Nd[], result: Result, dtype: DT
   });
 }
 
-function checkGradients(row: Row, values: readonly Nd[], exact: Result, device: string): void {
+export function checkGradients(row: Row, values: readonly Nd[], exact: Result, device: string): void {
   const differentiable = exact.dtypes.map(isFloat);
   values.forEach((_, i) => {
     const gradient = exact.gradients[i];

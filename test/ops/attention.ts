@@ -72,7 +72,7 @@ function rotate(x: Nd, cos: Nd, sin: Nd, interleaved: boolean): Nd {
 }
 
 const angles = (f: (a: number) => number): Nd => nd([3, 4], (i) => Math.fround(f(Math.floor(i / 4) * 10 ** (-(i % 4)))));
-const table = (f: (a: number) => number, like: sg.Tensor): sg.Tensor => sg.fromTypedArray(Float32Array.from(angles(f).data), [3, 4], { device: like.device });
+const table = (f: (a: number) => number, like: sg.Tensor): sg.Tensor => sg.fromTypedArray(Float32Array.from(angles(f).data), [3, 4], { device: like?.device });
 
 const rotations: Row[] = [false, true].map((interleaved) => ({
   name: `rotaryEmbedding${interleaved ? ', interleaved' : ''}`,

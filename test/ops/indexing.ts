@@ -53,7 +53,7 @@ const along: Row[] = [0, 1, -1].flatMap((dim): Row[] => {
 
 // no position twice, so that every source element has a slope of its own
 const order = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [2, 1, 0]];
-const given = (like: Tensor): Tensor => sg.fromTypedArray(BigInt64Array.from(order.flat(), BigInt), [4, 3], { device: like.device });
+const given = (like: Tensor): Tensor => sg.fromTypedArray(BigInt64Array.from(order.flat(), BigInt), [4, 3], { device: like?.device });
 
 const writing: Row[] = [
   { name: 'scatter', inputs: [float([4, 3]), float([4, 3])], fn: (x, s) => sg.scatter(x!, 1, given(x!), s!), ref: (x, s) => scatter(x!, 1, nd([4, 3], order.flat()), s!, last), dtypes: wide },
@@ -68,7 +68,7 @@ function indexed(name: string, shape: number[], items: (i: Tensor[]) => sg.Index
   return {
     name: `index ${name}`,
     inputs: [float(shape), ...indices],
-    fn: (x, ...i) => x!.index(...items(i)),
+    fn: (x, ...i) => sg.index(x!, ...items(i)),
     ref: (x, ...i) => build(result, (k) => at(x!, source(k, i).map((v, d) => wrap(v, shape[d]!)))),
     dtypes: wide,
   };
@@ -91,8 +91,8 @@ const rowsAndColumns: Row[] = [
 const marked = (m: Nd): number[][] => Array.from(m.data.keys()).filter((i) => m.data[i] !== 0).map((i) => unravel(i, m.shape));
 
 const masks: Row[] = [
-  { name: 'index [mask]', inputs: [float([4, 3]), mask([4])], fn: (x, m) => x!.index(m!), ref: (x, m) => build([marked(m!).length, 3], ([a, b]) => at(x!, [marked(m!)[a!]![0]!, b!])), dataDependent: true },
-  { name: 'index [:, mask]', inputs: [float([4, 3]), mask([3])], fn: (x, m) => x!.index(sg.slice(), m!), ref: (x, m) => build([4, marked(m!).length], ([a, b]) => at(x!, [a!, marked(m!)[b!]![0]!])), dataDependent: true },
+  { name: 'index [mask]', inputs: [float([4, 3]), mask([4])], fn: (x, m) => sg.index(x!, m!), ref: (x, m) => build([marked(m!).length, 3], ([a, b]) => at(x!, [marked(m!)[a!]![0]!, b!])), dataDependent: true },
+  { name: 'index [:, mask]', inputs: [float([4, 3]), mask([3])], fn: (x, m) => sg.index(x!, sg.slice(), m!), ref: (x, m) => build([4, marked(m!).length], ([a, b]) => at(x!, [a!, marked(m!)[b!]![0]!])), dataDependent: true },
   { name: 'maskedSelect', inputs: [float([4, 3]), mask([4, 3])], fn: (x, m) => sg.maskedSelect(x!, m!), ref: (x, m) => nd([marked(m!).length], (i) => at(x!, marked(m!)[i]!)), dataDependent: true, dtypes: wide },
   { name: 'nonzero', inputs: [float([3, 4], 0, 2)], fn: (x) => sg.nonzero(x!), ref: (x) => nd([marked(x!).length, 2], marked(x!).flat()), dataDependent: true, dtypes: ['int64', 'uint8', 'bool', 'float32'], result: 'int64' },
 ];

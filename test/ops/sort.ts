@@ -64,6 +64,6 @@ export const rows: readonly Row[] = [
   { name: 'kthvalue', inputs: [float([3, 5])], fn: (x) => sg.kthvalue(x!, 2), ref: (x) => sorted(x!, -1, false).map((part) => ({ ...along(part, -1, (v) => [v[1]!]), shape: [3] })) },
   { name: 'cumsum of integers', inputs: [float([3, 5], 0, 4)], fn: (x) => sg.cumsum(x!, 1), ref: (x) => running(x!, 1, add), dtypes: ['int64', 'int32', 'uint8', 'bool'], result: 'int64' },
   { name: 'cumprod of integers', inputs: [float([3, 5], 0, 4)], fn: (x) => sg.cumprod(x!, 1), ref: (x) => running(x!, 1, multiply), dtypes: ['int64', 'int32', 'uint8'], result: 'int64' },
-  { name: 'cumprod with zeros', inputs: [float([2, 4])], fn: (x) => sg.cumprod(x!.mul(sg.tensor([1, 1, 0, 1], { dtype: x!.dtype, device: x!.device })), 1), ref: (x) => running({ shape: [2, 4], data: x!.data.map((v, i) => (i % 4 === 2 ? 0 : v)) }, 1, multiply), tolerance: 3 },
+  { name: 'cumprod with zeros', inputs: [float([2, 4])], fn: (x) => sg.cumprod(sg.mul(x!, sg.tensor([1, 1, 0, 1], { dtype: x?.dtype, device: x?.device })), 1), ref: (x) => running({ shape: [2, 4], data: x!.data.map((v, i) => (i % 4 === 2 ? 0 : v)) }, 1, multiply), tolerance: 3 },
   { name: 'cumsum of long rows', inputs: [constant([2, 1037])], fn: (x) => sg.cumsum(x!, -1), ref: (x) => running(x!, -1, add), dtypes: ['float32', 'float64'], tolerance: 5 },
 ];
