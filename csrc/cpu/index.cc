@@ -42,7 +42,7 @@ void each_element(const IndexWalk& run, T* table, const F& f) {
 void read_table(const IndexPlan& plan, In table, Out values) {
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, false, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
+    parallel_walk(plan, false, plan.part_size(false), [&](IndexWalk& walk, int64_t) {
       while (walk.next()) move_run(walk.n, table.ptr<const T>(), walk.table[0], values.ptr<T>(), walk.value);
     });
   });
@@ -52,7 +52,7 @@ void write_table(const IndexPlan& plan, Out table, In values) {
   plan.check();
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, true, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
+    parallel_walk(plan, true, plan.part_size(true), [&](IndexWalk& walk, int64_t) {
       while (walk.next()) move_run(walk.n, values.ptr<const T>(), walk.value, table.ptr<T>(), walk.table[0]);
     });
   });
@@ -61,36 +61,44 @@ void write_table(const IndexPlan& plan, Out table, In values) {
 // In the table's own type; integers wrap around.
 template <class T>
 void add_exact(const IndexPlan& plan, T* table, const T* values) {
-  parallel_walk(plan, true, INT64_MAX, [&](IndexWalk& walk, int64_t, int64_t) {
+  parallel_walk(plan, true, plan.part_size(true), [&](IndexWalk& walk, int64_t) {
     while (walk.next()) each_element(walk, table, [=](T& t, int64_t value) { t += values[value]; });
   });
 }
 
 template <class T>
 void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
-  // The accumulator is a copy of the table with the split dimension outermost, so that a part of the walk needs only
-  // its share of it. Only the elements that the indices name are ever filled.
-  constexpr int64_t kElements = 1 << 20, kColumns = 32;
-  const int split = plan.split_dim(true), outer = plan.table_dim[split];
+  // The accumulator is a part of the table in float, narrowed along the split dimension as the part of the walk is.
+  // Only the elements that the indices name are ever filled.
+  constexpr int64_t kElements = 1 << 20, kColumns = 64;
+  const int narrow = plan.table_dim[plan.split_dim(true)];
+  int64_t part = plan.part_size(true);
+  if (narrow >= 0) {
+    const int64_t others = view.numel() / std::max<int64_t>(1, view.shape[narrow]);
+    part = std::min(part, std::max(kColumns, kElements / std::max<int64_t>(1, others)));
+  }
   int64_t strides[kMaxDims] = {}, size = 1;
   for (int d = view.ndim - 1; d >= 0; d--) {
-    if (d == outer) continue;
     strides[d] = size;
-    size *= view.shape[d];
+    size *= d == narrow ? part : view.shape[d];
   }
-  if (outer >= 0) strides[outer] = size;
   plan.add_table(strides);
 
   T* const table = view.ptr<T>();
-  const int64_t most = std::max(kElements / std::max<int64_t>(1, size), kColumns);
-  parallel_walk(plan, true, outer < 0 ? INT64_MAX : most, [&](IndexWalk& walk, int64_t begin, int64_t end) {
-    const int64_t skipped = outer < 0 ? 0 : begin * size;
-    float* const sums = scratch<float>(Scratch::kLocalA, size_t(outer < 0 ? size : (end - begin) * size));
+  parallel_walk(plan, true, part, [&](IndexWalk& walk, int64_t begin) {
+    const int64_t skipped = narrow < 0 ? 0 : begin * strides[narrow];
+    float* const sums = scratch<float>(Scratch::kLocalA, size_t(size));
     const auto each = [&](const auto& f) {
       IndexWalk again = walk;
       while (again.next()) {
         const IndexWalk::Place &place = again.table[0], &sum = again.table[1], &value = again.value;
-        for (int64_t i = 0; i < again.n; i++) f(table[place[i]], sums[sum[i] - skipped], value[i]);
+        if (!place.added && place.stride == 1 && sum.stride == 1 && value.stride == 1) {
+          T* const t = table + place.start;
+          float* const to = sums + sum.start - skipped;
+          for (int64_t i = 0; i < again.n; i++) f(t[i], to[i], value.start + i);
+        } else {
+          for (int64_t i = 0; i < again.n; i++) f(table[place[i]], sums[sum[i] - skipped], value[i]);
+        }
       }
       walk.outside |= again.outside;
     };

@@ -160,6 +160,15 @@ int IndexPlan::split_dim(bool writes) const {
   return std::max(best, 0);
 }
 
+int64_t IndexPlan::part_size(bool writes) const {
+  constexpr int64_t kGrain = 8192, kColumns = 64, kTasks = 4;  // elements a task, columns a run, tasks a thread
+  const int dim = split_dim(writes), threads = ThreadPool::instance().threads();
+  const int64_t size = std::max<int64_t>(1, shape[dim]), slice = std::max<int64_t>(1, numel() / size);
+  if (threads == 1 || (writes && table_dim[dim] < 0)) return size;
+  const int64_t least = std::max(dim == ndim - 1 ? kColumns : 1, kGrain / slice);
+  return std::min(size, std::max(least, size / (kTasks * threads)));
+}
+
 IndexWalk::IndexWalk(const IndexPlan& plan, int dim, int64_t begin, int64_t end)
     : plan_(plan), rows_(plan.ndim, plan.shape) {
   rows_.add(plan.values);

@@ -48,6 +48,7 @@ struct IndexPlan {
   int64_t numel() const;
   // The dimension to split the walk along. A writer gets one with table_dim < 0 only if there is no other.
   int split_dim(bool writes) const;
+  int64_t part_size(bool writes) const;  // how much of it is worth a task
 
  private:
   IndexPlan(const char* op, int dims);
@@ -79,22 +80,18 @@ class IndexWalk {
   int64_t added_[2][kBlock];
 };
 
-// Calls f(walk, begin, end) for parts of the plan along plan.split_dim(writes), of at most `most` each. How it is split
-// changes no result. Throws at an index that is out of range; writers have had theirs checked.
+// Calls f(walk, begin) for parts of the plan: at most `part` of dimension plan.split_dim(writes) each, from `begin` on.
+// How it is split changes no result. Throws at an index that is out of range; writers have had theirs checked.
 template <class F>
-void parallel_walk(const IndexPlan& plan, bool writes, int64_t most, const F& f) {
-  constexpr int64_t kGrain = 8192, kColumns = 64;
-  const int64_t total = plan.numel();
-  if (total == 0) return;
+void parallel_walk(const IndexPlan& plan, bool writes, int64_t part, const F& f) {
+  if (plan.numel() == 0) return;
   const int dim = plan.split_dim(writes);
-  const int64_t size = plan.shape[dim], threads = ThreadPool::instance().threads();
-  const bool whole = writes && plan.table_dim[dim] < 0;
-  int64_t least = std::max(kGrain * size / total, dim == plan.ndim - 1 ? kColumns : 1);
-  if (whole || threads == 1) least = size;
+  const int64_t size = plan.shape[dim];
   std::atomic<bool> outside = false;
-  parallel_for(size, std::min(most, std::max(least, size / (4 * threads))), [&](int64_t begin, int64_t end) {
-    IndexWalk walk(plan, dim, begin, end);
-    f(walk, begin, end);
+  ThreadPool::instance().run(int((size + part - 1) / part), [&](int task) {
+    const int64_t begin = task * part;
+    IndexWalk walk(plan, dim, begin, std::min(size, begin + part));
+    f(walk, begin);
     if (walk.outside) outside = true;
   });
   if (!outside) return;
