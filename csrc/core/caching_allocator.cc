@@ -9,28 +9,13 @@
 #include "platform.h"
 #include "stream.h"
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#define SG_POISON(p, n) ASAN_POISON_MEMORY_REGION(p, n)
-#define SG_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION(p, n)
-#else
-#define SG_POISON(p, n) (void)0
-#define SG_UNPOISON(p, n) (void)0
-#endif
-
 namespace sg {
 
 namespace {
 
-// AddressSanitizer shall see what lies outside live blocks. That needs commands to run inline: otherwise a block is
-// freed, for the host, while kernels that use it are still queued. Every block then gets a red zone of its own.
-#ifdef __SANITIZE_ADDRESS__
-bool poisons() { return stream_settings().inline_mode; }
-constexpr size_t kRedZone = 512;
-#else
-constexpr bool poisons() { return false; }
-constexpr size_t kRedZone = 0;
-#endif
+// For AddressSanitizer. It needs commands to run inline: otherwise a block is freed, for the host, while kernels that
+// use it are still queued.
+bool poisons() { return kRedZone > 0 && stream_settings().inline_mode; }
 
 constexpr size_t kGranule = 512, kMiB = size_t(1) << 20;
 constexpr size_t kMaxRequest = size_t(1) << 46;
@@ -86,7 +71,7 @@ CachingAllocator::CachingAllocator(MemorySource& source, const char* device_name
 // The streams have ended: nothing uses the memory any more.
 CachingAllocator::~CachingAllocator() {
   for (Segment* s : segments_) {
-    SG_UNPOISON(s->data, s->size);
+    unpoison(s->data, s->size);
     source_.unmap(s->data, s->size);
     delete s;
   }
@@ -195,7 +180,7 @@ Block* CachingAllocator::map_segment(Pool& pool, size_t size) {
   stats_.peakReservedBytes = std::max(stats_.peakReservedBytes, stats_.reservedBytes);
   stats_.segments++;
   record(MemoryEvent::kMapSegment, pool.stream, data, bytes);
-  if (poisons()) SG_POISON(data, bytes);
+  if (poisons()) poison(data, bytes);
   return b;
 }
 
@@ -204,7 +189,7 @@ void CachingAllocator::unmap_segment(Segment* s) {
   s->first->next_free = spare_headers_;
   spare_headers_ = s->first;
   record(MemoryEvent::kUnmapSegment, s->stream, s->data, s->size);
-  SG_UNPOISON(s->data, s->size);
+  unpoison(s->data, s->size);
   source_.unmap(s->data, s->size);
   stats_.reservedBytes -= double(s->size);
   stats_.segments--;
@@ -237,7 +222,7 @@ Block* CachingAllocator::allocate(size_t bytes, int stream) {
   stats_.liveCount++;
   if (stats_.liveBytes > stats_.peakLiveBytes) stats_.peakLiveBytes = stats_.liveBytes;
   record(MemoryEvent::kAlloc, stream, b->data, b->size);
-  SG_UNPOISON(b->data, bytes);
+  unpoison(b->data, bytes);
   return b;
 }
 
@@ -260,7 +245,7 @@ void CachingAllocator::free(Block* b) {
 
 void CachingAllocator::release(Block* b) {
   record(MemoryEvent::kFree, b->stream, b->data, b->size);
-  if (poisons()) SG_POISON(b->data, b->size);
+  if (poisons()) poison(b->data, b->size);
   b->requested = 0;
   if (Block* next = b->after; next && next->free) {
     remove(next);

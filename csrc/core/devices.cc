@@ -12,6 +12,7 @@ namespace sg {
 
 namespace {
 
+std::atomic<bool> taken[kMaxDevices];
 std::atomic<size_t> mapped{0};
 
 size_t memory_limit() {
@@ -31,7 +32,13 @@ std::unique_ptr<DeviceContext> DeviceContext::open(const std::string& kind, int 
     fail(ErrorCode::Device, "no device cpu:", index, ": there are cpu:0 to cpu:", kMaxDevices - 1);
   }
   const std::string name = "cpu:" + std::to_string(index);
-  return std::unique_ptr<DeviceContext>(new DeviceContext(name, index));
+  if (index > 0 && taken[index].exchange(true)) fail(ErrorCode::Device, "device ", name, " belongs to another thread");
+  try {
+    return std::unique_ptr<DeviceContext>(new DeviceContext(name, index));
+  } catch (...) {  // no more threads
+    taken[index] = false;
+    throw;
+  }
 }
 
 DeviceContext::DeviceContext(std::string name, int index)
@@ -45,6 +52,7 @@ DeviceContext::~DeviceContext() {
   halt();
   join();
   allocator_.reset();
+  taken[index_] = false;
 }
 
 void DeviceContext::halt() {

@@ -1,6 +1,6 @@
-// The virtual devices cpu:0, cpu:1, ... Each has its own kernels, streams and allocator and belongs to the JavaScript
-// environment that opened it: that is what makes a queue single-producer and the allocator free of locks. Two worker
-// threads that both use cpu:0 have two devices of that name.
+// The virtual devices cpu:0, cpu:1, ... Each has its own kernels, streams and allocator and belongs to one JavaScript
+// environment: that is what makes a queue single-producer and the allocator free of locks. cpu:0 is the CPU of every
+// thread, so each has one of its own; the others exist once in the process, and a second thread is refused.
 #pragma once
 #include <memory>
 #include <string>
@@ -15,7 +15,7 @@ inline constexpr int kMaxDevices = 256;
 
 class DeviceContext final : public MemorySource {
  public:
-  // Throws when there is no such device.
+  // Throws when there is no such device, or when it belongs to another thread.
   static std::unique_ptr<DeviceContext> open(const std::string& kind, int index);
   ~DeviceContext() override;  // halts the streams and gives the memory back
 

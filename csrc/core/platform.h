@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <thread>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace sg {
 
 inline void cpu_relax() {
@@ -44,5 +48,16 @@ void name_thread(const char* name);
 // huge pages, which are worth up to a third of a kernel's time. Null when there is none.
 void* map_pages(size_t bytes);
 void unmap_pages(void* p, size_t bytes);
+
+// Memory we hand out ourselves is unknown to AddressSanitizer: these tell it what may be touched.
+#ifdef __SANITIZE_ADDRESS__
+inline constexpr size_t kRedZone = 512;
+inline void poison(const void* p, size_t bytes) { ASAN_POISON_MEMORY_REGION(p, bytes); }
+inline void unpoison(const void* p, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(p, bytes); }
+#else
+inline constexpr size_t kRedZone = 0;
+inline void poison(const void*, size_t) {}
+inline void unpoison(const void*, size_t) {}
+#endif
 
 }  // namespace sg

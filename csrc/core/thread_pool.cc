@@ -167,12 +167,14 @@ struct ScratchSlots {
   struct Slot {
     void* data = nullptr;
     size_t bytes = 0;
-  } slots[int(Scratch::kCount)];
-  ~ScratchSlots() {
-    for (Slot& s : slots) {
-      if (s.data) unmap_pages(s.data, s.bytes);
+    void release() {
+      if (!data) return;
+      unpoison(data, bytes);
+      unmap_pages(data, bytes);
+      data = nullptr;
     }
-  }
+    ~Slot() { release(); }
+  } slots[int(Scratch::kCount)];
 };
 
 }  // namespace
@@ -180,17 +182,21 @@ struct ScratchSlots {
 void* scratch_bytes(Scratch slot, size_t bytes) {
   thread_local ScratchSlots mine;
   ScratchSlots::Slot& s = mine.slots[int(slot)];
-  if (bytes <= s.bytes && s.data) return s.data;
-  if (s.data) unmap_pages(s.data, s.bytes);
-  s.data = nullptr;
+  if (s.data && bytes + kRedZone <= s.bytes) {
+    unpoison(s.data, bytes);
+    poison(static_cast<char*>(s.data) + bytes, s.bytes - bytes);
+    return s.data;
+  }
+  s.release();
   const size_t page = bytes >= size_t(2) << 20 ? size_t(2) << 20 : 4096;
-  const size_t wanted = std::max(bytes, s.bytes + s.bytes / 2);
+  const size_t wanted = std::max(bytes, s.bytes + s.bytes / 2) + kRedZone;
   s.bytes = (std::max<size_t>(wanted, 1) + page - 1) / page * page;
   if (wanted <= SIZE_MAX - page) s.data = map_pages(s.bytes);
   if (!s.data) {
     s.bytes = 0;
     fail(ErrorCode::OutOfMemory, "out of memory: ", bytes, " bytes of working memory of a kernel");
   }
+  poison(static_cast<char*>(s.data) + bytes, kRedZone ? s.bytes - bytes : 0);
   return s.data;
 }
 

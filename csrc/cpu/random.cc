@@ -71,7 +71,8 @@ Lane below(double high, DType dtype) {
        step = std::numeric_limits<Lane>::epsilon() * std::abs(top) / 4 + std::numeric_limits<Lane>::min();
   dispatch_all(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (; is_floating(dtype) && cast<Lane>(cast<T>(top)) >= Lane(high); step *= 2) top = Lane(high) - step;
+    const bool rounds = is_floating(dtype) && std::isfinite(top);
+    for (; rounds && cast<Lane>(cast<T>(top)) >= Lane(high); step *= 2) top = Lane(high) - step;
   });
   return top;
 }
