@@ -49,7 +49,7 @@ const curvature = {
     const t = P.tanh(mul(mul(x, add(mul(x2, 0.044715), 1)), SQRT_2_OVER_PI));
     const du = mul(add(mul(x2, 3 * 0.044715), 1), SQRT_2_OVER_PI);
     const slope = sub(neg(square(t)), -1);
-    const bend = sub(mul(x, 3 * 0.044715 * SQRT_2_OVER_PI), mul(mul(x, t), square(du)));
+    const bend = sub(mul(x2, 3 * 0.044715 * SQRT_2_OVER_PI), mul(mul(x, t), square(du)));
     return mul(slope, add(du, bend));
   },
   silu: (x: Tensor) => mul(sigmoidSlope(x), add(mul(x, sub(neg(mul(P.sigmoid(x), 2)), -1)), 2)),
@@ -274,13 +274,13 @@ export const pointwiseRules: Rules<PointwiseName> = {
   ),
   powBackward: byAll(
     (n, g) => apply('powBackward', g, operand(n, 1), operand(n, 2)),
-    (n, g) => mul(mul(g, operand(n, 0)), mul(mul(operand(n, 2), minusOne(n, 2)), P.pow(n.in(1), lessTwo(n, 2)))),
-    (n, g) => mul(mul(g, operand(n, 0)), mul(P.pow(n.in(1), minusOne(n, 2)), add(mul(logOf(n, 1), operand(n, 2)), 1))),
+    (n, g) => times(times(mul(g, operand(n, 0)), times(operand(n, 2), minusOne(n, 2))), apply('pow', operand(n, 1), lessTwo(n, 2))),
+    (n, g) => mixedPow(n, g),
   ),
   powBackwardExponent: byAll(
     (n, g) => apply('powBackwardExponent', g, operand(n, 1), operand(n, 2)),
-    (n, g) => mul(mul(g, operand(n, 0)), mul(P.pow(n.in(1), minusOne(n, 2)), add(mul(logOf(n, 1), operand(n, 2)), 1))),
-    (n, g) => mul(mul(g, operand(n, 0)), mul(P.pow(n.in(1), operand(n, 2)), square(logOf(n, 1)))),
+    (n, g) => mixedPow(n, g),
+    (n, g) => times(mul(mul(g, operand(n, 0)), apply('pow', operand(n, 1), operand(n, 2))), times(logOf(n, 1), logOf(n, 1))),
   ),
   bceWithLogitsBackward: byAll(
     (n, g) => apply('bceWithLogitsBackward', g, operand(n, 1), operand(n, 2)),
@@ -297,7 +297,16 @@ export const pointwiseRules: Rules<PointwiseName> = {
   ),
 };
 
+/** d²(xᵉ)/dx de = xᵉ⁻¹(1 + e·ln x). */
+function mixedPow(n: N, g: Tensor): Tensor {
+  const slope = add(times(operand(n, 2), logOf(n, 1)), 1);
+  return times(mul(mul(g, operand(n, 0)), apply('pow', operand(n, 1), minusOne(n, 2))), slope);
+}
 /** Operands may be numbers; these keep arithmetic on either in one place. */
+function times(a: Tensor | number, b: Tensor | number): Tensor {
+  if (typeof a === 'number') return (typeof b === 'number' ? a * b : mul(b, a)) as Tensor;
+  return mul(a, b);
+}
 function square2(n: N, i: number): Tensor {
   const x = n.input(i)!;
   return (typeof x === 'number' ? x * x : square(x)) as Tensor;
