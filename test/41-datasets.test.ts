@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { data, fromTypedArray, memory, ShapeError, type Tensor, ValueError } from '../lib/index.js';
+import { readPackageFile } from '../lib/data/sources.js';
+import { DataError, data, fromTypedArray, memory, ShapeError, type Tensor, ValueError } from '../lib/index.js';
 import { failure, range } from './helpers/files.js';
 
 const random = new data.SampleRandom(1);
@@ -90,6 +91,9 @@ describe('datasets', () => {
     } finally {
       process.chdir(cwd);
     }
+    expect(() => readPackageFile('no-such-package', '1.2.3', 'a.txt', 'mobyDick')).toThrow(
+      new DataError('mobyDick: a.txt of the npm package no-such-package was not found; install it with: npm install --save-dev no-such-package@1.2.3'),
+    );
   });
 });
 

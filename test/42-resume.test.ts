@@ -1,7 +1,7 @@
 // A resumed training run equals the uninterrupted one, bit for bit.
 import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
-import { data, io, manualSeed, nn, optim, rand, scope, type Tensor } from '../lib/index.js';
+import { type DType, data, io, manualSeed, nn, optim, rand, scope, type Tensor } from '../lib/index.js';
 import { scratchFolder } from './helpers/files.js';
 
 const dir = scratchFolder();
@@ -14,9 +14,9 @@ beforeEach(() => {
 describe('a resumed run', () => {
   /** A small training run with every kind of state: dropout, momentum, schedule, shuffled loader, noise from the generator. */
   class Run {
-    readonly model = new nn.Sequential(new nn.Linear(4, 16), new nn.GELU(), new nn.Dropout(0.2), new nn.Linear(16, 1));
-    readonly optimizer = new optim.AdamW(this.model.parameters(), { lr: 1e-2 });
-    readonly schedule = new optim.CosineWithWarmup(this.optimizer, { warmup: 5, total: 60, minLr: 1e-4 });
+    readonly model: nn.Module & { forward(x: Tensor): Tensor };
+    readonly optimizer: optim.AdamW;
+    readonly schedule: optim.CosineWithWarmup;
     readonly loader = new data.DataLoader(new data.TensorDataset({ x: { data: Float32Array.from({ length: 400 }, (_, i) => Math.sin(i)), shape: [100, 4] } }), {
       batchSize: 7,
       shuffle: true,
@@ -25,12 +25,18 @@ describe('a resumed run', () => {
     step = 0;
     readonly losses: number[] = [];
 
+    constructor(private readonly dtype: DType) {
+      this.model = new nn.Sequential(new nn.Linear(4, 16), new nn.GELU(), new nn.Dropout(0.2), new nn.Linear(16, 1)).to(dtype) as typeof this.model;
+      this.optimizer = new optim.AdamW(this.model.parameters(), { lr: 1e-2 });
+      this.schedule = new optim.CosineWithWarmup(this.optimizer, { warmup: 5, total: 60, minLr: 1e-4 });
+    }
+
     async train(until: number): Promise<void> {
       while (this.step < until) {
         for await (const { x } of this.loader) {
           const loss = scope(() => {
             const target = x.sum([1], true).add(rand([x.shape[0]!, 1]).mul(0.1));
-            const l = (this.model.forward(x) as Tensor).sub(target).square().mean();
+            const l = this.model.forward(x.to(this.dtype)).float().sub(target).square().mean();
             l.backward();
             this.optimizer.step();
             this.optimizer.zeroGrad();
@@ -48,18 +54,24 @@ describe('a resumed run', () => {
     }
   }
 
-  test.each([1, 14, 15, 37])('equals the uninterrupted one bit for bit from step %i on', async (at) => {
+  test.each<[number, DType]>([
+    [1, 'float32'],
+    [14, 'float32'],
+    [15, 'float32'],
+    [37, 'float32'],
+    [20, 'bfloat16'],
+  ])('equals the uninterrupted one bit for bit from step %i on, in %s', async (at, dtype) => {
     manualSeed(3);
-    const whole = new Run();
+    const whole = new Run(dtype);
     await whole.train(45);
 
     manualSeed(3);
-    const first = new Run();
+    const first = new Run(dtype);
     await first.train(at);
     await io.saveCheckpoint(root, { ...first.states, step: first.step });
 
     manualSeed(999);
-    const second = new Run();
+    const second = new Run(dtype);
     rand([17]);
     second.step = (await io.loadCheckpoint(root, second.states)).step;
     expect(second.step).toBe(at);

@@ -10,7 +10,7 @@ import { Permutation } from './permutation.js';
 import { TensorDataset } from './tensor_dataset.js';
 
 /** Reads a file of an installed package, looking upwards from the working directory, then from this library. */
-function readPackageFile(name: string, version: string, file: string, where: string): string {
+export function readPackageFile(name: string, version: string, file: string, where: string): string {
   for (const start of [process.cwd(), dirname(fileURLToPath(import.meta.url))]) {
     for (let folder = start; ; folder = dirname(folder)) {
       const path = join(folder, 'node_modules', name, file);
