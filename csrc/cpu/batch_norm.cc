@@ -67,6 +67,7 @@ struct Cut {
   // f(begin, end) over planes or rows, whichever is the unit
   template <class F>
   void for_units(const F& f) const {
+    if (shape.channels == 0) return;
     if (planes) for_planes(f);
     else parallel_for(shape.images, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, shape.channels)), f);
   }

@@ -90,7 +90,7 @@ IndexPlan IndexPlan::along(const char* op, In table, In index, In values, double
 IndexPlan IndexPlan::select(const char* op, In table, In index, In values, double dim) {
   View wide = index;
   wide.ndim = values.ndim;
-  SG_ASSERT(index.ndim <= 1 && (values.ndim == 0 || (dim >= 0 && dim < values.ndim)));
+  SG_ASSERT(index.ndim <= 1 && (values.ndim == 0 ? index.numel() == 1 : dim >= 0 && dim < values.ndim));
   for (int d = 0; d < values.ndim; d++) {
     wide.shape[d] = values.shape[d];
     wide.strides[d] = 0;
