@@ -10,7 +10,7 @@ import { checkChoice, checkFinite, checkFloat, checkIndices, checkParameter, che
 import { deviceOf, fresh, invoke } from './door.js';
 import { gather, indexSelect } from './gather.js';
 import { wideType } from './matmul.js';
-import { add, div, mul, ne, neg, where } from './pointwise.js';
+import { add, div, lt, mul, ne, neg, where } from './pointwise.js';
 import { mean, sum } from './reduce.js';
 import { logSoftmax } from './softmax.js';
 import { movedim, reshape, select, unsqueeze } from './view.js';
@@ -122,7 +122,7 @@ function fusedCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothi
   const { weight, ignoreIndex, reduction } = settings;
   const classes = logits.shape[dim]!;
   const rows = numel(targets.shape);
-  const flat = reshape(movedim(logits, dim, -1), [rows, classes]);
+  const flat = reshape(dim === logits.ndim - 1 ? logits : movedim(logits, dim, -1), [rows, classes]);
   const indices = reshape(targets, [rows]);
   const wide = wideType(logits.dtype);
   const [rowLoss, lse, totals] = invoke(
@@ -169,7 +169,8 @@ export function nllLoss(logProbabilities: Tensor, targets: Tensor, options?: Cla
   const settings = settingsOf(o, logProbabilities.shape[dim]!, op);
   checkDevices(logProbabilities, targets, settings, op);
   const counts = ne(targets, settings.ignoreIndex);
-  const safe = where(counts, targets, 0);
+  // gather would count a negative class from the end: past the end it is the error it should be
+  const safe = where(counts, where(lt(targets, 0), logProbabilities.shape[dim]!, targets), 0);
   const picked = reshape(gather(logProbabilities, dim, unsqueeze(safe, dim)), targets.shape);
   const ones = settings.weight === null ? null : reshape(indexSelect(settings.weight, 0, reshape(safe, [safe.numel])), targets.shape);
   const loss = where(counts, neg(ones === null ? picked : mul(picked, ones)), 0);

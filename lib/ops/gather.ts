@@ -72,6 +72,7 @@ export function scatterAdd_(x: Tensor, dim: number, index: Tensor, src: Tensor):
   checkAddable('scatterAdd_', x);
   return writeInto('scatterAdd', x, d, index, sourceOf('scatterAdd_', x, index, src));
 }
+/** A copy of x with scatterAdd_ done to it. */
 export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor {
   const d = checkAlong('scatterAdd', x, dim, index, 'the input');
   checkAddable('scatterAdd', x);
@@ -114,6 +115,7 @@ export function indexAdd_(x: Tensor, dim: number, index: Tensor, src: Tensor, op
   const d = checkRow('indexAdd_', x, dim, index);
   return writeInto('indexAdd', x, d, index, addendOf('indexAdd_', x, d, index, src, options));
 }
+/** A copy of x with indexAdd_ done to it. */
 export function indexAdd(x: Tensor, dim: number, index: Tensor, src: Tensor, options?: { alpha?: number }): Tensor {
   const d = checkRow('indexAdd', x, dim, index);
   const addend = addendOf('indexAdd', x, d, index, src, options);

@@ -212,11 +212,13 @@ export function repeatInterleave(x: Tensor, repeats: number | readonly number[] 
   );
   if (counts.length === 1) return repeatInterleave(t, counts[0]!, d);
   if (counts.length !== length) throw new ShapeError(`${op}: ${counts.length} numbers of repeats for ${length} elements of dimension ${d} of ${showShape(t.shape)}`);
-  // element j of the result comes from as many elements on as have ended by j
+  // place j of the result holds element i when i elements have ended by j
   let total = 0;
-  const ends = counts.map((n) => (total += n)).filter((end) => end < counts.reduce((a, b) => a + b, 0));
-  const ended = zeros(checkShape([total], op), { dtype: 'int64', device: t.device });
-  indexAdd_(ended, 0, fromTypedArray(BigInt64Array.from(ends, BigInt), [ends.length], { device: t.device }), ones([ends.length], { dtype: 'int64', device: t.device }));
+  const ends = counts.map((n) => (total += n));
+  const inside = ends.filter((end) => end < total);
+  const int64 = { dtype: 'int64', device: t.device } as const;
+  const ended = zeros(checkShape([total], op), int64);
+  indexAdd_(ended, 0, fromTypedArray(BigInt64Array.from(inside, BigInt), [inside.length], int64), ones([inside.length], int64));
   return indexSelect(t, d, cumsum(ended, 0));
 }
 
