@@ -80,9 +80,12 @@ try {
   const theirs = new Side('pytorch', spawn(args.python, [peer], { stdio, env }), setup);
   const [a, b] = [await ours.round(3), await theirs.round(3)];
   const difference = Math.max(...a.losses.map((loss, i) => Math.abs(loss / b.losses[i]! - 1)));
-  console.log(`${args.config} ${args.dtype} ${args.threads} threads; losses ${a.losses.map((x) => x.toFixed(5)).join(' ')}, largest relative difference ${difference.toExponential(1)}`);
+  console.log(
+    `${args.config} ${args.dtype} ${args.threads} threads; losses ${a.losses.map((x) => x.toFixed(5)).join(' ')}, largest relative difference ${difference.toExponential(1)}`,
+  );
   const bound = args.dtype === 'float32' ? 1e-4 : 2e-2;
-  if (!(difference < bound)) throw new sg.ShardgradError(`bench: the losses differ by ${difference}, more than ${bound}: the two sides do not train the same model`);
+  if (!(difference < bound))
+    throw new sg.ShardgradError(`bench: the losses differ by ${difference}, more than ${bound}: the two sides do not train the same model`);
   const rows: { ours: number; theirs: number }[] = [];
   for (let r = 0; r < Number(args.rounds); r++) {
     const mine = await ours.round(Number(args.steps));
@@ -90,7 +93,9 @@ try {
     Object.assign(a, { peakMiB: mine.peakMiB });
     Object.assign(b, { peakMiB: other.peakMiB });
     rows.push({ ours: median(mine.ms), theirs: median(other.ms) });
-    console.log(`round ${r + 1}: shardgrad ${rows.at(-1)!.ours.toFixed(1)} ms, pytorch ${rows.at(-1)!.theirs.toFixed(1)} ms, ratio ${(rows.at(-1)!.theirs / rows.at(-1)!.ours).toFixed(2)}`);
+    console.log(
+      `round ${r + 1}: shardgrad ${rows.at(-1)!.ours.toFixed(1)} ms, pytorch ${rows.at(-1)!.theirs.toFixed(1)} ms, ratio ${(rows.at(-1)!.theirs / rows.at(-1)!.ours).toFixed(2)}`,
+    );
   }
   const [ms, msTorch] = [median(rows.map((r) => r.ours)), median(rows.map((r) => r.theirs))];
   const perStep = batch * model.context;

@@ -10,7 +10,9 @@ export interface Progress {
 
 function duration(seconds: number): string {
   const s = Math.max(0, Math.round(seconds));
-  return s < 3600 ? `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}` : `${Math.floor(s / 3600)}:${String(Math.floor((s % 3600) / 60)).padStart(2, '0')}:${String(s % 60).padStart(2, '0')}`;
+  return s < 3600
+    ? `${Math.floor(s / 60)}:${String(s % 60).padStart(2, '0')}`
+    : `${Math.floor(s / 3600)}:${String(Math.floor((s % 3600) / 60)).padStart(2, '0')}:${String(s % 60).padStart(2, '0')}`;
 }
 
 /** On a terminal the line is rewritten; elsewhere a new line appears about every five seconds. */
@@ -19,6 +21,7 @@ export function progressLine(options: { total: number; tokensPerStep: number; fr
   const tty = process.stdout.isTTY === true;
   let shown = 0;
   let last: Progress | null = null;
+  let printed: Progress | null = null;
   const line = (p: Progress): string => {
     const elapsed = (performance.now() - start) / 1000;
     const perSecond = (p.step - options.from) / elapsed;
@@ -35,10 +38,11 @@ export function progressLine(options: { total: number; tokensPerStep: number; fr
       const now = performance.now();
       if (now - shown < (tty ? 100 : 5000)) return;
       shown = now;
+      printed = last;
       process.stdout.write(tty ? `\r\x1b[2K${line(p)}` : `${line(p)}\n`);
     },
     end() {
-      if (last) process.stdout.write(tty ? `\r\x1b[2K${line(last)}\n` : `${line(last)}\n`);
+      if (last) process.stdout.write(tty ? `\r\x1b[2K${line(last)}\n` : printed === last ? '' : `${line(last)}\n`);
     },
   };
 }
@@ -56,7 +60,10 @@ export function curve(history: readonly { step: number; loss: number; validation
   const path = (points: [number, number][], colour: string): string =>
     `<polyline fill="none" stroke="${colour}" stroke-width="1.5" points="${points.map(([s, v]) => `${x(s)},${y(v)}`).join(' ')}"/>`;
   const ticks = Array.from({ length: Math.round((top - floor) * 2) + 1 }, (_, i) => floor + i / 2)
-    .map((v) => `<line x1="${left}" x2="${width - margin}" y1="${y(v)}" y2="${y(v)}" stroke="#ddd"/><text x="${left - 8}" y="${y(v)}" text-anchor="end" dy="4">${v}</text>`)
+    .map(
+      (v) =>
+        `<line x1="${left}" x2="${width - margin}" y1="${y(v)}" y2="${y(v)}" stroke="#ddd"/><text x="${left - 8}" y="${y(v)}" text-anchor="end" dy="4">${v}</text>`,
+    )
     .join('');
   const steps = Array.from({ length: 5 }, (_, i) => Math.round((lastStep * i) / 4))
     .map((s) => `<text x="${x(s)}" y="${height - bottom + 20}" text-anchor="middle">${s}</text>`)
@@ -64,8 +71,14 @@ export function curve(history: readonly { step: number; loss: number; validation
   return (
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" fill="#444">` +
     `<rect width="100%" height="100%" fill="white"/>${ticks}${steps}` +
-    path(history.map((h) => [h.step, h.loss]), '#4477aa') +
-    path(valid.map((h) => [h.step, h.validation]), '#cc6644') +
+    path(
+      history.map((h) => [h.step, h.loss]),
+      '#4477aa',
+    ) +
+    path(
+      valid.map((h) => [h.step, h.validation]),
+      '#cc6644',
+    ) +
     `<text x="${width - margin}" y="${margin + 4}" text-anchor="end"><tspan fill="#4477aa">training loss</tspan>  <tspan fill="#cc6644">validation loss</tspan></text>` +
     `<text x="${(width + left) / 2}" y="${height - 6}" text-anchor="middle">step</text></svg>\n`
   );

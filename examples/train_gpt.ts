@@ -46,7 +46,13 @@ const context = number('context');
 const text = data.mobyDick();
 const tokenizer = data.CharTokenizer.fit(text.train + text.validation);
 const windows = (part: string, length?: number): data.TextDataset => new data.TextDataset(part, tokenizer, { context, windows: 'random', length });
-const loader = new data.DataLoader(windows(text.train), { batchSize: number('batch'), shuffle: true, seed: number('seed'), dropLast: true, device: args.device });
+const loader = new data.DataLoader(windows(text.train), {
+  batchSize: number('batch'),
+  shuffle: true,
+  seed: number('seed'),
+  dropLast: true,
+  device: args.device,
+});
 const validation = new data.DataLoader(windows(text.validation, 160), { batchSize: number('batch'), dropLast: true, device: args.device });
 
 // Model and optimizer. Biases and norms are not decayed, as usual.
@@ -62,7 +68,13 @@ const model = new nn.GPT({
 }).to(args.dtype as sg.DType);
 const decayed = model.parameters().filter((p) => p.ndim >= 2);
 const others = model.parameters().filter((p) => p.ndim < 2);
-const optimizer = new optim.AdamW([{ params: decayed, weightDecay: 0.1 }, { params: others, weightDecay: 0 }], { lr: number('lr'), betas: [0.9, 0.95] });
+const optimizer = new optim.AdamW(
+  [
+    { params: decayed, weightDecay: 0.1 },
+    { params: others, weightDecay: 0 },
+  ],
+  { lr: number('lr'), betas: [0.9, 0.95] },
+);
 const schedule = new optim.CosineWithWarmup(optimizer, { warmup: Math.min(100, steps), total: steps, minLr: number('lr') / 10 });
 
 let step = 0;
@@ -73,7 +85,8 @@ if (args.resume) {
   history.push(...(saved['history'] as typeof history));
   console.log(`resumed from step ${step}`);
 }
-const save = (): Promise<string> => io.saveCheckpoint(args.out, { model, optimizer, schedule, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
+const save = (): Promise<string> =>
+  io.saveCheckpoint(args.out, { model, optimizer, schedule, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
 
 /** Mean loss over the validation windows: always the same ones. */
 async function evaluate(): Promise<number> {
@@ -92,8 +105,10 @@ async function evaluate(): Promise<number> {
 }
 
 console.log(
-  `${model.parameters().reduce((n, p) => n + p.numel, 0).toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ` +
-    `${sg.getNumThreads()} threads, ${args.dtype}, ${args.device}`,
+  `${model
+    .parameters()
+    .reduce((n, p) => n + p.numel, 0)
+    .toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ` + `${sg.getNumThreads()} threads, ${args.dtype}, ${args.device}`,
 );
 
 let stop: string | null = null;
@@ -135,6 +150,13 @@ const path = await save();
 writeFileSync(join(args.out, 'loss.svg'), curve(history));
 if (stop) console.log(`${stop} at step ${step}`);
 const prompt = tokenizer.encode('CHAPTER ');
-const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', device: args.device }), { maxNewTokens: 400, temperature: 0.8, topK: 40, seed: 1 });
+const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', device: args.device }), {
+  maxNewTokens: 400,
+  temperature: 0.8,
+  topK: 40,
+  seed: 1,
+});
 console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}\n`);
-console.log(`checkpoint  ${path}\nloss curve  ${join(args.out, 'loss.svg')}\nresume      npm run quickstart -- --resume --steps ${Math.max(steps, step) + 1000}`);
+console.log(
+  `checkpoint  ${path}\nloss curve  ${join(args.out, 'loss.svg')}\nresume      npm run quickstart -- --resume --steps ${Math.max(steps, step) + 1000}`,
+);

@@ -1,9 +1,9 @@
 // What surrounds an op: scope, gradient mode, generator, module. All of it lives in ONE AsyncLocalStorage record, so that
 // interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { ValueError, describe } from './errors.js';
-import type { Scope } from './storage.js';
+import { describe, ValueError } from './errors.js';
 import type { Generator, KeyTape } from './random.js';
+import type { Scope } from './storage.js';
 
 export interface Context {
   /** Ops on tensors that require a gradient are recorded. */

@@ -1,16 +1,16 @@
 // Tensors from JavaScript values and from nothing.
 import { context } from './context.js';
 import { type Device, type DeviceLike, device } from './device.js';
-import { type DType, type TypedArray, checkDType, dtypeSize, isFloating } from './dtype.js';
-import { DTypeError, ShapeError, ValueError, describe, fromNative } from './errors.js';
+import { checkDType, type DType, dtypeSize, isFloating, type TypedArray } from './dtype.js';
+import { DTypeError, describe, fromNative, ShapeError, ValueError } from './errors.js';
 import { native } from './native.js';
-import { withRelief } from './pressure.js';
-import { META, born } from './storage.js';
-import { type Shape, checkInteger, checkNumber, checkShape, numel, showShape } from './shape.js';
-import { type NestedArray, Tensor, wrap } from './tensor.js';
-import { fresh, invoke } from './ops/door.js';
 import { fill_, to } from './ops/copy.js';
+import { fresh, invoke } from './ops/door.js';
 import { diagonal } from './ops/view.js';
+import { withRelief } from './pressure.js';
+import { checkInteger, checkNumber, checkShape, numel, type Shape, showShape } from './shape.js';
+import { born, META } from './storage.js';
+import { type NestedArray, Tensor, wrap } from './tensor.js';
 
 export interface TensorOptions {
   /** Element type; by default what the data suggests, else float32. */
@@ -54,7 +54,12 @@ export function allocate(shape: Shape, dtype: DType, on: Device, op: string): Te
   const { scope, inference } = context();
   let handle = META;
   if (on.type !== 'meta') {
-    handle = withRelief(on, op, () => () => undefined, () => native.alloc(on.slot, bytes));
+    handle = withRelief(
+      on,
+      op,
+      () => () => undefined,
+      () => native.alloc(on.slot, bytes),
+    );
   }
   const storage = born(handle, on, bytes, scope);
   storage.inference = inference;
@@ -151,7 +156,8 @@ export function fromTypedArray(data: TypedArray, shape?: readonly number[], opti
   const dims = checkShape(shape ?? [data.length], 'fromTypedArray');
   if (numel(dims) !== data.length) throw new ShapeError(`fromTypedArray: ${showShape(dims)} has ${numel(dims)} elements, the array ${data.length}`);
   const wanted = o.dtype ?? source;
-  const bits = (source === 'uint16' && (wanted === 'float16' || wanted === 'bfloat16')) || (source === 'uint8' && (wanted === 'bool' || wanted.startsWith('float8')));
+  const bits =
+    (source === 'uint16' && (wanted === 'float16' || wanted === 'bfloat16')) || (source === 'uint8' && (wanted === 'bool' || wanted.startsWith('float8')));
   const stored = bits ? wanted : source;
   if (o.device.type === 'meta') return finish(allocate(dims, wanted, o.device, 'fromTypedArray'), o);
   let handle: number;

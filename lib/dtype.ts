@@ -18,16 +18,7 @@ export type DType =
   | 'float8_e4m3'
   | 'float8_e5m2';
 
-export type TypedArray =
-  | Float32Array
-  | Float64Array
-  | BigInt64Array
-  | Int32Array
-  | Uint8Array
-  | Int8Array
-  | Int16Array
-  | Uint16Array
-  | Uint32Array;
+export type TypedArray = Float32Array | Float64Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Int16Array | Uint16Array | Uint32Array;
 
 type Category = 'bool' | 'int' | 'float';
 interface Info {
@@ -118,7 +109,8 @@ export function resultType(operands: readonly (number | boolean | { dtype: DType
   for (const x of operands) {
     if (typeof x === 'number') wrapped = promoteTypes(wrapped ?? 'bool', Number.isInteger(x) ? 'int64' : 'float32');
     else if (typeof x === 'boolean') wrapped = wrapped ?? 'bool';
-    else if (!Array.isArray(x?.shape) || !Object.hasOwn(info, x.dtype)) throw new DTypeError(`resultType: operands are tensors, numbers or booleans, got ${describe(x)}`);
+    else if (!Array.isArray(x?.shape) || !Object.hasOwn(info, x.dtype))
+      throw new DTypeError(`resultType: operands are tensors, numbers or booleans, got ${describe(x)}`);
     else if (x.shape.length > 0) dims = dims === null ? x.dtype : promoteTypes(dims, x.dtype);
     else zero = zero === null ? x.dtype : promoteTypes(zero, x.dtype);
   }

@@ -2,9 +2,9 @@
 // says what is live; `checkLeaks()` says what a function left behind and where it was made.
 import { context, withContext } from './context.js';
 import { type DeviceLike, device, openDevices } from './device.js';
-import { ShardgradError, ValueError, describe } from './errors.js';
+import { describe, ShardgradError, ValueError } from './errors.js';
 import { native } from './native.js';
-import { Scope, leakSites, sweep } from './storage.js';
+import { leakSites, Scope, sweep } from './storage.js';
 import { Tensor } from './tensor.js';
 
 /** Calls `visit` with every tensor reachable through arrays, maps and plain objects. */

@@ -1,7 +1,8 @@
 // Finds, loads and types the addon. The block is the one reused Float64Array through which an op's description crosses
 // (header, 20 numbers a tensor, attributes): writing it by index is what makes a crossing cheap.
-import { createRequire } from 'node:module';
+
 import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ShardgradError } from './errors.js';
@@ -82,7 +83,7 @@ export const native: Native = load();
 export const HEADER = 8;
 export const RECORD = 20;
 /** Places of a tensor record. */
-export const enum Rec {
+export enum Rec {
   Handle = 0,
   DType = 1,
   Dims = 2,

@@ -1,7 +1,7 @@
 // When the device has no room: drop what JavaScript no longer reaches, try again, and if that fails too, say what fills the memory.
 import { context } from './context.js';
 import type { Device } from './device.js';
-import { OutOfMemoryError, fromNative } from './errors.js';
+import { fromNative, OutOfMemoryError } from './errors.js';
 import { native } from './native.js';
 import { type Scope, type Storage, sweep, watchedStorages } from './storage.js';
 

@@ -1,16 +1,17 @@
 // Random numbers. Every draw is a Philox key (seed, stream) with the element's global index as counter, so a value depends on
 // what is drawn and not on threads, devices or ranks. A generator hands out streams one after another; layers that must not
 // depend on the order of calls (dropout) derive their stream from the step, the module's path and the call within it.
+
+import { record, recording } from './autograd/node.js';
 import { context, withContext } from './context.js';
+import { empty, type TensorOptions } from './create.js';
 import type { DeviceLike } from './device.js';
 import { type DType, isFloating } from './dtype.js';
-import { DTypeError, ShapeError, ValueError, describe } from './errors.js';
-import { type TensorOptions, empty } from './create.js';
-import { type Shape, checkInteger, checkNumber, checkShape, contiguousStrides, showShape } from './shape.js';
-import { Tensor } from './tensor.js';
+import { DTypeError, describe, ShapeError, ValueError } from './errors.js';
 import { checkFloat, checkTensor } from './ops/arguments.js';
-import { recording, record } from './autograd/node.js';
 import { checkInPlace, invoke, like } from './ops/door.js';
+import { checkInteger, checkNumber, checkShape, contiguousStrides, type Shape, showShape } from './shape.js';
+import { Tensor } from './tensor.js';
 
 /** seedLow, seedHigh, streamLow, streamHigh: unsigned 32-bit numbers. */
 export type RandomKey = readonly [number, number, number, number];
@@ -102,7 +103,8 @@ export function drawKey(make: () => RandomKey): RandomKey {
   if (tape === null) return make();
   if (tape.next !== null) {
     const key = tape.keys[tape.next++];
-    if (key === undefined) throw new ValueError('checkpoint: the recomputation drew more random numbers than the first run; the function must be deterministic');
+    if (key === undefined)
+      throw new ValueError('checkpoint: the recomputation drew more random numbers than the first run; the function must be deterministic');
     return key;
   }
   const key = make();

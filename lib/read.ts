@@ -1,5 +1,5 @@
 // From bytes of a device to JavaScript values.
-import { type DType, type TypedArray, rawArray } from './dtype.js';
+import { type DType, rawArray, type TypedArray } from './dtype.js';
 import { DTypeError } from './errors.js';
 import type { Shape } from './shape.js';
 import type { NestedArray } from './tensor.js';

@@ -3,9 +3,9 @@
 // JavaScript references. Tensors nobody frees are found by the safety net, which works inside a loop that never awaits.
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import { DisposedError } from './errors.js';
 import type { Device } from './device.js';
-import { HEADER, block, growBlock, native } from './native.js';
+import { DisposedError } from './errors.js';
+import { block, growBlock, HEADER, native } from './native.js';
 
 /** Handle of a storage whose memory was given back, and of one that never had any (device meta). */
 export const DEAD = 0;

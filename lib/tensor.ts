@@ -1,15 +1,16 @@
 // Tensor: an n-dimensional array as {storage, shape, strides, offset, dtype}. A view is another Tensor over the same storage and
 // costs no native call. This file holds identity, reading and autograd state; the operations live in lib/ops as free
 // functions, and lib/ops/methods.ts makes a method of each.
-import type { Device } from './device.js';
-import { type DType, type TypedArray, dtypeCode, dtypeSize } from './dtype.js';
-import { AutogradError, DTypeError, ShapeError, describe, fromNative } from './errors.js';
-import { native } from './native.js';
-import { decode, nest } from './read.js';
-import { META, type Storage, escape, requireAlive } from './storage.js';
-import { type Shape, contiguousStrides, isContiguous, numel, showShape } from './shape.js';
+
 import type { Node } from './autograd/node.js';
+import type { Device } from './device.js';
+import { type DType, dtypeCode, dtypeSize, type TypedArray } from './dtype.js';
+import { AutogradError, DTypeError, describe, fromNative, ShapeError } from './errors.js';
+import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
+import { decode, nest } from './read.js';
+import { contiguousStrides, isContiguous, numel, type Shape, showShape } from './shape.js';
+import { escape, META, requireAlive, type Storage } from './storage.js';
 
 export type GradHook = (grad: Tensor) => Tensor | undefined | void;
 /** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
@@ -244,4 +245,3 @@ export class Tensor {
 export function wrap(storage: Storage, shape: Shape, dtype: DType): Tensor {
   return new Tensor(storage, shape, contiguousStrides(shape), 0, dtype);
 }
-

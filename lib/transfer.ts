@@ -2,12 +2,12 @@
 // on the receiving side.
 import { context } from './context.js';
 import type { Device } from './device.js';
-import { DisposedError, fromNative } from './errors.js';
 import { dtypeSize } from './dtype.js';
+import { DisposedError, fromNative } from './errors.js';
 import { native } from './native.js';
-import { META, born } from './storage.js';
-import { type Tensor, wrap } from './tensor.js';
 import { contiguous } from './ops/copy.js';
+import { born, META } from './storage.js';
+import { type Tensor, wrap } from './tensor.js';
 
 /** A contiguous copy on `target`, outside any graph. Waits until the source's device has computed it. */
 export function transfer(x: Tensor, target: Device): Tensor {

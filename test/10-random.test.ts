@@ -1,10 +1,10 @@
 // Random numbers: bit for bit what Philox gives at each element, whatever the threads, strides and layout; distributions;
 // generators that repeat, resume and do not disturb each other.
 import { describe, expect, test } from 'vitest';
-import * as sg from '../lib/index.js';
 import type { RandomKey, Tensor } from '../lib/index.js';
-import { philox, wordAt } from './helpers/philox.js';
+import * as sg from '../lib/index.js';
 import { expectClose } from './helpers/metric.js';
+import { philox, wordAt } from './helpers/philox.js';
 import { nd } from './helpers/reference.js';
 import { make, read } from './helpers/tensors.js';
 
@@ -18,9 +18,21 @@ const words = (key: RandomKey, n: number): number[] => Array.from({ length: n },
 describe('Philox', () => {
   // the authors' known answers
   test.each([
-    [[0, 0, 0, 0], [0, 0], [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]],
-    [[0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]],
-    [[0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0], [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]],
+    [
+      [0, 0, 0, 0],
+      [0, 0],
+      [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8],
+    ],
+    [
+      [0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff],
+      [0xffffffff, 0xffffffff],
+      [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd],
+    ],
+    [
+      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+      [0xa4093822, 0x299f31d0],
+      [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1],
+    ],
   ])('counter %j', (counter, key, expected) => {
     expect(philox(counter, key)).toEqual(expected);
   });
@@ -45,10 +57,20 @@ describe('Philox', () => {
     const p = 0.3;
     const kept = words(key, 60).map((w) => (w >= p * 2 ** 32 ? 1 / (1 - p) : 0));
     for (const layout of ['contiguous', 'transposed', 'sliced'] as const) {
-      const x = make(nd([5, 12], (i) => i + 1), 'float32', 'cpu', layout);
+      const x = make(
+        nd([5, 12], (i) => i + 1),
+        'float32',
+        'cpu',
+        layout,
+      );
       x.requiresGrad = true;
       const y = sg.dropout(x, p, { key: () => key });
-      expectClose(values(y), kept.map((k, i) => k * (i + 1)), 1e-7, layout);
+      expectClose(
+        values(y),
+        kept.map((k, i) => k * (i + 1)),
+        1e-7,
+        layout,
+      );
       y.sum().backward();
       expectClose(values(x.grad!), kept, 1e-7, `${layout}, gradient`);
     }
@@ -71,7 +93,13 @@ describe('what does not matter', () => {
   test('how a tensor is split: dropout by a layout is part of the whole', () => {
     const x = sg.ones([8, 10]);
     const key: RandomKey = [1, 2, 3, 4];
-    const whole = values(sg.dropout(x, 0.5, { key: () => key }).narrow(0, 2, 3).narrow(1, 4, 5).contiguous());
+    const whole = values(
+      sg
+        .dropout(x, 0.5, { key: () => key })
+        .narrow(0, 2, 3)
+        .narrow(1, 4, 5)
+        .contiguous(),
+    );
     const part = values(sg.dropout(sg.ones([3, 5]), 0.5, { key: () => key, layout: { globalShape: [8, 10], offset: [2, 4] } }));
     expect(part).toEqual(whole);
     expect(new Set(part)).toEqual(new Set([0, 2]));
@@ -117,10 +145,16 @@ describe('distributions', () => {
   });
 
   test('multinomial follows the weights, without repeating where it must not', () => {
-    const weights = sg.tensor([[1, 0, 3, 6], [2, 2, 0, 0]]);
+    const weights = sg.tensor([
+      [1, 0, 3, 6],
+      [2, 2, 0, 0],
+    ]);
     const drawn = read(sg.multinomial(weights, 20_000, { replacement: true, generator: generator() })).data;
     const share = (row: number, k: number): number => drawn.subarray(row * 20_000, (row + 1) * 20_000).filter((x) => x === k).length / 20_000;
-    [[0.1, 0, 0.3, 0.6], [0.5, 0.5, 0, 0]].forEach((row, r) => row.forEach((p, k) => expect(Math.abs(share(r, k) - p)).toBeLessThan(0.015)));
+    [
+      [0.1, 0, 0.3, 0.6],
+      [0.5, 0.5, 0, 0],
+    ].forEach((row, r) => row.forEach((p, k) => expect(Math.abs(share(r, k) - p)).toBeLessThan(0.015)));
     expect(share(0, 1)).toBe(0);
 
     const sets = values(sg.multinomial(sg.tensor([1, 2, 3, 4]).expand([5000, 4]), 2, { generator: generator() }));

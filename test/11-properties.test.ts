@@ -2,11 +2,11 @@
 // the cases; a failure prints its seed and the smallest counter-example.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import * as sg from '../lib/index.js';
 import type { DType, Tensor } from '../lib/index.js';
+import * as sg from '../lib/index.js';
 import { Golden } from './helpers/golden.js';
 import { expectClose } from './helpers/metric.js';
-import { type Nd, broadcastShape, build, map, nd, size } from './helpers/reference.js';
+import { broadcastShape, build, map, type Nd, nd, size } from './helpers/reference.js';
 import { layouts, make, read, representable } from './helpers/tensors.js';
 import { applyChain, chains } from './helpers/view_chain.js';
 
@@ -35,40 +35,59 @@ const weights = (shape: readonly number[]): Nd => nd(shape, (i) => ((i * 7) % 13
 
 describe('views', () => {
   test('any chain of views shows what the definition says', () => {
-    check([fullShapes, layoutOf, chains], (shape, layout, chain) => {
-      const values = representable(counting(shape), layout);
-      const { view, expected, shown } = applyChain(chain, make(values, 'float32', 'cpu', layout), values);
-      expectEqual(view, expected, `${layout} [${shape}]: ${shown}`);
-      expectEqual(view.contiguous(), expected, `${shown}, contiguous`);
-    }, 1500);
+    check(
+      [fullShapes, layoutOf, chains],
+      (shape, layout, chain) => {
+        const values = representable(counting(shape), layout);
+        const { view, expected, shown } = applyChain(chain, make(values, 'float32', 'cpu', layout), values);
+        expectEqual(view, expected, `${layout} [${shape}]: ${shown}`);
+        expectEqual(view.contiguous(), expected, `${shown}, contiguous`);
+      },
+      1500,
+    );
   });
 
   test('writing through a view changes the base there and nowhere else', () => {
-    check([fullShapes, chains], (shape, chain) => {
-      // expanded views have several elements on one place, reshapes may copy: both are left out
-      const kept = chain.filter(([kind]) => kind !== 6 && kind !== 7);
-      const base = make(counting(shape), 'float32', 'cpu');
-      const { view, expected, shown } = applyChain(kept, base, counting(shape));
-      view.mul_(-1);
-      const touched = new Set(expected.data);
-      expectEqual(base, map((v) => (touched.has(v) ? -v : v), counting(shape)), shown);
-    }, 500);
+    check(
+      [fullShapes, chains],
+      (shape, chain) => {
+        // expanded views have several elements on one place, reshapes may copy: both are left out
+        const kept = chain.filter(([kind]) => kind !== 6 && kind !== 7);
+        const base = make(counting(shape), 'float32', 'cpu');
+        const { view, expected, shown } = applyChain(kept, base, counting(shape));
+        view.mul_(-1);
+        const touched = new Set(expected.data);
+        expectEqual(
+          base,
+          map((v) => (touched.has(v) ? -v : v), counting(shape)),
+          shown,
+        );
+      },
+      500,
+    );
   });
 
   test('the gradient of a chain of views is its adjoint', () => {
-    check([fullShapes, chains], (shape, chain) => {
-      const x = make(counting(shape), 'float64', 'cpu');
-      x.requiresGrad = true;
-      const { view, expected, shown } = applyChain(chain, x, counting(shape));
-      if (size(expected.shape) === 0) return;
-      const w = weights(expected.shape);
-      view.mul(make(w, 'float64', 'cpu')).sum().backward();
-      const v = nd(shape, (i) => ((i * 5) % 11) - 5);
-      const pushed = applyChain(chain, make(v, 'float64', 'cpu'), v).expected;
-      const dot = (a: Nd, b: Nd): number => map((p, q) => p * q, a, b).data.reduce((p, q) => p + q, 0);
-      expect(dot(v, read(x.grad!)), shown).toBe(dot(pushed, w));
-      x.grad!.dispose();
-    }, 500);
+    check(
+      [fullShapes, chains],
+      (shape, chain) => {
+        const x = make(counting(shape), 'float64', 'cpu');
+        x.requiresGrad = true;
+        const { view, expected, shown } = applyChain(chain, x, counting(shape));
+        if (size(expected.shape) === 0) return;
+        const w = weights(expected.shape);
+        view
+          .mul(make(w, 'float64', 'cpu'))
+          .sum()
+          .backward();
+        const v = nd(shape, (i) => ((i * 5) % 11) - 5);
+        const pushed = applyChain(chain, make(v, 'float64', 'cpu'), v).expected;
+        const dot = (a: Nd, b: Nd): number => map((p, q) => p * q, a, b).data.reduce((p, q) => p + q, 0);
+        expect(dot(v, read(x.grad!)), shown).toBe(dot(pushed, w));
+        x.grad!.dispose();
+      },
+      500,
+    );
   });
 
   test('reshape keeps row-major order and inverts; view agrees wherever it does not throw', () => {
@@ -98,32 +117,44 @@ describe('views', () => {
 
   test('slices clip, count from the end and walk backwards as in Python', () => {
     const bound = fc.option(fc.integer({ min: -7, max: 7 }), { nil: null });
-    check([fc.nat(5), bound, bound, fc.constantFrom(-3, -2, -1, 1, 2, 3)], (length, start, end, step) => {
-      const size = length;
-      const wrap = (v: number): number => (v < 0 ? v + size : v);
-      const [low, high] = step > 0 ? [0, size] : [-1, size - 1];
-      const from = start === null ? (step > 0 ? 0 : size - 1) : Math.min(high, Math.max(low, wrap(start)));
-      const to = end === null ? (step > 0 ? size : -1) : Math.min(high, Math.max(low, wrap(end)));
-      const expected: number[] = [];
-      for (let i = from; step > 0 ? i < to : i > to; i += step) expected.push(i + 1);
-      expectEqual(make(counting([length]), 'float32', 'cpu').index(sg.slice(start, end, step)), nd([expected.length], expected), `${length}: ${start} ${end} ${step}`);
-    }, 1000);
+    check(
+      [fc.nat(5), bound, bound, fc.constantFrom(-3, -2, -1, 1, 2, 3)],
+      (length, start, end, step) => {
+        const size = length;
+        const wrap = (v: number): number => (v < 0 ? v + size : v);
+        const [low, high] = step > 0 ? [0, size] : [-1, size - 1];
+        const from = start === null ? (step > 0 ? 0 : size - 1) : Math.min(high, Math.max(low, wrap(start)));
+        const to = end === null ? (step > 0 ? size : -1) : Math.min(high, Math.max(low, wrap(end)));
+        const expected: number[] = [];
+        for (let i = from; step > 0 ? i < to : i > to; i += step) expected.push(i + 1);
+        expectEqual(
+          make(counting([length]), 'float32', 'cpu').index(sg.slice(start, end, step)),
+          nd([expected.length], expected),
+          `${length}: ${start} ${end} ${step}`,
+        );
+      },
+      1000,
+    );
   });
 });
 
 describe('broadcasting', () => {
   test('agrees with the definition, and refuses what it refuses', () => {
-    check([shapes, shapes, layoutOf, layoutOf], (a, b, left, right) => {
-      const [x, y] = [representable(counting(a), left), representable(counting(b), right)];
-      let expected: Nd | null = null;
-      try {
-        broadcastShape(a, b);
-        expected = map((p, q) => p - 2 * q, x, y);
-      } catch {}
-      const run = (): Tensor => make(x, 'float32', 'cpu', left).sub(make(y, 'float32', 'cpu', right).mul(2));
-      if (expected) expectEqual(run(), expected, `[${a}] and [${b}]`);
-      else expect(run).toThrow(sg.ShapeError);
-    }, 600);
+    check(
+      [shapes, shapes, layoutOf, layoutOf],
+      (a, b, left, right) => {
+        const [x, y] = [representable(counting(a), left), representable(counting(b), right)];
+        let expected: Nd | null = null;
+        try {
+          broadcastShape(a, b);
+          expected = map((p, q) => p - 2 * q, x, y);
+        } catch {}
+        const run = (): Tensor => make(x, 'float32', 'cpu', left).sub(make(y, 'float32', 'cpu', right).mul(2));
+        if (expected) expectEqual(run(), expected, `[${a}] and [${b}]`);
+        else expect(run).toThrow(sg.ShapeError);
+      },
+      600,
+    );
   });
 
   test('gradients are summed over what was repeated', () => {
@@ -135,11 +166,18 @@ describe('broadcasting', () => {
         return t;
       }) as [Tensor, Tensor];
       const wide = broadcastShape(a.shape, b.shape);
-      a.mul(b).mul(make(weights(wide), 'float64', 'cpu')).sum().backward();
+      a.mul(b)
+        .mul(make(weights(wide), 'float64', 'cpu'))
+        .sum()
+        .backward();
       const expected = (own: Tensor, other: Tensor): Nd => {
         const out = nd(own.shape, () => 0);
         const terms = map((w, v) => w * v, weights(wide), counting(other.shape));
-        const places = map((_, i) => i, nd(wide, () => 0), nd(own.shape, (i) => i));
+        const places = map(
+          (_, i) => i,
+          nd(wide, () => 0),
+          nd(own.shape, (i) => i),
+        );
         terms.data.forEach((term, i) => (out.data[places.data[i]!]! += term));
         return out;
       };
@@ -178,8 +216,16 @@ describe('joining and splitting', () => {
       const values = representable(counting(shape), layout);
       const x = make(values, 'float32', 'cpu', layout);
       const move = (f: (k: number) => number): Nd => build(shape, (index) => values.data[index.reduce((p, k, i) => p * shape[i]! + (i === d ? f(k) : k), 0)]!);
-      expectEqual(x.flip([d]), move((k) => n - 1 - k), 'flip');
-      expectEqual(x.roll(shift, d), move((k) => (((k - shift) % n) + n) % n), 'roll');
+      expectEqual(
+        x.flip([d]),
+        move((k) => n - 1 - k),
+        'flip',
+      );
+      expectEqual(
+        x.roll(shift, d),
+        move((k) => (((k - shift) % n) + n) % n),
+        'roll',
+      );
       const repeats = shape.map((_, i) => (i === d ? 2 : 1));
       expectEqual(x.repeat(repeats).narrow(d, n, n), values, 'the second half of repeat');
     });
@@ -201,8 +247,14 @@ describe('dtypes', () => {
 
   test('numbers are weak', () => {
     const kinds: [DType, number, DType][] = [
-      ['float16', 2, 'float16'], ['bfloat16', 0.5, 'bfloat16'], ['float64', 0.5, 'float64'], ['int32', 2, 'int32'],
-      ['uint8', 2, 'uint8'], ['int64', 0.5, 'float32'], ['bool', 2, 'int64'], ['bool', 0.5, 'float32'],
+      ['float16', 2, 'float16'],
+      ['bfloat16', 0.5, 'bfloat16'],
+      ['float64', 0.5, 'float64'],
+      ['int32', 2, 'int32'],
+      ['uint8', 2, 'uint8'],
+      ['int64', 0.5, 'float32'],
+      ['bool', 2, 'int64'],
+      ['bool', 0.5, 'float32'],
     ];
     for (const [dtype, value, expected] of kinds) expect(sg.ones([2], { dtype }).mul(value).dtype, `${dtype} × ${value}`).toBe(expected);
   });
@@ -220,17 +272,28 @@ describe('dtypes', () => {
 
   test('every dtype holds what it can represent', () => {
     const ranges: [DType, fc.Arbitrary<number>][] = [
-      ['float32', fc.float({ noNaN: true })], ['float64', fc.double({ noNaN: true })], ['int32', fc.integer()],
-      ['uint8', fc.integer({ min: 0, max: 255 })], ['int8', fc.integer({ min: -128, max: 127 })],
-      ['int16', fc.integer({ min: -32768, max: 32767 })], ['uint16', fc.nat(65535)], ['uint32', fc.nat(2 ** 31 - 1)],
-      ['float16', fc.integer({ min: -2048, max: 2048 })], ['bfloat16', fc.integer({ min: -256, max: 256 })],
-      ['float8_e4m3', fc.integer({ min: -16, max: 16 })], ['float8_e5m2', fc.integer({ min: -8, max: 8 })],
+      ['float32', fc.float({ noNaN: true })],
+      ['float64', fc.double({ noNaN: true })],
+      ['int32', fc.integer()],
+      ['uint8', fc.integer({ min: 0, max: 255 })],
+      ['int8', fc.integer({ min: -128, max: 127 })],
+      ['int16', fc.integer({ min: -32768, max: 32767 })],
+      ['uint16', fc.nat(65535)],
+      ['uint32', fc.nat(2 ** 31 - 1)],
+      ['float16', fc.integer({ min: -2048, max: 2048 })],
+      ['bfloat16', fc.integer({ min: -256, max: 256 })],
+      ['float8_e4m3', fc.integer({ min: -16, max: 16 })],
+      ['float8_e5m2', fc.integer({ min: -8, max: 8 })],
     ];
     for (const [dtype, values] of ranges) {
-      check([fc.array(values, { minLength: 1, maxLength: 20 })], (list) => {
-        const t = sg.fromTypedArray(Float64Array.from(list), [list.length], { dtype });
-        expectClose(read(t).data, list, 0, dtype);
-      }, 60);
+      check(
+        [fc.array(values, { minLength: 1, maxLength: 20 })],
+        (list) => {
+          const t = sg.fromTypedArray(Float64Array.from(list), [list.length], { dtype });
+          expectClose(read(t).data, list, 0, dtype);
+        },
+        60,
+      );
     }
   });
 
@@ -241,11 +304,15 @@ describe('dtypes', () => {
       const up = x / step - down;
       return (up > 0.5 || (up === 0.5 && down % 2 !== 0) ? down + 1 : down) * step;
     };
-    check([fc.double({ min: 2 ** -13, max: 60000, noNaN: true }), fc.boolean()], (value, negative) => {
-      const x = Math.fround(negative ? -value : value);
-      const t = sg.tensor([x]);
-      expect(t.to('bfloat16').itemSync()).toBe(nearest(x, 7, -133));
-      expect(t.to('float16').itemSync()).toBe(nearest(x, 10, -24));
-    }, 1000);
+    check(
+      [fc.double({ min: 2 ** -13, max: 60000, noNaN: true }), fc.boolean()],
+      (value, negative) => {
+        const x = Math.fround(negative ? -value : value);
+        const t = sg.tensor([x]);
+        expect(t.to('bfloat16').itemSync()).toBe(nearest(x, 7, -133));
+        expect(t.to('float16').itemSync()).toBe(nearest(x, 10, -24));
+      },
+      1000,
+    );
   });
 });

@@ -30,17 +30,37 @@ const shapes: Mistake[] = [
   ['item of several elements', () => ones([2]).itemSync(), sg.ShapeError, 'itemSync: expected one element, the tensor is [2]'],
   ['the maximum of nothing', () => zeros([2, 0]).max(1), sg.ShapeError, 'max: no elements to reduce in [2,0]'],
   ['cat of unequal sizes', () => sg.cat([ones([2, 3]), ones([2, 4])]), sg.ShapeError, 'cat: sizes differ outside dimension 0: [2,3] and [2,4]'],
-  ['linear with the wrong number of features', () => sg.linear(ones([2, 3]), ones([4, 5])), sg.ShapeError, 'linear: input [2,3] does not fit weight [4,5] (3 ≠ 5 features)'],
+  [
+    'linear with the wrong number of features',
+    () => sg.linear(ones([2, 3]), ones([4, 5])),
+    sg.ShapeError,
+    'linear: input [2,3] does not fit weight [4,5] (3 ≠ 5 features)',
+  ],
   ['a narrow past the end', () => ones([4]).narrow(0, 3, 2), sg.ShapeError, 'narrow: 2 elements from 3 do not fit dimension 0 of [4]'],
   ['a position out of range', () => ones([4]).at(4), sg.ValueError, 'at: 4 is not a position of a dimension of 4 (tensor [4])'],
-  ['heads that do not divide', () => sg.scaledDotProductAttention(ones([1, 3, 2, 4]), ones([1, 2, 2, 4]), ones([1, 2, 2, 4])), sg.ShapeError, 'scaledDotProductAttention: 3 query heads are no multiple of 2 key heads: query [1,3,2,4], key [1,2,2,4], value [1,2,2,4]'],
+  [
+    'heads that do not divide',
+    () => sg.scaledDotProductAttention(ones([1, 3, 2, 4]), ones([1, 2, 2, 4]), ones([1, 2, 2, 4])),
+    sg.ShapeError,
+    'scaledDotProductAttention: 3 query heads are no multiple of 2 key heads: query [1,3,2,4], key [1,2,2,4], value [1,2,2,4]',
+  ],
 ];
 
 const dtypes: Mistake[] = [
   ['matmul of two dtypes', () => ones([2, 2]).matmul(ones([2, 2], { dtype: 'float64' })), sg.DTypeError, 'matmul: dtypes differ: a is float32, b is float64'],
-  ['an unknown dtype', () => zeros([2], { dtype: 'float' as never }), sg.DTypeError, 'zeros: unknown dtype a string "float"; known are float32, float64, float16, bfloat16, int64, int32, uint8, bool, int8, int16, uint16, uint32, float8_e4m3, float8_e5m2'],
+  [
+    'an unknown dtype',
+    () => zeros([2], { dtype: 'float' as never }),
+    sg.DTypeError,
+    'zeros: unknown dtype a string "float"; known are float32, float64, float16, bfloat16, int64, int32, uint8, bool, int8, int16, uint16, uint32, float8_e4m3, float8_e5m2',
+  ],
   ['the mean of integers', () => tensor([1n, 2n]).mean(), sg.DTypeError, 'mean: expects a floating-point tensor, got int64; convert it with float()'],
-  ['a gradient of integers', () => zeros([2], { dtype: 'int64', requiresGrad: true }), sg.DTypeError, 'requiresGrad: only floating-point tensors have gradients, this one is int64'],
+  [
+    'a gradient of integers',
+    () => zeros([2], { dtype: 'int64', requiresGrad: true }),
+    sg.DTypeError,
+    'requiresGrad: only floating-point tensors have gradients, this one is int64',
+  ],
   ['a float into integers', () => tensor([1n]).add_(0.5), sg.DTypeError, 'add_: the result is float32 and cannot go into a tensor of int64'],
   ['indices that are floats', () => ones([3]).gather(0, ones([1])), sg.DTypeError, 'gather: the index must be int32 or int64, got float32'],
   ['mixed data', () => tensor([1, true] as never), sg.DTypeError, 'tensor: the data mixes numbers, booleans and bigints'],
@@ -52,20 +72,60 @@ const values: Mistake[] = [
   ['an operand that is no number', () => ones([2]).add(null as never), sg.ValueError, 'add: the second operand must be a tensor or a number, got null'],
   ['a step of 0', () => sg.slice(0, 1, 0), sg.ValueError, 'slice: step must not be 0'],
   ['an endless range', () => sg.arange(0, 10, -1), sg.ValueError, 'arange: no whole number of steps of -1 leads from 0 to 10'],
-  ['an unknown reduction', () => sg.mseLoss(ones([2]), ones([2]), { reduction: 'avg' as never }), sg.ValueError, 'mseLoss: reduction must be one of mean, sum, none, got a string "avg"'],
+  [
+    'an unknown reduction',
+    () => sg.mseLoss(ones([2]), ones([2]), { reduction: 'avg' as never }),
+    sg.ValueError,
+    'mseLoss: reduction must be one of mean, sum, none, got a string "avg"',
+  ],
   ['clamp without bounds', () => ones([2]).clamp(), sg.ValueError, 'clamp: give min, max or both'],
-  ['a NaN learning rate', () => new optim.SGD([new nn.Parameter(ones([2]))], { lr: Number.NaN }), sg.ValueError, 'SGD: lr must be a finite number from 0, got NaN'],
+  [
+    'a NaN learning rate',
+    () => new optim.SGD([new nn.Parameter(ones([2]))], { lr: Number.NaN }),
+    sg.ValueError,
+    'SGD: lr must be a finite number from 0, got NaN',
+  ],
 ];
 
 const others: Mistake[] = [
-  ['use after dispose', () => disposed().add(1), sg.DisposedError, 'add: input 0 ([2] float32) was disposed, or the scope that made it has ended; return it from the scope or keep() it'],
-  ['reading after dispose', () => disposed().toArraySync(), sg.DisposedError, 'toTypedArraySync: the tensor was disposed, or the scope that made it has ended; return it from the scope or keep() it'],
+  [
+    'use after dispose',
+    () => disposed().add(1),
+    sg.DisposedError,
+    'add: input 0 ([2] float32) was disposed, or the scope that made it has ended; return it from the scope or keep() it',
+  ],
+  [
+    'reading after dispose',
+    () => disposed().toArraySync(),
+    sg.DisposedError,
+    'toTypedArraySync: the tensor was disposed, or the scope that made it has ended; return it from the scope or keep() it',
+  ],
   ['an unknown device', () => zeros([2], { device: 'gpu' }), sg.DeviceError, 'unknown device a string "gpu": expected cpu, cpu:N, cuda:N or meta'],
-  ['two devices', () => ones([2]).add(ones([2], { device: 'cpu:1' })), sg.DeviceError, 'add: tensors are on different devices: cpu:0 and cpu:1; move one with to()'],
+  [
+    'two devices',
+    () => ones([2]).add(ones([2], { device: 'cpu:1' })),
+    sg.DeviceError,
+    'add: tensors are on different devices: cpu:0 and cpu:1; move one with to()',
+  ],
   ['values of a meta tensor', () => ones([2], { device: 'meta' }).toArraySync(), sg.DTypeError, 'toTypedArraySync: a tensor on device meta has no values'],
-  ['backward of a constant', () => ones([]).backward(), sg.AutogradError, 'backward: the tensor does not require a gradient: no input of its graph does, or it was made under noGrad'],
-  ['backward of several elements', () => ones([2], { requiresGrad: true }).mul(2).backward(), sg.ShapeError, 'backward: the tensor has 2 elements; only one-element tensors need no gradient argument'],
-  ['a leaf changed in place', () => ones([2], { requiresGrad: true }).mul_(2), sg.AutogradError, 'mul_: a leaf that requires a gradient cannot be changed in place; use noGrad(() => …)'],
+  [
+    'backward of a constant',
+    () => ones([]).backward(),
+    sg.AutogradError,
+    'backward: the tensor does not require a gradient: no input of its graph does, or it was made under noGrad',
+  ],
+  [
+    'backward of several elements',
+    () => ones([2], { requiresGrad: true }).mul(2).backward(),
+    sg.ShapeError,
+    'backward: the tensor has 2 elements; only one-element tensors need no gradient argument',
+  ],
+  [
+    'a leaf changed in place',
+    () => ones([2], { requiresGrad: true }).mul_(2),
+    sg.AutogradError,
+    'mul_: a leaf that requires a gradient cannot be changed in place; use noGrad(() => …)',
+  ],
 ];
 
 function twice(): void {
@@ -82,14 +142,39 @@ function changed(): void {
 }
 const graphs: Mistake[] = [
   ['a second backward', twice, sg.AutogradError, 'backward: the graph of reshape was freed by an earlier backward; pass retainGraph: true to the first one'],
-  ['a saved tensor changed in place', changed, sg.AutogradError, 'backward: mul needs a tensor of shape [2] that was changed in place by add_ (version 1, expected 0)'],
+  [
+    'a saved tensor changed in place',
+    changed,
+    sg.AutogradError,
+    'backward: mul needs a tensor of shape [2] that was changed in place by add_ (version 1, expected 0)',
+  ],
 ];
 
 const modules: Mistake[] = [
-  ['a layer that does not fit, with its place', () => new nn.Sequential(new nn.Linear(2, 2)).forward(ones([3, 5])), sg.ShapeError, 'linear: input [3,5] does not fit weight [2,2] (5 ≠ 2 features) in Linear "0"'],
-  ['a missing key', () => new nn.Linear(2, 2).loadStateDict({ weight: ones([2, 2]) }), sg.ValueError, 'loadStateDict: keys do not match Linear: missing bias; unexpected none'],
-  ['an unknown key', () => new nn.Linear(2, 2, { bias: false }).loadStateDict({ weight: ones([2, 2]), scale: ones([2]) }), sg.ValueError, 'loadStateDict: keys do not match Linear: missing none; unexpected scale'],
-  ['a parameter of another shape', () => new nn.Linear(2, 2, { bias: false }).loadStateDict({ weight: ones([3, 2]) }), sg.ShapeError, 'loadStateDict: "weight" has shape [3,2], the module\'s is [2,2]'],
+  [
+    'a layer that does not fit, with its place',
+    () => new nn.Sequential(new nn.Linear(2, 2)).forward(ones([3, 5])),
+    sg.ShapeError,
+    'linear: input [3,5] does not fit weight [2,2] (5 ≠ 2 features) in Linear "0"',
+  ],
+  [
+    'a missing key',
+    () => new nn.Linear(2, 2).loadStateDict({ weight: ones([2, 2]) }),
+    sg.ValueError,
+    'loadStateDict: keys do not match Linear: missing bias; unexpected none',
+  ],
+  [
+    'an unknown key',
+    () => new nn.Linear(2, 2, { bias: false }).loadStateDict({ weight: ones([2, 2]), scale: ones([2]) }),
+    sg.ValueError,
+    'loadStateDict: keys do not match Linear: missing none; unexpected scale',
+  ],
+  [
+    'a parameter of another shape',
+    () => new nn.Linear(2, 2, { bias: false }).loadStateDict({ weight: ones([3, 2]) }),
+    sg.ShapeError,
+    'loadStateDict: "weight" has shape [3,2], the module\'s is [2,2]',
+  ],
 ];
 
 const families = { shapes, dtypes, values, others, graphs, modules };
@@ -117,7 +202,7 @@ describe('faults that only the data shows', () => {
     const y = ones([3, 2]).index(tensor([0n, 5n]));
     await expect(y.toArray()).rejects.toThrow(new sg.ValueError('index: index 5 is out of range [-3, 3) at position 1'));
     const z = sg.embedding(tensor([1n, 9n]), ones([4, 2]));
-    expect(() => z.toArraySync()).toThrow(new sg.ValueError('embedding: index 9 is out of range [-4, 4) at position 1'));
+    expect(() => z.toArraySync()).toThrow(new sg.ValueError('embedding: index 9 at position 1 is out of range: there are 4 rows'));
     // the fault is over once raised
     expect(ones([2]).add(1).toArraySync()).toEqual([2, 2]);
   });

@@ -7,21 +7,20 @@ import * as sg from '../lib/index.js';
 
 const child = (name: string): string => fileURLToPath(new URL(`./children/${name}.mjs`, import.meta.url));
 
-function start(device: string, ending: string, value: number): { worker: Worker; answer: Promise<number> } {
+function start(device: string, ending: string, value: number): { worker: Worker; answer: Promise<number>; ended: Promise<unknown> } {
   const worker = new Worker(child('worker_ops'), { workerData: { device, ending, value } });
   const answer = new Promise<number>((resolve, reject) => {
     worker.once('message', resolve);
     worker.once('error', reject);
   });
-  return { worker, answer };
+  return { worker, answer, ended: new Promise((resolve) => worker.once('exit', resolve)) };
 }
-const ended = (worker: Worker): Promise<number> => new Promise((resolve) => worker.once('exit', resolve));
 
 test('workers compute side by side on devices of their own', async () => {
   const runs = [1, 2, 3].map((i) => start(`cpu:${i}`, 'return', i));
   const values = await Promise.all(runs.map((r) => r.answer));
   for (const [i, value] of values.entries()) expect(value).toBeCloseTo(i + 1, 4);
-  await Promise.all(runs.map((r) => ended(r.worker)));
+  await Promise.all(runs.map((r) => r.ended));
 });
 
 test('a device belongs to one thread at a time, and says so', async () => {
@@ -32,10 +31,10 @@ test('a device belongs to one thread at a time, and says so', async () => {
 
 test.each(['exit', 'hang'])('a worker that ends in mid-work (%s) gives its device back', async (ending) => {
   for (let round = 0; round < 3; round++) {
-    const { worker, answer } = start('cpu:6', ending, 1);
+    const { worker, answer, ended } = start('cpu:6', ending, 1);
     await answer;
     if (ending === 'hang') await worker.terminate();
-    else await ended(worker);
+    await ended;
   }
   expect(sg.ones([3], { device: 'cpu:6' }).sum().itemSync()).toBe(3);
 });

@@ -4,8 +4,8 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import * as sg from '../lib/index.js';
 import type { Tensor } from '../lib/index.js';
+import * as sg from '../lib/index.js';
 import { type Case, Golden, goldenPath } from './helpers/golden.js';
 import { expectAllClose, expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -31,7 +31,10 @@ describe('a GPT-2 checkpoint', () => {
     return model;
   };
 
-  test.each([['float32', 2e-6, 2e-5], ['float64', 3e-7, 3e-7]] as const)('logits, loss and gradients in %s', async (dtype, forward, gradient) => {
+  test.each([
+    ['float32', 2e-6, 2e-5],
+    ['float64', 3e-7, 3e-7],
+  ] as const)('logits, loss and gradients in %s', async (dtype, forward, gradient) => {
     const model = await load(dtype);
     const tokens = golden.tensor('tokens');
     const time = tokens.size(1);
@@ -62,7 +65,11 @@ describe('a GPT-2 checkpoint', () => {
         const file = readFileSync(path);
         const body = 8 + Number(file.readBigUInt64LE(0));
         const header = JSON.parse(file.toString('utf8', 8, body)) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
-        return new Map(Object.entries(header).filter(([key]) => key !== '__metadata__').map(([key, e]) => [key, `${e.dtype} ${e.shape} ${file.toString('base64', body + e.data_offsets[0], body + e.data_offsets[1])}`]));
+        return new Map(
+          Object.entries(header)
+            .filter(([key]) => key !== '__metadata__')
+            .map(([key, e]) => [key, `${e.dtype} ${e.shape} ${file.toString('base64', body + e.data_offsets[0], body + e.data_offsets[1])}`]),
+        );
       };
       expect(tensors(join(folder, 'model.safetensors'))).toEqual(tensors(goldenPath('gpt2/model.safetensors')));
     } finally {
@@ -85,7 +92,13 @@ describe('training curves', () => {
     if (c.kind === 'accumulation') return new optim.SGD(m.parameters(), c.optimizer);
     if (!c.decayMatrices) return new optim.AdamW(m.parameters(), c.optimizer);
     const matrices = (wanted: boolean): Tensor[] => m.parameters().filter((p) => p.ndim > 1 === wanted);
-    return new optim.AdamW([{ params: matrices(true), weightDecay: c.decayMatrices }, { params: matrices(false), weightDecay: 0 }], c.optimizer);
+    return new optim.AdamW(
+      [
+        { params: matrices(true), weightDecay: c.decayMatrices },
+        { params: matrices(false), weightDecay: 0 },
+      ],
+      c.optimizer,
+    );
   }
 
   test.each(golden.cases.map((c) => [c.kind, c] as const))('%s', (_, c) => {

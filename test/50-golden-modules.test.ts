@@ -1,8 +1,8 @@
 // Every module against PyTorch: from given parameters under PyTorch's state-dict keys, results, gradients of inputs and of
 // parameters, and the buffers after a training step; and what the default initialisations draw.
 import { describe, expect, test } from 'vitest';
-import * as sg from '../lib/index.js';
 import type { Tensor } from '../lib/index.js';
+import * as sg from '../lib/index.js';
 import { type Case, Golden } from './helpers/golden.js';
 import { expectAllClose, expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -65,14 +65,15 @@ function forward(c: Case, module: any, x: Tensor[]): Tensor[] {
 }
 
 const modules = new Golden('modules');
-const numbersUnder = (prefix: string): Record<string, ArrayLike<number>> => Object.fromEntries(modules.names(prefix).map((key) => [key, modules.values(`${prefix}${key}`) as Float32Array]));
+const numbersUnder = (prefix: string): Record<string, ArrayLike<number>> =>
+  Object.fromEntries(modules.names(prefix).map((key) => [key, modules.values(`${prefix}${key}`) as Float32Array]));
 
 const tolerances = { float32: { forward: 5e-6, gradient: 2e-5 }, float64: { forward: 3e-7, gradient: 3e-7 } };
 
 function check(c: Case, float: 'float32' | 'float64'): void {
   const module = build(c.kind, c.options).to(float);
   const keys = modules.names(`${c.name}/state/`);
-  expect(Object.keys(module.stateDict()), 'keys and their order are PyTorch\'s').toEqual(expect.arrayContaining(keys));
+  expect(Object.keys(module.stateDict()), "keys and their order are PyTorch's").toEqual(expect.arrayContaining(keys));
   const loaded = module.loadStateDict(Object.fromEntries(keys.map((key) => [key, modules.tensor(`${c.name}/state/${key}`, float)])));
   expect(loaded).toEqual({ missing: [], unexpected: [] });
   module.train(c.training);
@@ -91,7 +92,8 @@ function check(c: Case, float: 'float32' | 'float64'): void {
   const gradients = Object.fromEntries([...module.namedParameters()].map(([key, p]) => [key, read(p.grad!).data]));
   expectAllClose(gradients, numbersUnder(`${c.name}/param/`), tolerances[float].gradient, 'gradient of');
   const state = module.stateDict();
-  for (const [key, expected] of Object.entries(numbersUnder(`${c.name}/after/`))) expectClose(read(state[key]!).data, expected, tolerances[float].forward, `${key} afterwards`);
+  for (const [key, expected] of Object.entries(numbersUnder(`${c.name}/after/`)))
+    expectClose(read(state[key]!).data, expected, tolerances[float].forward, `${key} afterwards`);
 }
 
 describe('modules', () => {
@@ -121,14 +123,17 @@ describe('initialisation', () => {
     expect(Math.abs(mean - expected.mean), `${label}: mean ${mean}, PyTorch's ${expected.mean}`).toBeLessThanOrEqual(2 * error * Math.max(expected.std, 1e-5));
     if (!bounded) return;
     const bound = data.reduce((a, b) => Math.max(a, Math.abs(b)), 0);
-    expect(Math.abs(bound - expected.bound), `${label}: bound ${bound}, PyTorch's ${expected.bound}`).toBeLessThanOrEqual((20 / expected.count) * expected.bound + 1e-5);
+    expect(Math.abs(bound - expected.bound), `${label}: bound ${bound}, PyTorch's ${expected.bound}`).toBeLessThanOrEqual(
+      (20 / expected.count) * expected.bound + 1e-5,
+    );
   }
 
   test.each(golden.cases.filter((c) => c.kind === 'module').map((c) => [c.module, c] as const))('%s', (kind, c) => {
     sg.manualSeed(3);
     const parameters = Object.fromEntries(build(kind, c.options).namedParameters());
     expect(Object.keys(parameters)).toEqual(Object.keys(c.parameters));
-    for (const [key, expected] of Object.entries(c.parameters as Record<string, Statistics>)) compare(parameters[key]!, expected, kind !== 'Embedding', `${kind} ${key}`);
+    for (const [key, expected] of Object.entries(c.parameters as Record<string, Statistics>))
+      compare(parameters[key]!, expected, kind !== 'Embedding', `${kind} ${key}`);
   });
 
   // what PyTorch takes by name, we take in this order
@@ -154,7 +159,10 @@ describe('initialisation', () => {
     sg.manualSeed(3);
     const w = sg.empty(c.shape);
     nn.init.orthogonal_(w, c.gain);
-    const deviation = w.t().matmul(w).sub(sg.eye(c.shape[1]).mul(c.gain ** 2));
+    const deviation = w
+      .t()
+      .matmul(w)
+      .sub(sg.eye(c.shape[1]).mul(c.gain ** 2));
     expect(deviation.abs().max().itemSync()).toBeLessThan(1e-4);
   });
 });

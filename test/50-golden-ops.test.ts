@@ -1,8 +1,8 @@
 // Every family of operations against PyTorch: results and gradients, in float32 and float64. The cases, with their options under
 // our names, are in test/golden/*.json; scripts/goldens.py wrote them.
 import { describe, expect, test } from 'vitest';
-import * as sg from '../lib/index.js';
 import type { Tensor } from '../lib/index.js';
+import * as sg from '../lib/index.js';
 import { type Case, Golden } from './helpers/golden.js';
 import { expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -12,27 +12,39 @@ type Call = (x: Tensor[], o: Options) => Tensor | Tensor[];
 
 const reduction =
   (fn: (x: Tensor, dims?: number | readonly number[] | null, keepdim?: boolean) => Tensor): Call =>
-  (x, o) => fn(x[0]!, o.dim ?? null, o.keepdim ?? false);
+  (x, o) =>
+    fn(x[0]!, o.dim ?? null, o.keepdim ?? false);
 const along =
   (fn: (x: Tensor, dim: number) => Tensor): Call =>
-  (x, o) => fn(x[0]!, o.dim);
+  (x, o) =>
+    fn(x[0]!, o.dim);
 /** Losses and the like: tensors, then all options as one object. */
 const withOptions =
   (fn: (...args: any[]) => Tensor): Call =>
-  (x, o) => fn(...x, o);
+  (x, o) =>
+    fn(...x, o);
 const spread =
   (fn: typeof sg.variance): Call =>
-  (x, { dim, ...o }) => fn(x[0]!, dim ?? null, o);
+  (x, { dim, ...o }) =>
+    fn(x[0]!, dim ?? null, o);
 const convolution =
   (fn: typeof sg.conv2d): Call =>
-  (x, o) => fn(x[0]!, x[1]!, x[2]!, o);
+  (x, o) =>
+    fn(x[0]!, x[1]!, x[2]!, o);
 const pool =
   (fn: typeof sg.maxPool2d): Call =>
-  (x, { kernelSize, ...o }) => fn(x[0]!, kernelSize, o);
+  (x, { kernelSize, ...o }) =>
+    fn(x[0]!, kernelSize, o);
 
 /** What x.index(…) takes, from its JSON form. */
 const items = (at: any[], tensors: Tensor[]): sg.IndexItem[] =>
-  at.map((item) => (Array.isArray(item?.slice) ? sg.slice(...(item.slice.length === 1 ? [null, item.slice[0]] : item.slice)) : item?.tensor !== undefined ? tensors[item.tensor]! : item));
+  at.map((item) =>
+    Array.isArray(item?.slice)
+      ? sg.slice(...(item.slice.length === 1 ? [null, item.slice[0]] : item.slice))
+      : item?.tensor !== undefined
+        ? tensors[item.tensor]!
+        : item,
+  );
 
 // How PyTorch's calls are written here, where they are not sg[kind](...tensors).
 const calls: Record<string, Call> = {
@@ -123,7 +135,10 @@ function check(golden: Golden, c: Case, float: 'float32' | 'float64'): void {
     expectClose(read(y).data, golden.values(`${c.name}/out${i}`), tolerances[float].forward, `result ${i}`);
   });
   // steps such as floor have gradient 0 in PyTorch and none here
-  const roots = golden.names(`${c.name}/cot`).map(Number).filter((i) => outputs[i]!.requiresGrad);
+  const roots = golden
+    .names(`${c.name}/cot`)
+    .map(Number)
+    .filter((i) => outputs[i]!.requiresGrad);
   roots.forEach((i, k) => outputs[i]!.backward({ gradient: golden.tensor(`${c.name}/cot${i}`, float), retainGraph: k < roots.length - 1 }));
   for (const i of c.grads) {
     const gradient = inputs[i]!.grad ?? sg.zerosLike(inputs[i]!);

@@ -32,7 +32,13 @@ function build(c: Case, parameters: sg.Tensor[]): AnyOptimizer {
   const Class = (optim as unknown as Record<string, Make>)[c.kind]!;
   const groups = c.groups as Record<string, unknown>[] | undefined;
   if (!groups) return new Class(parameters, c.options);
-  return new Class([{ params: parameters.slice(0, 1), ...groups[0] }, { params: parameters.slice(1), ...groups[1] }], c.options);
+  return new Class(
+    [
+      { params: parameters.slice(0, 1), ...groups[0] },
+      { params: parameters.slice(1), ...groups[1] },
+    ],
+    c.options,
+  );
 }
 
 function startOf(c: Case): sg.Tensor[] {
@@ -126,7 +132,11 @@ function makeSchedule(c: Case, optimizer: AnyOptimizer): AnySchedule {
   if (c.kind === 'LambdaLR') return new optim.LambdaLR(optimizer, (step) => 1 / (1 + 0.05 * step));
   if (c.kind === 'SequentialLR') {
     return new optim.SequentialLR(optimizer, {
-      schedules: [new optim.LinearLR(optimizer, { startFactor: 0.1, endFactor: 1, totalIters: 20 }), new optim.ExponentialLR(optimizer, { gamma: 0.98 }), new optim.StepLR(optimizer, { stepSize: 10, gamma: 0.5 })],
+      schedules: [
+        new optim.LinearLR(optimizer, { startFactor: 0.1, endFactor: 1, totalIters: 20 }),
+        new optim.ExponentialLR(optimizer, { gamma: 0.98 }),
+        new optim.StepLR(optimizer, { stepSize: 10, gamma: 0.5 }),
+      ],
       milestones: [20, 100],
     });
   }
@@ -158,7 +168,10 @@ function rates(c: Case, resumeAt: number | null): number[] {
 describe('schedules', () => {
   test.each(schedulers.cases.map((c) => [`${c.kind} ${JSON.stringify(c.options)}`, c] as const))('%s', (_, c) => {
     const expected = c.rates as number[];
-    for (const [label, seen] of [['from the start', rates(c, null)], ['resumed', rates(c, 77)]] as const) {
+    for (const [label, seen] of [
+      ['from the start', rates(c, null)],
+      ['resumed', rates(c, 77)],
+    ] as const) {
       seen.forEach((lr, step) => {
         expect(Math.abs(lr - expected[step]!), `${label}, step ${step}: ${lr}, expected ${expected[step]}`).toBeLessThanOrEqual(1e-9 * c.lr);
       });

@@ -43,7 +43,7 @@ class GPT(nn.Module):
         for block in t["h"]:
             h = block(h)
         logits = self.lm_head(t["ln_f"](h))
-        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), y.view(-1))
+        return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), y.reshape(-1))
 
 
 def main():

@@ -2,9 +2,9 @@
 // only its inputs, and backward runs it again. The random draws of the first run are repeated, so dropout masks are equal.
 import { context, withContext } from '../context.js';
 import { zeros } from '../create.js';
-import { ValueError, describe } from '../errors.js';
-import type { KeyTape } from '../random.js';
+import { describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
+import type { KeyTape } from '../random.js';
 import { Tensor } from '../tensor.js';
 import { backward } from './engine.js';
 import { enableGrad, noGrad } from './modes.js';

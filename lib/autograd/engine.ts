@@ -2,15 +2,15 @@
 // counts its own uses of every gradient storage, so a gradient is freed, or added to in place, exactly when nothing else
 // can see it.
 import { context, withContext } from '../context.js';
-import { AutogradError, ShapeError, ValueError, describe } from '../errors.js';
-import { Scope, type Storage, escape } from '../storage.js';
-import { sameShape, showShape } from '../shape.js';
-import { type GradHook, Tensor } from '../tensor.js';
-import { add } from '../ops/pointwise.js';
-import { addInto, clone, to } from '../ops/copy.js';
 import { onesLike } from '../create.js';
-import { sumTo } from '../ops/reduce.js';
+import { AutogradError, describe, ShapeError, ValueError } from '../errors.js';
 import { anyNaN } from '../ops/check.js';
+import { addInto, clone, to } from '../ops/copy.js';
+import { add } from '../ops/pointwise.js';
+import { sumTo } from '../ops/reduce.js';
+import { sameShape, showShape } from '../shape.js';
+import { escape, Scope, type Storage } from '../storage.js';
+import { type GradHook, Tensor } from '../tensor.js';
 import type { Edge, Node } from './node.js';
 
 export interface BackwardOptions {
@@ -77,7 +77,9 @@ class Run {
       if (!sameShape(g.shape, meta.shape)) g = sumTo(g, meta.shape);
       if (g.dtype !== meta.dtype) g = to(g, meta.dtype);
       if (this.anomaly && anyNaN(g)) {
-        throw new AutogradError(`backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`);
+        throw new AutogradError(
+          `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,
+        );
       }
       this.send(edge, g, null);
     }
@@ -163,7 +165,9 @@ class Run {
     const replaced = withContext({ scope: this.outer }, () => hook(g));
     if (replaced === undefined || replaced === null) return g;
     if (!(replaced instanceof Tensor) || !sameShape(replaced.shape, g.shape)) {
-      throw new ShapeError(`backward: a hook must return a tensor of shape ${showShape(g.shape)} or nothing, got ${replaced instanceof Tensor ? showShape(replaced.shape) : describe(replaced)}`);
+      throw new ShapeError(
+        `backward: a hook must return a tensor of shape ${showShape(g.shape)} or nothing, got ${replaced instanceof Tensor ? showShape(replaced.shape) : describe(replaced)}`,
+      );
     }
     return replaced;
   }
@@ -212,7 +216,8 @@ function rootGradient(root: Tensor, gradient: Tensor | undefined, where: string)
 }
 
 function checkOptions(options: unknown, where: string): void {
-  if (typeof options !== 'object' || options === null || options instanceof Tensor) throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
+  if (typeof options !== 'object' || options === null || options instanceof Tensor)
+    throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
 }
 
 /**

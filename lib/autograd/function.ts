@@ -1,7 +1,8 @@
 // Custom differentiable functions: a forward outside the graph and a backward of the user's own, under one node.
-import { ValueError, describe } from '../errors.js';
-import { Tensor } from '../tensor.js';
+
 import { zerosLike } from '../create.js';
+import { describe, ValueError } from '../errors.js';
+import { Tensor } from '../tensor.js';
 import { noGrad } from './modes.js';
 import { type Node, record, recording } from './node.js';
 

@@ -1,6 +1,7 @@
 // Finite differences: the check of every gradient rule, public because users write rules too.
-import { AutogradError, DTypeError, ValueError, describe } from '../errors.js';
+
 import { fromTypedArray } from '../create.js';
+import { AutogradError, DTypeError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
 import { Tensor } from '../tensor.js';
 import { grad } from './engine.js';
@@ -37,7 +38,11 @@ export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly 
     leaves.forEach((leaf, k) => compare(loss, inputs, leaf, analytic[k] ?? null, k, { eps, atol, rtol }));
     if (!second) return;
     const slope = (...xs: Tensor[]): Tensor => {
-      const parts = grad(loss(...xs), xs.filter((x) => x.requiresGrad), { createGraph: true }).filter((g) => g !== null);
+      const parts = grad(
+        loss(...xs),
+        xs.filter((x) => x.requiresGrad),
+        { createGraph: true },
+      ).filter((g) => g !== null);
       return parts.map((g) => weigh(g)).reduce((a, b) => a.add(b));
     };
     const curvature = grad(slope(...inputs), leaves);
@@ -46,7 +51,14 @@ export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly 
   return true;
 }
 
-function compare(f: (...xs: Tensor[]) => Tensor, inputs: readonly Tensor[], leaf: Tensor, analytic: Tensor | null, k: number, o: Required<Pick<GradcheckOptions, 'eps' | 'atol' | 'rtol'>>): void {
+function compare(
+  f: (...xs: Tensor[]) => Tensor,
+  inputs: readonly Tensor[],
+  leaf: Tensor,
+  analytic: Tensor | null,
+  k: number,
+  o: Required<Pick<GradcheckOptions, 'eps' | 'atol' | 'rtol'>>,
+): void {
   const values = leaf.toTypedArraySync() as Float64Array;
   const got = (analytic?.toTypedArraySync() as Float64Array | undefined) ?? new Float64Array(values.length);
   for (let i = 0; i < values.length; i++) {

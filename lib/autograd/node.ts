@@ -2,7 +2,7 @@
 // attributes. Nodes point backwards only; ids grow with time, so descending ids are a valid order for backward.
 import { context } from '../context.js';
 import type { Device } from '../device.js';
-import { isFloating, type DType } from '../dtype.js';
+import { type DType, isFloating } from '../dtype.js';
 import { AutogradError } from '../errors.js';
 import type { Shape } from '../shape.js';
 import { type GradHook, Tensor } from '../tensor.js';

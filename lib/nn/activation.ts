@@ -1,12 +1,30 @@
 // Activations as modules.
-import { elu, gelu, hardsigmoid, hardswish, hardtanh, leakyRelu, logSigmoid, mish, mul, relu, relu6, selu, sigmoid, silu, softplus, tanh } from '../ops/pointwise.js';
-import { logSoftmax, softmax } from '../ops/softmax.js';
+
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { checkFloat } from '../ops/arguments.js';
 import { split } from '../ops/joining.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
+import {
+  elu,
+  gelu,
+  hardsigmoid,
+  hardswish,
+  hardtanh,
+  leakyRelu,
+  logSigmoid,
+  mish,
+  mul,
+  relu,
+  relu6,
+  selu,
+  sigmoid,
+  silu,
+  softplus,
+  tanh,
+} from '../ops/pointwise.js';
+import { logSoftmax, softmax } from '../ops/softmax.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { type FactoryOptions, Linear, checkSize } from './linear.js';
+import { checkSize, type FactoryOptions, Linear } from './linear.js';
 import { Module } from './module.js';
 
 /** A module without parameters around a function of one tensor. */
@@ -38,7 +56,8 @@ export class GELU extends Module {
   constructor(options: { approximate?: 'none' | 'tanh' } = {}) {
     super();
     this.approximate = options.approximate ?? 'none';
-    if (this.approximate !== 'none' && this.approximate !== 'tanh') throw new ValueError(`GELU: approximate must be none or tanh, got ${describe(this.approximate)}`);
+    if (this.approximate !== 'none' && this.approximate !== 'tanh')
+      throw new ValueError(`GELU: approximate must be none or tanh, got ${describe(this.approximate)}`);
   }
   override forward(x: Tensor): Tensor {
     return gelu(x, { approximate: this.approximate });

@@ -1,16 +1,17 @@
 // Multi-head attention and the transformer encoder layer, with PyTorch's parameter names. Masks follow PyTorch's modules: true marks
 // what may NOT be seen.
-import { ShapeError, ValueError, describe } from '../errors.js';
-import { checkNumber } from '../shape.js';
+
+import { zerosLike } from '../create.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { rotaryEmbedding, rotaryTables, scaledDotProductAttention } from '../ops/attention.js';
 import { linear } from '../ops/matmul.js';
 import { add, gelu, logicalNot, logicalOr, maskedFill, relu } from '../ops/pointwise.js';
 import { narrow, permute, reshape } from '../ops/view.js';
-import { zerosLike } from '../create.js';
+import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { Dropout } from './dropout.js';
 import * as init from './init.js';
-import { type FactoryOptions, Linear, checkSize, parameter } from './linear.js';
+import { checkSize, type FactoryOptions, Linear, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 import { LayerNorm } from './norm.js';
 
@@ -108,7 +109,9 @@ export class MultiheadAttention extends Module {
       const packed = linear(query, this.in_proj_weight, this.in_proj_bias);
       parts = sizes.map((size, i) => narrow(packed, 2, starts[i]!, size));
     } else {
-      const weights = this.in_proj_weight ? sizes.map((_, i) => part(this.in_proj_weight, i)!) : [this.q_proj_weight!, this.k_proj_weight!, this.v_proj_weight!];
+      const weights = this.in_proj_weight
+        ? sizes.map((_, i) => part(this.in_proj_weight, i)!)
+        : [this.q_proj_weight!, this.k_proj_weight!, this.v_proj_weight!];
       parts = [query, key, value].map((x, i) => linear(x, weights[i]!, part(this.in_proj_bias, i)));
     }
     const heads = parts.map((x) => reshape(x, [x.shape[0]!, x.shape[1]!, x.shape[2]! / this.headDim, this.headDim]));
@@ -167,7 +170,8 @@ export class TransformerEncoderLayer extends Module {
   constructor(dModel: number, nhead: number, options: TransformerEncoderLayerOptions = {}) {
     super();
     const { dimFeedforward = 2048, dropout = 0.1, activation = 'relu', normFirst = false, layerNormEps = 1e-5, bias = true, dtype, device } = options;
-    if (activation !== 'relu' && activation !== 'gelu') throw new ValueError(`TransformerEncoderLayer: activation must be relu or gelu, got ${describe(activation)}`);
+    if (activation !== 'relu' && activation !== 'gelu')
+      throw new ValueError(`TransformerEncoderLayer: activation must be relu or gelu, got ${describe(activation)}`);
     const o = { bias, dtype, device };
     this.self_attn = new MultiheadAttention(dModel, nhead, { dropout, ...o });
     this.linear1 = new Linear(dModel, dimFeedforward, o);

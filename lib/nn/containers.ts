@@ -1,5 +1,5 @@
 // Containers: modules in order, by index or by name.
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 import { Module } from './module.js';
 

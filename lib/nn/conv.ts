@@ -1,11 +1,23 @@
 // Convolution and pooling layers.
-import { type AvgPoolOptions, type ConvOptions, type PoolOptions, adaptiveAvgPool2d, avgPool1d, avgPool2d, conv1d, conv2d, maxPool1d, maxPool2d } from '../ops/conv.js';
-import { ValueError, describe } from '../errors.js';
-import { numel } from '../shape.js';
+
+import { describe, ValueError } from '../errors.js';
+import {
+  type AvgPoolOptions,
+  adaptiveAvgPool2d,
+  avgPool1d,
+  avgPool2d,
+  type ConvOptions,
+  conv1d,
+  conv2d,
+  maxPool1d,
+  maxPool2d,
+  type PoolOptions,
+} from '../ops/conv.js';
 import { flatten } from '../ops/view.js';
+import { numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 type Sizes = number | readonly number[];
@@ -34,7 +46,8 @@ abstract class Conv extends Module {
     for (const k of kernel) checkSize(k, 'kernelSize', where);
     const { bias, dtype, device, ...geometry } = options;
     const groups = checkSize(geometry.groups ?? 1, 'groups', where);
-    if (inChannels % groups !== 0 || outChannels % groups !== 0) throw new ValueError(`${where}: ${inChannels} and ${outChannels} channels do not divide into ${groups} groups`);
+    if (inChannels % groups !== 0 || outChannels % groups !== 0)
+      throw new ValueError(`${where}: ${inChannels} and ${outChannels} channels do not divide into ${groups} groups`);
     this.options = geometry;
     this.weight = parameter([outChannels, inChannels / groups, ...kernel], { dtype, device });
     init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });

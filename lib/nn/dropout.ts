@@ -1,6 +1,7 @@
 // Dropout whose mask depends on the step, the layer's path and the call within the step, not on how the model is split.
+
+import { defaultGenerator, dropout, type Layout } from '../random.js';
 import { checkNumber } from '../shape.js';
-import { type Layout, defaultGenerator, dropout } from '../random.js';
 import type { Tensor } from '../tensor.js';
 import { Module } from './module.js';
 

@@ -1,12 +1,13 @@
 // Embedding tables.
-import { embedding } from '../ops/embedding.js';
+
 import { noGrad } from '../autograd/modes.js';
 import { zero_ } from '../ops/copy.js';
+import { embedding } from '../ops/embedding.js';
 import { select } from '../ops/view.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 export interface EmbeddingOptions extends FactoryOptions {

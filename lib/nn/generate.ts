@@ -1,18 +1,19 @@
 // Sampling from a language model with cached keys and values: each new token costs one row, not the whole sequence.
-import { ShapeError, describe } from '../errors.js';
+
 import { inferenceMode } from '../autograd/modes.js';
+import { describe, ShapeError } from '../errors.js';
 import { scope } from '../memory.js';
-import { checkInteger, checkNumber } from '../shape.js';
-import { Generator } from '../random.js';
-import { Tensor } from '../tensor.js';
-import { cat } from '../ops/joining.js';
-import { cumsum, multinomial, sort, topk } from '../ops/sort.js';
-import { softmax } from '../ops/softmax.js';
-import { argmax } from '../ops/reduce.js';
-import { gt, lt, maskedFill, div, sub } from '../ops/pointwise.js';
-import { narrow, select } from '../ops/view.js';
-import { scatter } from '../ops/gather.js';
 import { to } from '../ops/copy.js';
+import { scatter } from '../ops/gather.js';
+import { cat } from '../ops/joining.js';
+import { div, gt, lt, maskedFill, sub } from '../ops/pointwise.js';
+import { argmax } from '../ops/reduce.js';
+import { softmax } from '../ops/softmax.js';
+import { cumsum, multinomial, sort, topk } from '../ops/sort.js';
+import { narrow, select } from '../ops/view.js';
+import { Generator } from '../random.js';
+import { checkInteger, checkNumber } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import type { GPT } from './gpt.js';
 
 export interface GenerateOptions {
@@ -31,7 +32,9 @@ export interface GenerateOptions {
 /** tokens [batch, time] continued to [batch, time + maxNewTokens]. Sequences longer than the context go on with its last half. */
 export function generate(model: GPT, tokens: Tensor, options: GenerateOptions = {}): Tensor {
   if (!(tokens instanceof Tensor) || tokens.ndim !== 2 || tokens.shape[1] === 0) {
-    throw new ShapeError(`generate: expected tokens [batch, time] with at least one token, got ${tokens instanceof Tensor ? `[${tokens.shape}]` : describe(tokens)}`);
+    throw new ShapeError(
+      `generate: expected tokens [batch, time] with at least one token, got ${tokens instanceof Tensor ? `[${tokens.shape}]` : describe(tokens)}`,
+    );
   }
   const count = checkInteger(options.maxNewTokens ?? 100, 'maxNewTokens', 'generate', 0);
   const temperature = checkNumber(options.temperature ?? 1, 'temperature', 'generate', 0);

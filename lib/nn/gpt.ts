@@ -1,22 +1,23 @@
 // GPT-2 exactly (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied embeddings. Parameter names are those of
 // Hugging Face's GPT2LMHeadModel; its Conv1D weights are stored transposed there and are turned around on load and save.
-import { arange, zeros } from '../create.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
+
 import { noGrad } from '../autograd/modes.js';
-import { gelu } from '../ops/pointwise.js';
-import { crossEntropy } from '../ops/loss.js';
-import { attentionPacked, linear, mlp, unpackHeads } from '../ops/matmul.js';
+import { arange, zeros } from '../create.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
+import { openSafetensors, saveSafetensors } from '../io/index.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
 import { copy_ } from '../ops/copy.js';
+import { crossEntropy } from '../ops/loss.js';
+import { attentionPacked, linear, mlp, unpackHeads } from '../ops/matmul.js';
+import { gelu } from '../ops/pointwise.js';
 import { narrow, permute, reshape } from '../ops/view.js';
-import { openSafetensors, saveSafetensors } from '../io/index.js';
 import type { Tensor } from '../tensor.js';
 import { ModuleList } from './containers.js';
 import { Dropout } from './dropout.js';
 import { Embedding } from './embedding.js';
 import { type GenerateOptions, generate } from './generate.js';
 import * as init from './init.js';
-import { type FactoryOptions, Linear, checkSize } from './linear.js';
+import { checkSize, type FactoryOptions, Linear } from './linear.js';
 import { Module, type StateDict } from './module.js';
 import { LayerNorm } from './norm.js';
 

@@ -1,16 +1,17 @@
 // Modules: what networks are built of.
-export * from './module.js';
+
 export * from './activation.js';
 export * from './attention.js';
 export * from './containers.js';
 export * from './conv.js';
 export * from './dropout.js';
 export * from './embedding.js';
-export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LossOptions } from './gpt.js';
 export type { GenerateOptions } from './generate.js';
+export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LossOptions } from './gpt.js';
+export * as init from './init.js';
 export { type FactoryOptions, Linear, type LinearOptions } from './linear.js';
 export * from './loss.js';
 export * from './metrics.js';
+export * from './module.js';
 export * from './norm.js';
 export * from './recurrent.js';
-export * as init from './init.js';

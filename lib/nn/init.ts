@@ -1,12 +1,13 @@
 // Initialisations, in place, with PyTorch's names and formulas. Numbers come from the generator in force, keyed by element, so
 // they do not depend on threads or devices.
-import { ShapeError, ValueError } from '../errors.js';
+
 import { noGrad } from '../autograd/modes.js';
-import { numel } from '../shape.js';
-import { type Generator, normal_ as fillNormal, rand, randn, uniform_ as fillUniform } from '../random.js';
-import { copy_, fill_ } from '../ops/copy.js';
 import { fromTypedArray } from '../create.js';
+import { ShapeError, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
+import { copy_, fill_ } from '../ops/copy.js';
+import { normal_ as fillNormal, uniform_ as fillUniform, type Generator, rand, randn } from '../random.js';
+import { numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
 export interface InitOptions {
@@ -96,10 +97,26 @@ export function truncNormal_(t: Tensor, mean = 0, std = 1, a = -2, b = 2, option
   return noGrad(() =>
     scope(() => {
       // erf⁻¹ by Newton's method on the device: uniform numbers between the two ends of the distribution function
-      const u = rand(t.shape, { dtype: 'float64', device: t.device, ...options }).mul(2 * (high - low)).add(2 * low - 1);
+      const u = rand(t.shape, { dtype: 'float64', device: t.device, ...options })
+        .mul(2 * (high - low))
+        .add(2 * low - 1);
       let x = u.mul(Math.sqrt(Math.PI) / 2);
-      for (let i = 0; i < 40; i++) x = x.sub(x.erf().sub(u).mul(x.square().clamp(null, 30).exp()).mul(Math.sqrt(Math.PI) / 2).clamp(-0.5, 0.5));
-      return copy_(t, x.mul(std * Math.SQRT2).add(mean).clamp(a, b));
+      for (let i = 0; i < 40; i++)
+        x = x.sub(
+          x
+            .erf()
+            .sub(u)
+            .mul(x.square().clamp(null, 30).exp())
+            .mul(Math.sqrt(Math.PI) / 2)
+            .clamp(-0.5, 0.5),
+        );
+      return copy_(
+        t,
+        x
+          .mul(std * Math.SQRT2)
+          .add(mean)
+          .clamp(a, b),
+      );
     }),
   );
 }

@@ -2,7 +2,7 @@
 import { empty } from '../create.js';
 import type { DeviceLike } from '../device.js';
 import type { DType } from '../dtype.js';
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { linear } from '../ops/matmul.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';

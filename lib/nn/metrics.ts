@@ -1,13 +1,14 @@
 // Metrics. Counts accumulate on the device; reading a result waits.
-import { ShapeError, ValueError } from '../errors.js';
+
 import { noGrad } from '../autograd/modes.js';
-import { scope } from '../memory.js';
-import { checkInteger } from '../shape.js';
 import { zeros } from '../create.js';
+import { ShapeError, ValueError } from '../errors.js';
+import { scope } from '../memory.js';
 import { to } from '../ops/copy.js';
 import { oneHot } from '../ops/embedding.js';
 import { add_, eq, mul } from '../ops/pointwise.js';
 import { argmax, sum } from '../ops/reduce.js';
+import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
 /** Class indices, from indices or from scores in the last dimension. */

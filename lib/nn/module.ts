@@ -1,16 +1,17 @@
 // Module: parameters, buffers and submodules found by assignment, as in PyTorch. Surprising decision: the constructor wraps the
 // subclass's `forward` on the instance, so that a plain `model.forward(x)` runs hooks, knows its path (for error texts and
 // dropout keys) and owns a scope: what forward makes and neither returns nor stores on `this` lives only as long as backward needs it.
+
+import { noGrad } from '../autograd/modes.js';
 import { context, withContext } from '../context.js';
 import type { DeviceLike } from '../device.js';
 import { type DType, isFloating } from '../dtype.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
-import { noGrad } from '../autograd/modes.js';
-import { sameShape, showShape } from '../shape.js';
-import { Scope, escape } from '../storage.js';
-import { Tensor } from '../tensor.js';
 import { copy_, to } from '../ops/copy.js';
+import { sameShape, showShape } from '../shape.js';
+import { escape, Scope } from '../storage.js';
+import { Tensor } from '../tensor.js';
 
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
 export class Parameter extends Tensor {
@@ -286,7 +287,10 @@ function hide(target: object, name: string, value: unknown): void {
 }
 
 /** Integer parameters and buffers keep their dtype when a floating one is asked for. */
-function narrowTarget(target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }, t: Tensor): DType | DeviceLike | { dtype?: DType; device?: DeviceLike } {
+function narrowTarget(
+  target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike },
+  t: Tensor,
+): DType | DeviceLike | { dtype?: DType; device?: DeviceLike } {
   if (isFloating(t.dtype)) return target;
   if (typeof target === 'string') return /^(cpu|cuda|meta)/.test(target) ? target : t.dtype;
   return 'type' in target ? target : { ...target, dtype: t.dtype };

@@ -1,14 +1,15 @@
 // Normalisation layers. Statistics are kept in float32 (float64 for float64), whatever the activations' dtype.
-import { tensor, ones, zeros } from '../create.js';
-import { ShapeError } from '../errors.js';
-import { batchNorm, groupNorm, layerNorm, rmsNorm } from '../ops/norm.js';
-import { checkTensor, optionsOf } from '../ops/arguments.js';
-import { add_ } from '../ops/pointwise.js';
+
 import { noGrad } from '../autograd/modes.js';
+import { ones, tensor, zeros } from '../create.js';
+import { ShapeError } from '../errors.js';
+import { checkTensor, optionsOf } from '../ops/arguments.js';
+import { batchNorm, groupNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import { add_ } from '../ops/pointwise.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 export interface NormOptions extends FactoryOptions {

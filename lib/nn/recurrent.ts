@@ -1,16 +1,16 @@
 // LSTM and GRU with PyTorch's parameter names and gate order. The input's part of all gates is one matrix product over the whole
 // sequence; only the recurrent part runs step by step.
 import { zeros } from '../create.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
-import { checkNumber } from '../shape.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { cat, chunk, stack } from '../ops/joining.js';
 import { linear } from '../ops/matmul.js';
 import { add, mul, sigmoid, sub, tanh } from '../ops/pointwise.js';
 import { select, transpose } from '../ops/view.js';
-import { Tensor } from '../tensor.js';
 import { dropout } from '../random.js';
+import { checkNumber } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { type FactoryOptions, checkSize, parameter } from './linear.js';
+import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 export interface RecurrentOptions extends FactoryOptions {
@@ -76,7 +76,9 @@ abstract class Recurrent extends Module {
   /** All layers; `states` are [layers·directions, B, H] each. */
   protected runLayers(x: Tensor, states: Tensor[]): { output: Tensor; states: Tensor[] } {
     if (!(x instanceof Tensor) || x.ndim !== 3 || x.shape[2] !== this.inputSize) {
-      throw new ShapeError(`${this.constructor.name}: expected 3 dimensions with ${this.inputSize} features, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
+      throw new ShapeError(
+        `${this.constructor.name}: expected 3 dimensions with ${this.inputSize} features, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`,
+      );
     }
     let sequence = this.o.batchFirst ? transpose(x, 0, 1) : x;
     const time = sequence.shape[0]!;
@@ -91,7 +93,11 @@ abstract class Recurrent extends Module {
           hidden: this.weight('weight_hh', layer, direction)!,
           hiddenBias: this.weight('bias_hh', layer, direction),
         };
-        const run = this.scan(w, states.map((s) => select(s, 0, at)), direction ? forward.toReversed() : forward);
+        const run = this.scan(
+          w,
+          states.map((s) => select(s, 0, at)),
+          direction ? forward.toReversed() : forward,
+        );
         outputs.push(stack(direction ? run.outputs.toReversed() : run.outputs, 0));
         last.push(run.state);
       }
@@ -100,7 +106,12 @@ abstract class Recurrent extends Module {
     }
     return {
       output: this.o.batchFirst ? transpose(sequence, 0, 1) : sequence,
-      states: states.map((_, i) => stack(last.map((s) => s[i]!), 0)),
+      states: states.map((_, i) =>
+        stack(
+          last.map((s) => s[i]!),
+          0,
+        ),
+      ),
     };
   }
 

@@ -1,8 +1,8 @@
 // What structured ops ask of their arguments before anything is computed: kinds, dtypes, options. Values that only the data
 // can show (an index out of range) are found by the kernels and raised at the next wait.
 import type { DType } from '../dtype.js';
-import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
-import { type Shape, checkInteger, checkNumber, sameShape, showShape } from '../shape.js';
+import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { checkInteger, checkNumber, type Shape, sameShape, showShape } from '../shape.js';
 import { requireAlive } from '../storage.js';
 import { Tensor } from '../tensor.js';
 

@@ -1,13 +1,14 @@
 // Scaled dot-product attention and rotary positions. The fused kernel never stores the matrix of scores. It has no gradient of
 // the mask, no dropout, and one head size; calls that need more run in primitives, which do store it.
+
+import { noGrad } from '../autograd/modes.js';
+import { context } from '../context.js';
 import { arange, fromTypedArray, ones } from '../create.js';
 import type { DeviceLike } from '../device.js';
-import { context } from '../context.js';
 import { DTypeError, ShapeError } from '../errors.js';
 import { scope } from '../memory.js';
-import { noGrad } from '../autograd/modes.js';
 import { dropout } from '../random.js';
-import { type Shape, broadcastShapes, checkInteger, checkNumber, numel, sameShape, showShape } from '../shape.js';
+import { broadcastShapes, checkInteger, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkFlag, checkFloat, checkSameDType, checkTensor, optionsOf } from './arguments.js';
 import { contiguous, to } from './copy.js';
@@ -41,17 +42,18 @@ interface Heads {
 function checkHeads(q: Tensor, k: Tensor, v: Tensor, gqa: boolean): Heads {
   const op = 'scaledDotProductAttention';
   const shapes = `query ${showShape(q.shape)}, key ${showShape(k.shape)}, value ${showShape(v.shape)}`;
-  if (q.ndim < 2 || k.ndim !== q.ndim || v.ndim !== q.ndim) throw new ShapeError(`${op}: expected [B, H, T, D], or fewer leading dimensions, for each: ${shapes}`);
+  if (q.ndim < 2 || k.ndim !== q.ndim || v.ndim !== q.ndim)
+    throw new ShapeError(`${op}: expected [B, H, T, D], or fewer leading dimensions, for each: ${shapes}`);
   deviceOf(op, [q, k, v]);
   checkSameDType(q, k, op, 'query and key');
   checkSameDType(q, v, op, 'query and value');
   const batch = q.shape.slice(0, -3);
   const headsOf = (x: Tensor): number => (x.ndim > 2 ? x.shape[x.ndim - 3]! : 1);
   const [heads, keyHeads] = [headsOf(q), headsOf(k)];
-  const fits =
-    sameShape(k.shape.slice(0, -3), batch) && sameShape(k.shape.slice(0, -1), v.shape.slice(0, -1)) && q.shape[q.ndim - 1] === k.shape[k.ndim - 1];
+  const fits = sameShape(k.shape.slice(0, -3), batch) && sameShape(k.shape.slice(0, -1), v.shape.slice(0, -1)) && q.shape[q.ndim - 1] === k.shape[k.ndim - 1];
   if (!fits) throw new ShapeError(`${op}: sizes do not agree: ${shapes}`);
-  if (heads !== keyHeads && (keyHeads === 0 || heads % keyHeads !== 0)) throw new ShapeError(`${op}: ${heads} query heads are no multiple of ${keyHeads} key heads: ${shapes}`);
+  if (heads !== keyHeads && (keyHeads === 0 || heads % keyHeads !== 0))
+    throw new ShapeError(`${op}: ${heads} query heads are no multiple of ${keyHeads} key heads: ${shapes}`);
   if (heads !== keyHeads && !gqa) throw new ShapeError(`${op}: ${heads} query heads on ${keyHeads} key heads need enableGqa: ${shapes}`);
   return { batch, heads, groups: keyHeads === 0 ? 1 : heads / keyHeads };
 }
@@ -61,7 +63,8 @@ function checkMask(mask: unknown, q: Tensor, shape: Shape): asserts mask is Tens
   checkTensor(mask, op, 'the mask');
   deviceOf(op, [q, mask]);
   if (mask.dtype !== 'bool' && mask.dtype !== q.dtype) throw new DTypeError(`${op}: the mask must be bool or ${q.dtype} like the query, got ${mask.dtype}`);
-  if (!sameShape(broadcastShapes(mask.shape, shape, op), shape)) throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(shape)}`);
+  if (!sameShape(broadcastShapes(mask.shape, shape, op), shape))
+    throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(shape)}`);
 }
 
 /** The dimension of features must be laid out without gaps. */
@@ -100,7 +103,10 @@ type Qkv = readonly [Tensor, Tensor, Tensor];
 function fused([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scale: number): Tensor {
   const [b, h, rows] = q.shape as [number, number, number];
   const wide = mask === null ? null : expand(mask.detach(), [b, h, rows, k.shape[2]!]);
-  const [y, lse] = door('attention', [dense(q), dense(k), dense(v), wide], [like(q), fresh([b, h, rows], wideType(q.dtype))], [Number(causal), scale], { causal, scale });
+  const [y, lse] = door('attention', [dense(q), dense(k), dense(v), wide], [like(q), fresh([b, h, rows], wideType(q.dtype))], [Number(causal), scale], {
+    causal,
+    scale,
+  });
   if (y!.gradFn === null) lse!.dispose();
   return y!;
 }
@@ -138,9 +144,13 @@ export function rotaryEmbedding(x: Tensor, cos: Tensor, sin: Tensor, options?: R
   checkTensor(cos, op, 'cos');
   checkTensor(sin, op, 'sin');
   const interleaved = checkFlag(optionsOf(options, op).interleaved ?? false, 'interleaved', op);
-  if (x.ndim !== 4 || x.shape[3]! % 2 !== 0) throw new ShapeError(`${op}: expected [batch, time, heads, an even number of features], got ${showShape(x.shape)}`);
+  if (x.ndim !== 4 || x.shape[3]! % 2 !== 0)
+    throw new ShapeError(`${op}: expected [batch, time, heads, an even number of features], got ${showShape(x.shape)}`);
   const table = [x.shape[1]!, x.shape[3]! / 2];
-  for (const [name, t] of [['cos', cos], ['sin', sin]] as const) {
+  for (const [name, t] of [
+    ['cos', cos],
+    ['sin', sin],
+  ] as const) {
     if (!sameShape(t.shape, table)) throw new ShapeError(`${op}: ${name} must be ${showShape(table)} for ${showShape(x.shape)}, got ${showShape(t.shape)}`);
     if (t.dtype !== 'float32') throw new DTypeError(`${op}: ${name} must be float32, got ${t.dtype}`);
   }

@@ -1,11 +1,12 @@
 // Questions about values. They wait for the device and are meant for debugging and tests.
-import { DTypeError, ShapeError } from '../errors.js';
+
+import { noGrad } from '../autograd/modes.js';
 import { isFloating } from '../dtype.js';
+import { DTypeError, ShapeError } from '../errors.js';
+import { scope } from '../memory.js';
 import { sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkTensor } from './arguments.js';
-import { noGrad } from '../autograd/modes.js';
-import { scope } from '../memory.js';
 
 /** Whether any element is NaN. Waits. */
 export function anyNaN(x: Tensor): boolean {

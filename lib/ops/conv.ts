@@ -1,9 +1,10 @@
 // Convolutions and pools over the last one or two dimensions. One-dimensional forms are the two-dimensional ones with a height of
 // 1, by views. Inputs may lack the batch dimension.
-import { ShapeError, ValueError, describe } from '../errors.js';
+
+import { arange } from '../create.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger, checkShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { arange } from '../create.js';
 import { checkFlag, checkFloat, checkParameter, checkSameDType, checkSizes, optionsOf } from './arguments.js';
 import { to } from './copy.js';
 import { door, fresh } from './door.js';
@@ -28,7 +29,9 @@ export interface ConvOptions {
 /** Runs `f` on a batched input [N, C, …]. */
 function batched(x: Tensor, dims: number, op: string, f: (x: Tensor) => Tensor): Tensor {
   if (x.ndim !== dims + 1 && x.ndim !== dims + 2) {
-    throw new ShapeError(`${op}: expected ${dims + 2} dimensions [batch, channels, ${dims === 1 ? 'length' : 'height, width'}], or no batch, got ${showShape(x.shape)}`);
+    throw new ShapeError(
+      `${op}: expected ${dims + 2} dimensions [batch, channels, ${dims === 1 ? 'length' : 'height, width'}], or no batch, got ${showShape(x.shape)}`,
+    );
   }
   return x.ndim === dims + 2 ? f(x) : squeeze(f(unsqueeze(x, 0)), 0);
 }
@@ -63,7 +66,9 @@ function convolve(op: 'conv1d' | 'conv2d', x: Tensor, w: Tensor, bias: Tensor | 
   if (b !== null) checkSameDType(x, b, op, 'input and bias');
   return batched(x, dims, op, (given) => {
     if (given.shape[1] !== w.shape[1]! * groups || w.shape[0]! % groups !== 0) {
-      throw new ShapeError(`${op}: input ${showShape(given.shape)} does not fit weight ${showShape(w.shape)} in ${groups} groups (${given.shape[1]} channels ≠ ${w.shape[1]! * groups})`);
+      throw new ShapeError(
+        `${op}: input ${showShape(given.shape)} does not fit weight ${showShape(w.shape)} in ${groups} groups (${given.shape[1]} channels ≠ ${w.shape[1]! * groups})`,
+      );
     }
     // the kernel pads both sides alike
     const even = padding.every(([before, after]) => before === after);
@@ -71,7 +76,9 @@ function convolve(op: 'conv1d' | 'conv2d', x: Tensor, w: Tensor, bias: Tensor | 
     const pads = even ? padding.map(([p]) => p) : padding.map(() => 0);
     const sizes = kernel.map((k, i) => Math.floor((input.shape[2 + i]! + 2 * pads[i]! - dilation[i]! * (k - 1) - 1) / stride[i]!) + 1);
     if (sizes.some((s) => s < 1) || kernel.includes(0)) {
-      throw new ShapeError(`${op}: the kernel ${showShape(kernel)} with dilation ${showShape(dilation)} is larger than the input ${showShape(given.shape)} with padding ${showShape(pads)}`);
+      throw new ShapeError(
+        `${op}: the kernel ${showShape(kernel)} with dilation ${showShape(dilation)} is larger than the input ${showShape(given.shape)} with padding ${showShape(pads)}`,
+      );
     }
     if (dims === 2) return conv2dRaw(input, w, b, sizes, [...stride, ...pads, ...dilation, groups]);
     const flat = conv2dRaw(unsqueeze(input, 2), unsqueeze(w, 2), b, [1, sizes[0]!], [1, stride[0]!, 0, pads[0]!, 1, dilation[0]!, groups]);
@@ -116,7 +123,8 @@ function pool(op: PoolName, x: Tensor, kernelSize: Sizes, options: AvgPoolOption
   const padding = checkSizes(o.padding ?? 0, dims, 'padding', op, 0);
   const ceil = checkFlag(o.ceilMode ?? false, 'ceilMode', op);
   const countPad = checkFlag(o.countIncludePad ?? true, 'countIncludePad', op);
-  if (padding.some((p, i) => 2 * p > kernel[i]!)) throw new ValueError(`${op}: padding ${showShape(padding)} is more than half the kernel ${showShape(kernel)}`);
+  if (padding.some((p, i) => 2 * p > kernel[i]!))
+    throw new ValueError(`${op}: padding ${showShape(padding)} is more than half the kernel ${showShape(kernel)}`);
   return batched(x, dims, op, (input) => {
     const sizes = kernel.map((k, i) => {
       const span = input.shape[2 + i]! + 2 * padding[i]! - k;
@@ -124,7 +132,8 @@ function pool(op: PoolName, x: Tensor, kernelSize: Sizes, options: AvgPoolOption
       // a window must begin inside the image or its near padding
       return ceil && (size - 1) * stride[i]! >= input.shape[2 + i]! + padding[i]! ? size - 1 : size;
     });
-    if (sizes.some((s) => s < 1) || input.shape.slice(2).includes(0)) throw new ShapeError(`${op}: the kernel ${showShape(kernel)} is larger than the input ${showShape(input.shape)} with padding ${showShape(padding)}`);
+    if (sizes.some((s) => s < 1) || input.shape.slice(2).includes(0))
+      throw new ShapeError(`${op}: the kernel ${showShape(kernel)} is larger than the input ${showShape(input.shape)} with padding ${showShape(padding)}`);
     const two = (values: readonly number[], one: number): number[] => (dims === 2 ? [...values] : [one, values[0]!]);
     const image = dims === 2 ? input : unsqueeze(input, 2);
     const geometry = [...two(kernel, 1), ...two(stride, 1), ...two(padding, 0)];

@@ -1,11 +1,12 @@
 // Copies, casts, moves between devices and filling.
+
+import { record, recording } from '../autograd/node.js';
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
-import { type DType, checkDType, isFloating } from '../dtype.js';
-import { DTypeError, DeviceError, ShapeError, ValueError, describe } from '../errors.js';
+import { checkDType, type DType, isFloating } from '../dtype.js';
+import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkNumber, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { transfer } from '../transfer.js';
-import { recording, record } from '../autograd/node.js';
 import { checkInPlace, deviceOf, fresh, invoke, pointwiseInto } from './door.js';
 import { expand } from './view.js';
 

@@ -1,11 +1,12 @@
 // Classification losses. Cross-entropy on class indices is one fused kernel that never stores probabilities; its sum of losses
 // and sum of weights come back together, so every reduction is one more small op.
-import { isFloating } from '../dtype.js';
-import { AutogradError, DTypeError, ShapeError, ValueError, describe } from '../errors.js';
+
+import { record, recording } from '../autograd/node.js';
 import { context } from '../context.js';
-import { type Shape, checkDim, checkInteger, checkNumber, numel, sameShape, showShape } from '../shape.js';
+import { isFloating } from '../dtype.js';
+import { AutogradError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { checkDim, checkInteger, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
 import { checkChoice, checkFinite, checkFloat, checkIndices, checkParameter, checkTensor, optionsOf } from './arguments.js';
 import { deviceOf, fresh, invoke } from './door.js';
 import { gather, indexSelect } from './gather.js';
@@ -88,7 +89,9 @@ function classDim(logits: Tensor, targets: Tensor, dim: number | undefined, op: 
   const fits = (d: number): boolean => sameShape(without(logits.shape, d), targets.shape);
   if (!fits(first) && !fits(last)) throw misfit(logits, targets, op);
   if (fits(first) && fits(last) && first !== last) {
-    throw new ValueError(`${op}: the classes of ${showShape(logits.shape)} may be dimension ${first} or ${last} for targets ${showShape(targets.shape)}; say which with { dim }`);
+    throw new ValueError(
+      `${op}: the classes of ${showShape(logits.shape)} may be dimension ${first} or ${last} for targets ${showShape(targets.shape)}; say which with { dim }`,
+    );
   }
   return fits(first) ? first : last;
 }
@@ -148,11 +151,22 @@ function divided(total: Tensor, settings: Settings, count: () => Tensor): Tensor
 /** Against class probabilities: −Σ p·ln softmax(x), a row counting 1. */
 function softCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothing: number, settings: Settings, ignoreIndex: unknown): Tensor {
   const op = 'crossEntropy';
-  if (!sameShape(logits.shape, targets.shape)) throw new ShapeError(`${op}: class probabilities ${showShape(targets.shape)} must have the shape of the logits ${showShape(logits.shape)}`);
-  if (ignoreIndex !== undefined && settings.ignoreIndex >= 0) throw new ValueError(`${op}: ignoreIndex ${settings.ignoreIndex} has no meaning with class probabilities`);
+  if (!sameShape(logits.shape, targets.shape))
+    throw new ShapeError(`${op}: class probabilities ${showShape(targets.shape)} must have the shape of the logits ${showShape(logits.shape)}`);
+  if (ignoreIndex !== undefined && settings.ignoreIndex >= 0)
+    throw new ValueError(`${op}: ignoreIndex ${settings.ignoreIndex} has no meaning with class probabilities`);
   const classes = logits.shape[dim]!;
   const p = smoothing > 0 ? add(mul(targets, 1 - smoothing), smoothing / classes) : targets;
-  const weighted = settings.weight === null ? p : mul(p, reshape(settings.weight, logits.shape.map((_, i) => (i === dim ? classes : 1))));
+  const weighted =
+    settings.weight === null
+      ? p
+      : mul(
+          p,
+          reshape(
+            settings.weight,
+            logits.shape.map((_, i) => (i === dim ? classes : 1)),
+          ),
+        );
   const loss = neg(sum(mul(weighted, logSoftmax(logits, dim)), dim));
   if (settings.reduction === 'none') return loss;
   if (settings.normalizer !== null) return reshape(div(sum(loss), settings.normalizer), []);

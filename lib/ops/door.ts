@@ -1,16 +1,17 @@
 // The one door: every op, forward or backward, passes here. It fills the block, crosses once into native code, wraps what
 // came out, registers it with its scope and records the call. An op's author touches none of that.
+
+import { record, recording } from '../autograd/node.js';
+import type { NativeOpName, OpAttrs, PointwiseName } from '../autograd/rules/types.js';
 import { context } from '../context.js';
 import type { Device } from '../device.js';
-import { type DType, dtypeCode, dtypeSize, resultType, computeType, isFloating } from '../dtype.js';
-import { AutogradError, DTypeError, DeviceError, DisposedError, InternalError } from '../errors.js';
-import { ABSENT, FRESH, HEADER, RECORD, Rec, SCALAR, block, growBlock, native } from '../native.js';
+import { computeType, type DType, dtypeCode, dtypeSize, isFloating, resultType } from '../dtype.js';
+import { AutogradError, DeviceError, DisposedError, DTypeError, InternalError } from '../errors.js';
+import { ABSENT, block, FRESH, growBlock, HEADER, native, RECORD, Rec, SCALAR } from '../native.js';
 import { withRelief } from '../pressure.js';
-import { META, born } from '../storage.js';
-import { type Shape, broadcastShapes, numel, showShape } from '../shape.js';
+import { broadcastShapes, numel, type Shape, showShape } from '../shape.js';
+import { born, META } from '../storage.js';
 import { type Operand, Tensor, wrap } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
-import type { OpAttrs, NativeOpName, PointwiseName } from '../autograd/rules/types.js';
 
 /** An output that the native side allocates, contiguous. */
 export class Fresh {
@@ -175,7 +176,13 @@ function checkInference(op: string, inputs: readonly Input[]): void {
 /**
  * A structured op: inputs, then fresh outputs, in the native order; recorded for backward when an input requires a gradient.
  */
-export function door<K extends NativeOpName>(op: K, inputs: readonly Input[], outputs: readonly Fresh[], attrs: readonly number[], saved: OpAttrs<K>): Tensor[] {
+export function door<K extends NativeOpName>(
+  op: K,
+  inputs: readonly Input[],
+  outputs: readonly Fresh[],
+  attrs: readonly number[],
+  saved: OpAttrs<K>,
+): Tensor[] {
   const made = invoke(op, deviceOf(op, inputs), [...inputs, ...outputs], attrs);
   if (recording(inputs)) {
     checkInference(op, inputs);

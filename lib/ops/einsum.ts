@@ -1,8 +1,8 @@
 // Einstein summation. Operands are contracted from left to right in pairs, each as one batched matrix product over three groups of
 // labels (kept by both, by one, summed); a pair with nothing to sum is a broadcast product.
-import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
-import { type Shape, numel, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
+import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { numel, type Shape, showShape } from '../shape.js';
+import type { Tensor } from '../tensor.js';
 import { checkTensors } from './arguments.js';
 import { to } from './copy.js';
 import { deviceOf } from './door.js';
@@ -55,7 +55,11 @@ function label(x: Tensor, given: readonly string[], which: number): Labelled {
     throw new ShapeError(`einsum: operand ${which} has shape ${showShape(x.shape)}, its labels "${given.join('')}" name ${named} dimensions`);
   }
   const dots = Array.from({ length: rest }, (_, i) => `.${rest - i}`);
-  return takeDiagonals(x, given.flatMap((s) => (s === ELLIPSIS ? dots : [s])), which);
+  return takeDiagonals(
+    x,
+    given.flatMap((s) => (s === ELLIPSIS ? dots : [s])),
+    which,
+  );
 }
 
 /** A label that repeats within an operand means its diagonal. */
@@ -64,7 +68,9 @@ function takeDiagonals(x: Tensor, labels: readonly string[], which: number): Lab
   if (second < 0) return { x, labels };
   const first = labels.indexOf(labels[second]!);
   if (x.shape[first] !== x.shape[second]) {
-    throw new ShapeError(`einsum: label "${labels[second]}" of operand ${which} stands for different sizes: ${x.shape[first]} and ${x.shape[second]} in ${showShape(x.shape)}`);
+    throw new ShapeError(
+      `einsum: label "${labels[second]}" of operand ${which} stands for different sizes: ${x.shape[first]} and ${x.shape[second]} in ${showShape(x.shape)}`,
+    );
   }
   return takeDiagonals(diagonal(x, 0, first, second), [...labels.filter((_, i) => i !== first && i !== second), labels[first]!], which);
 }
@@ -75,7 +81,8 @@ function sizesOf(operands: readonly Labelled[], equation: string): Map<string, n
   for (const { x, labels } of operands) {
     labels.forEach((s, i) => {
       const [old, size] = [sizes.get(s) ?? 1, x.shape[i]!];
-      if (old !== 1 && size !== 1 && old !== size) throw new ShapeError(`einsum: "${s.replace(/\.\d/, ELLIPSIS)}" stands for ${old} and for ${size} in "${equation}"`);
+      if (old !== 1 && size !== 1 && old !== size)
+        throw new ShapeError(`einsum: "${s.replace(/\.\d/, ELLIPSIS)}" stands for ${old} and for ${size} in "${equation}"`);
       sizes.set(s, old === 1 ? size : old);
     });
   }
@@ -142,7 +149,10 @@ export function einsum(equation: string, ...operands: Tensor[]): Tensor {
   for (const x of operands) if (x.dtype !== operands[0]!.dtype) throw new DTypeError(`einsum: dtypes differ: ${operands[0]!.dtype} and ${x.dtype}`);
   const labelled = operands.map((x, i) => label(x, inputs[i]!, i));
   const sizes = sizesOf(labelled, equation);
-  const dots = [...sizes.keys()].filter((s) => s.startsWith('.')).sort().reverse();
+  const dots = [...sizes.keys()]
+    .filter((s) => s.startsWith('.'))
+    .sort()
+    .reverse();
   const wanted = (output ?? implicitOutput(inputs)).flatMap((s) => (s === ELLIPSIS ? dots : [s]));
   const [first, ...rest] = labelled.map((o) => dropBroadcast(o, sizes));
   const all = rest.reduce<Labelled>((done, next, i) => {

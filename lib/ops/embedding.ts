@@ -31,7 +31,8 @@ export function embedding(index: Tensor, weight: Tensor, options?: EmbeddingOpti
 export function oneHot(index: Tensor, numClasses = -1): Tensor {
   checkIndices(index, 'oneHot');
   checkInteger(numClasses, 'numClasses', 'oneHot', -1);
-  if (numClasses === -1 && index.numel === 0) throw new ValueError(`oneHot: the number of classes cannot be told from no indices ${showShape(index.shape)}; give numClasses`);
+  if (numClasses === -1 && index.numel === 0)
+    throw new ValueError(`oneHot: the number of classes cannot be told from no indices ${showShape(index.shape)}; give numClasses`);
   const classes = numClasses === -1 ? max(index).itemSync() + 1 : numClasses;
   if (classes < 1) throw new ValueError(`oneHot: the number of classes must be at least 1, got ${classes}`);
   return invoke('oneHot', index.device, [index, fresh(checkShape([...index.shape, classes], 'oneHot'), 'int64')])[0]!;

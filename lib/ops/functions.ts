@@ -1,6 +1,7 @@
 // The free functions of the public API.
-export { allclose, equal } from './check.js';
+
 export * from './attention.js';
+export { allclose, equal } from './check.js';
 export * from './conv.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, to, zero_ } from './copy.js';
 export * from './einsum.js';
@@ -10,10 +11,25 @@ export * from './joining.js';
 export * from './loss.js';
 export { addmm, attentionPacked, bmm, dot, linear, matmul, mlp, mm, outer, trace } from './matmul.js';
 export * from './norm.js';
-export { all, any, argmax, argmin, countNonzero, max, mean, min, norm, prod, std, sum, sumSquares, variance, variance as var } from './reduce.js';
 export * from './pointwise.js';
+export { all, any, argmax, argmin, countNonzero, max, mean, min, norm, prod, std, sum, sumSquares, variance, variance as var } from './reduce.js';
 export * from './softmax.js';
 export * from './sort.js';
 export {
-  diagonal, expand, expandAs, flatten, mT, movedim, narrow, permute, reshape, select, squeeze, t, transpose, unflatten, unsqueeze, view,
+  diagonal,
+  expand,
+  expandAs,
+  flatten,
+  movedim,
+  mT,
+  narrow,
+  permute,
+  reshape,
+  select,
+  squeeze,
+  t,
+  transpose,
+  unflatten,
+  unsqueeze,
+  view,
 } from './view.js';

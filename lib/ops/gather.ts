@@ -39,7 +39,11 @@ export function takeAlongDim(x: Tensor, index: Tensor, dim?: number | null): Ten
   if (index.ndim !== x.ndim) throw new ShapeError(`takeAlongDim: index ${showShape(index.shape)} must have the ${x.ndim} dimensions of ${showShape(x.shape)}`);
   const one = (shape: readonly number[]): number[] => shape.map((s, i) => (i === d ? 1 : s));
   const shape = broadcastShapes(one(x.shape), one(index.shape), 'takeAlongDim');
-  const along = (z: Tensor): Tensor => expand(z, shape.map((s, i) => (i === d ? z.shape[i]! : s)));
+  const along = (z: Tensor): Tensor =>
+    expand(
+      z,
+      shape.map((s, i) => (i === d ? z.shape[i]! : s)),
+    );
   return x.ndim === 0 ? gather(x, 0, index) : gather(along(x), d, along(index));
 }
 

@@ -1,12 +1,13 @@
 // x.index(0, slice(1, 3), null, mask, rows, '...'): PyTorch's indexing. Numbers, slices and new axes make views; index tensors
 // then replace the dimensions they stand at, by one dimension block in place when they are neighbours and in front when they
 // are not. Masks are turned into index tensors, whose length only the data knows: that waits for the device.
-import { arange, full, fromTypedArray } from '../create.js';
-import { DTypeError, DeviceError, ShapeError, ValueError, describe } from '../errors.js';
-import { isFloating } from '../dtype.js';
-import { type Shape, broadcastShapes, checkInteger, sameShape, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
+
 import { recording } from '../autograd/node.js';
+import { arange, fromTypedArray, full } from '../create.js';
+import { isFloating } from '../dtype.js';
+import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { broadcastShapes, checkInteger, type Shape, sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import { checkFlag, checkTensor, optionsOf } from './arguments.js';
 import { clone, copy_, to } from './copy.js';
 import { deviceOf, fresh, invoke } from './door.js';
@@ -181,7 +182,10 @@ function valueFor(x: Tensor, value: unknown, op: string): Tensor {
  */
 function everyIndex(x: Tensor, items: readonly Resolved[]): Tensor[] {
   return x.shape.map((size, d) => {
-    const coordinates = reshape(arange(0, size, 1, { device: x.device }), x.shape.map((_, i) => (i === d ? size : 1)));
+    const coordinates = reshape(
+      arange(0, size, 1, { device: x.device }),
+      x.shape.map((_, i) => (i === d ? size : 1)),
+    );
     const { view, first, indices } = locate('indexPut_', expand(coordinates, x.shape), items);
     return indices.length ? indexAt(view, first, indices) : view;
   });
@@ -221,7 +225,8 @@ export function maskedScatter(x: Tensor, mask: Tensor, source: Tensor): Tensor {
   if (source.dtype !== x.dtype) throw new DTypeError(`${op}: dtypes of input and source differ: ${x.dtype} and ${source.dtype}`);
   if (source.numel === 0) throw new ShapeError(`${op}: the source ${showShape(source.shape)} has no elements`);
   deviceOf(op, [x, mask, source]);
-  if (!sameShape(broadcastShapes(x.shape, mask.shape, op), x.shape)) throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(x.shape)}`);
+  if (!sameShape(broadcastShapes(x.shape, mask.shape, op), x.shape))
+    throw new ShapeError(`${op}: the mask ${showShape(mask.shape)} does not broadcast to ${showShape(x.shape)}`);
   const wide = expand(mask, x.shape);
   const order = clamp(sub(cumsum(reshape(wide, [x.numel]), 0), 1), 0);
   const picked = indexAt(reshape(source, [source.numel]), 0, [order]);

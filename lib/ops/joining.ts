@@ -1,10 +1,11 @@
 // Joining, cutting and rearranging. Cuts are views; joins copy each element once.
+
+import { record, recording } from '../autograd/node.js';
 import { arange, fromTypedArray, full, ones, zeros } from '../create.js';
-import { ShapeError, ValueError, describe } from '../errors.js';
 import { resultType } from '../dtype.js';
-import { type Shape, checkDim, checkInteger, checkNumber, checkShape, numel, sameShape, showShape } from '../shape.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
+import { checkDim, checkInteger, checkNumber, checkShape, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
 import { checkChoice, checkIndices, checkTensor, checkTensors, optionsOf } from './arguments.js';
 import { clone, contiguous, to } from './copy.js';
 import { deviceOf, door, fresh, invoke, like } from './door.js';
@@ -30,7 +31,10 @@ export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
   const dtype = resultType(tensors);
   const parts = (present.length ? present : [first]).map((x) => to(x, dtype));
   const sizes = parts.map((x) => x.shape[d]!);
-  const shape = checkShape(first.shape.map((s, i) => (i === d ? sizes.reduce((a, b) => a + b, 0) : s)), 'cat');
+  const shape = checkShape(
+    first.shape.map((s, i) => (i === d ? sizes.reduce((a, b) => a + b, 0) : s)),
+    'cat',
+  );
   const y = invoke('cat', deviceOf('cat', parts), [fresh(shape, dtype), ...parts], [d])[0]!;
   if (recording(parts)) record('cat', parts, [y], { dim: d, sizes });
   return y;
@@ -43,7 +47,10 @@ export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
   const { shape } = tensors[0]!;
   for (const x of tensors) if (!sameShape(x.shape, shape)) throw new ShapeError(`stack: shapes differ: ${showShape(shape)} and ${showShape(x.shape)}`);
   const d = checkDim(dim, shape.length + 1, 'stack');
-  return cat(tensors.map((x) => unsqueeze(x, d)), d);
+  return cat(
+    tensors.map((x) => unsqueeze(x, d)),
+    d,
+  );
 }
 
 function checkCut(x: unknown, dim: number, op: string): [Tensor, number, number] {
@@ -104,7 +111,9 @@ export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
 export function pad(x: Tensor, padding: readonly number[], options?: { mode?: PadMode; value?: number }): Tensor {
   checkTensor(x, 'pad');
   if (!Array.isArray(padding) || padding.length % 2 !== 0 || padding.length > 2 * x.ndim) {
-    throw new ShapeError(`pad: expected pairs of numbers for at most ${x.ndim} dimensions of ${showShape(x.shape)}, got ${Array.isArray(padding) ? showShape(padding) : describe(padding)}`);
+    throw new ShapeError(
+      `pad: expected pairs of numbers for at most ${x.ndim} dimensions of ${showShape(x.shape)}, got ${Array.isArray(padding) ? showShape(padding) : describe(padding)}`,
+    );
   }
   const o = optionsOf(options, 'pad');
   const mode = checkChoice(o.mode ?? 'constant', ['constant', 'reflect', 'replicate', 'circular'], 'mode', 'pad');
@@ -114,7 +123,8 @@ export function pad(x: Tensor, padding: readonly number[], options?: { mode?: Pa
     const before = checkInteger(padding[2 * i], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const after = checkInteger(padding[2 * i + 1], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const d = x.ndim - 1 - i;
-    if (Math.min(0, before) + Math.min(0, after) + x.shape[d]! < 0) throw new ShapeError(`pad: ${before} and ${after} cut more from dimension ${d} of ${showShape(x.shape)} than it has`);
+    if (Math.min(0, before) + Math.min(0, after) + x.shape[d]! < 0)
+      throw new ShapeError(`pad: ${before} and ${after} cut more from dimension ${d} of ${showShape(x.shape)} than it has`);
     if (before === 0 && after === 0) continue;
     y = mode === 'constant' ? padConstant(y, d, before, after, value) : padBorder(y, d, before, after, mode);
   }
@@ -125,7 +135,14 @@ function padConstant(x: Tensor, d: number, before: number, after: number, value:
   const [lead, tail] = [Math.min(0, before), Math.min(0, after)];
   const kept = lead === 0 && tail === 0 ? x : narrow(x, d, -lead, x.shape[d]! + lead + tail);
   const block = (size: number): Tensor[] =>
-    size <= 0 ? [] : [expand(full([], value, { dtype: x.dtype, device: x.device }), x.shape.map((s, i) => (i === d ? size : s)))];
+    size <= 0
+      ? []
+      : [
+          expand(
+            full([], value, { dtype: x.dtype, device: x.device }),
+            x.shape.map((s, i) => (i === d ? size : s)),
+          ),
+        ];
   const parts = [...block(before), kept, ...block(after)];
   return parts.length === 1 ? kept : cat(parts, d);
 }
@@ -133,7 +150,8 @@ function padConstant(x: Tensor, d: number, before: number, after: number, value:
 function padBorder(x: Tensor, d: number, before: number, after: number, mode: Exclude<PadMode, 'constant'>): Tensor {
   const n = x.shape[d]!;
   const limit = mode === 'reflect' ? n - 1 : mode === 'circular' ? n : n === 0 ? 0 : 2 ** 31;
-  if (before > limit || after > limit) throw new ShapeError(`pad: ${mode} padding ${before}, ${after} of dimension ${d} of ${showShape(x.shape)} may be at most ${limit}`);
+  if (before > limit || after > limit)
+    throw new ShapeError(`pad: ${mode} padding ${before}, ${after} of dimension ${d} of ${showShape(x.shape)} may be at most ${limit}`);
   const i = arange(-before, n + after, 1, { device: x.device });
   const mirrored = (): Tensor => add(neg(abs(add(neg(abs(i)), n - 1))), n - 1);
   return indexSelect(x, d, mode === 'replicate' ? clamp(i, 0, n - 1) : mode === 'circular' ? remainder(i, n) : mirrored());
@@ -176,7 +194,9 @@ function repeated(x: Tensor, d: number, times: number, at: number): Tensor {
 export function repeat(x: Tensor, repeats: readonly number[]): Tensor {
   checkTensor(x, 'repeat');
   if (!Array.isArray(repeats) || repeats.length < x.ndim) {
-    throw new ShapeError(`repeat: expected at least ${x.ndim} numbers for ${showShape(x.shape)}, got ${Array.isArray(repeats) ? showShape(repeats) : describe(repeats)}`);
+    throw new ShapeError(
+      `repeat: expected at least ${x.ndim} numbers for ${showShape(x.shape)}, got ${Array.isArray(repeats) ? showShape(repeats) : describe(repeats)}`,
+    );
   }
   for (const r of repeats) checkInteger(r, 'a number of repeats', 'repeat', 0);
   const lead = repeats.length - x.ndim;
@@ -207,11 +227,12 @@ export function repeatInterleave(x: Tensor, repeats: number | readonly number[] 
     return y.storage === t.storage ? clone(y) : y;
   }
   if (repeats instanceof Tensor) checkIndices(repeats, op, 'the repeats');
-  const counts: number[] = (repeats instanceof Tensor ? Array.from(repeats.toTypedArraySync(), Number) : Array.isArray(repeats) ? repeats : [repeats]).map((r) =>
-    checkInteger(r, 'a number of repeats', op, 0),
+  const counts: number[] = (repeats instanceof Tensor ? Array.from(repeats.toTypedArraySync(), Number) : Array.isArray(repeats) ? repeats : [repeats]).map(
+    (r) => checkInteger(r, 'a number of repeats', op, 0),
   );
   if (counts.length === 1) return repeatInterleave(t, counts[0]!, d);
-  if (counts.length !== length) throw new ShapeError(`${op}: ${counts.length} numbers of repeats for ${length} elements of dimension ${d} of ${showShape(t.shape)}`);
+  if (counts.length !== length)
+    throw new ShapeError(`${op}: ${counts.length} numbers of repeats for ${length} elements of dimension ${d} of ${showShape(t.shape)}`);
   // place j of the result holds element i when i elements have ended by j
   let total = 0;
   const ends = counts.map((n) => (total += n));
@@ -255,6 +276,19 @@ export function meshgrid(tensors: readonly Tensor[], options?: { indexing?: 'ij'
   for (const x of tensors) if (x.ndim > 1) throw new ShapeError(`meshgrid: expected vectors, got ${showShape(x.shape)}`);
   const swap = <T>(list: readonly T[]): T[] => (indexing === 'xy' && list.length > 1 ? [list[1]!, list[0]!, ...list.slice(2)] : [...list]);
   const ordered = swap(tensors);
-  const shape = checkShape(ordered.map((x) => x.numel), 'meshgrid');
-  return swap(ordered.map((x, d) => expand(reshape(x, shape.map((s, i) => (i === d ? s : 1))), shape)));
+  const shape = checkShape(
+    ordered.map((x) => x.numel),
+    'meshgrid',
+  );
+  return swap(
+    ordered.map((x, d) =>
+      expand(
+        reshape(
+          x,
+          shape.map((s, i) => (i === d ? s : 1)),
+        ),
+        shape,
+      ),
+    ),
+  );
 }

@@ -4,13 +4,13 @@ import { ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkDim, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkChoice, checkFinite, checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
-import { type Reduction, checkReduction, reduceLoss } from './cross_entropy.js';
+import { checkReduction, type Reduction, reduceLoss } from './cross_entropy.js';
+import { deviceOf } from './door.js';
 import { abs, add, apply, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, where, xlogy } from './pointwise.js';
 import { norm, sum } from './reduce.js';
-import { deviceOf } from './door.js';
 import { expand, reshape } from './view.js';
 
-export { type ClassLossOptions, type CrossEntropyOptions, type Reduction, crossEntropy, nllLoss } from './cross_entropy.js';
+export { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss, type Reduction } from './cross_entropy.js';
 
 export interface LossOptions {
   /** `mean` (default), `sum`, or `none`: one loss an element. */

@@ -1,15 +1,16 @@
 // Matrix products and the fusions that pay on top of them. `linear`, `mlp` and `attentionPacked` are several native calls under
 // one graph node: bias, GELU, residual and the bias gradient ride on the matrix products instead of passing over memory again.
-import { type DType, isFloating } from '../dtype.js';
-import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
-import { allocate } from '../create.js';
-import { type Shape, broadcastShapes, checkInteger, numel, sameShape, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
+
 import { record, recording } from '../autograd/node.js';
-import { type Fresh, deviceOf, fresh, invoke } from './door.js';
+import { allocate } from '../create.js';
+import { type DType, isFloating } from '../dtype.js';
+import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { broadcastShapes, checkInteger, numel, type Shape, sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import { contiguous, to } from './copy.js';
-import { mT, permute, reshape } from './view.js';
+import { deviceOf, type Fresh, fresh, invoke } from './door.js';
 import { sum } from './reduce.js';
+import { mT, permute, reshape } from './view.js';
 
 /** The epilogues of csrc/core/device.h. */
 export const EPILOGUE = { none: 0, gelu: 1, residual: 2, geluBackward: 3, accumulate: 4 } as const;
@@ -61,7 +62,12 @@ export function gemm(a: Tensor, b: Tensor, options: GemmOptions = {}): Tensor[] 
 
 /** [.., K] as one matrix of rows, without a copy where strides allow. */
 export function rows(x: Tensor): Tensor {
-  return x.ndim === 2 ? x : reshape(x.detach(), [-1, x.shape[x.ndim - 1]!].map((s, i) => (i === 0 ? numel(x.shape.slice(0, -1)) : s)));
+  return x.ndim === 2
+    ? x
+    : reshape(
+        x.detach(),
+        [-1, x.shape[x.ndim - 1]!].map((s, i) => (i === 0 ? numel(x.shape.slice(0, -1)) : s)),
+      );
 }
 
 /**
@@ -92,7 +98,10 @@ function foldedProduct(a: Tensor, b: Tensor): Tensor {
 
 function squeezeAt(x: Tensor, dim: number): Tensor {
   const d = dim < 0 ? x.ndim + dim : dim;
-  return reshape(x, x.shape.filter((_, i) => i !== d));
+  return reshape(
+    x,
+    x.shape.filter((_, i) => i !== d),
+  );
 }
 
 /** Product of two matrices. */
@@ -131,7 +140,9 @@ function checkLinear(op: string, x: Tensor, weight: Tensor, bias: Tensor | null 
   checkTensor(weight, op, 'the weight');
   if (weight.ndim !== 2) throw new ShapeError(`${op}: the weight must be [out, in], got ${showShape(weight.shape)}`);
   if (x.ndim === 0 || x.shape[x.ndim - 1] !== weight.shape[1]) {
-    throw new ShapeError(`${op}: input ${showShape(x.shape)} does not fit weight ${showShape(weight.shape)} (${x.shape[x.ndim - 1] ?? 'no'} ≠ ${weight.shape[1]} features)`);
+    throw new ShapeError(
+      `${op}: input ${showShape(x.shape)} does not fit weight ${showShape(weight.shape)} (${x.shape[x.ndim - 1] ?? 'no'} ≠ ${weight.shape[1]} features)`,
+    );
   }
   if (x.dtype !== weight.dtype) throw new DTypeError(`${op}: dtypes differ: the input is ${x.dtype}, the weight ${weight.dtype}`);
   if (!isFloating(x.dtype)) throw new DTypeError(`${op}: expects floating-point tensors, got ${x.dtype}`);

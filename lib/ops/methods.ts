@@ -1,14 +1,15 @@
 // Every free function whose first argument is a tensor is also a method. This is the one list: the types of the methods are
 // derived from it, and so are the methods.
-import { Tensor } from '../tensor.js';
+
 import { backward } from '../autograd/engine.js';
+import * as random from '../random.js';
+import { Tensor } from '../tensor.js';
 import { allclose, equal } from './check.js';
 import * as copy from './copy.js';
 import * as indexing from './indexing.js';
 import * as joining from './joining.js';
 import * as matmul from './matmul.js';
 import * as pointwise from './pointwise.js';
-import * as random from '../random.js';
 import * as reduce from './reduce.js';
 import * as softmax from './softmax.js';
 import * as sort from './sort.js';

@@ -1,9 +1,10 @@
 // Reading and writing a tensor at index tensors: the recorded native calls beneath gather.ts and indexing.ts, and the checks
 // that every write shares. A write is in place on its target; functional forms write to a copy.
+
+import { record, recording } from '../autograd/node.js';
 import { AutogradError, DTypeError, ShapeError } from '../errors.js';
-import { type Shape, checkShape, showShape } from '../shape.js';
+import { checkShape, type Shape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
 import { clone } from './copy.js';
 import { checkInPlace, deviceOf, fresh, invoke } from './door.js';
 
@@ -12,7 +13,8 @@ export function checkTarget(op: string, x: Tensor, source: Tensor): void {
   checkInPlace(op, x);
   if (x.isView && recording([source])) throw new AutogradError(`${op}: writing to a view what requires a gradient cannot be recorded; write to the base`);
   // elements that share memory: what a write to one of them means is not defined
-  if (x.strides.some((s, i) => s === 0 && x.shape[i]! > 1)) throw new ShapeError(`${op}: the target ${showShape(x.shape)} is expanded; clone() it to write to it`);
+  if (x.strides.some((s, i) => s === 0 && x.shape[i]! > 1))
+    throw new ShapeError(`${op}: the target ${showShape(x.shape)} is expanded; clone() it to write to it`);
 }
 
 /** Sums need a dtype that can be added in. */

@@ -1,14 +1,15 @@
 // Reductions over any set of dimensions. The native result keeps reduced dimensions as size 1; dropping them is a view.
-import { type DType, isFloating } from '../dtype.js';
-import { DTypeError, ShapeError, ValueError, describe } from '../errors.js';
-import { type Shape, checkDim, checkDims, checkNumber, numel, sameShape, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
+
+import { record, recording } from '../autograd/node.js';
 import type { OpAttrs, ReduceName } from '../autograd/rules/types.js';
+import { type DType, isFloating } from '../dtype.js';
+import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
+import { to } from './copy.js';
 import { fresh, invoke } from './door.js';
 import { div, sqrt, sub } from './pointwise.js';
 import { reshape } from './view.js';
-import { to } from './copy.js';
 
 export type Dims = number | readonly number[] | null;
 
@@ -25,7 +26,12 @@ function reduce(op: ReduceName, x: Tensor, dims: readonly number[], dtype: DType
   const kept = x.shape.map((s, i) => (mask & (1 << i) ? 1 : s));
   const y = invoke(op, x.device, [x, fresh(kept, dtype)], [mask])[0]!;
   if (recording([x])) record(op, [x], [y], { dims, count: numel(dims.map((d) => x.shape[d]!)) } as OpAttrs<typeof op>);
-  return keepdim ? y : reshape(y, x.shape.filter((_, i) => !(mask & (1 << i))));
+  return keepdim
+    ? y
+    : reshape(
+        y,
+        x.shape.filter((_, i) => !(mask & (1 << i))),
+      );
 }
 
 function integerSum(dtype: DType): DType {
@@ -67,11 +73,23 @@ export function all(x: Tensor, dims?: Dims, keepdim = false): Tensor {
 /** Index of the largest element along one dimension, or of the flattened tensor; the first of equals. int64. */
 export function argmax(x: Tensor, dim?: number | null, keepdim = false): Tensor {
   checkTensor(x, 'argmax');
-  return reduce('argmax', x, dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmax') : [checkDim(dim, x.ndim, 'argmax')].slice(0, x.ndim), 'int64', keepdim);
+  return reduce(
+    'argmax',
+    x,
+    dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmax') : [checkDim(dim, x.ndim, 'argmax')].slice(0, x.ndim),
+    'int64',
+    keepdim,
+  );
 }
 export function argmin(x: Tensor, dim?: number | null, keepdim = false): Tensor {
   checkTensor(x, 'argmin');
-  return reduce('argmin', x, dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmin') : [checkDim(dim, x.ndim, 'argmin')].slice(0, x.ndim), 'int64', keepdim);
+  return reduce(
+    'argmin',
+    x,
+    dim === undefined || dim === null ? checkDims(null, x.ndim, 'argmin') : [checkDim(dim, x.ndim, 'argmin')].slice(0, x.ndim),
+    'int64',
+    keepdim,
+  );
 }
 export function countNonzero(x: Tensor, dims?: Dims): Tensor {
   checkTensor(x, 'countNonzero');

@@ -38,5 +38,10 @@ export function logsumexp(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   const isLast = over.every((d, i) => d === kept.length + i);
   const flat = reshape(isLast ? z : permute(z, [...kept, ...over]), [...rows, numel(x.shape.filter((_, i) => over.includes(i)))]);
   const y = door('logsumexp', [flat], [fresh(rows, z.dtype)], [], undefined)[0]!;
-  return keepdim ? reshape(y, x.shape.map((s, i) => (over.includes(i) ? 1 : s))) : y;
+  return keepdim
+    ? reshape(
+        y,
+        x.shape.map((s, i) => (over.includes(i) ? 1 : s)),
+      )
+    : y;
 }

@@ -1,7 +1,8 @@
 // Order, running sums and sampling along one dimension. The kernels work along the last one; another is brought there by a view.
-import { ShapeError, ValueError } from '../errors.js';
+
 import { isFloating } from '../dtype.js';
-import { type RandomKey, Generator, defaultGenerator, drawKey } from '../random.js';
+import { ShapeError, ValueError } from '../errors.js';
+import { defaultGenerator, drawKey, Generator, type RandomKey } from '../random.js';
 import { checkDim, checkInteger, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
@@ -86,13 +87,15 @@ function scanned(op: string, x: Tensor, dim: number): [Tensor, number] {
  */
 export function multinomial(weights: Tensor, samples: number, options?: { replacement?: boolean; generator?: Generator }): Tensor {
   checkFloat(weights, 'multinomial', 'the weights');
-  if (weights.ndim < 1 || weights.ndim > 2) throw new ShapeError(`multinomial: the weights must be [classes] or [rows, classes], got ${showShape(weights.shape)}`);
+  if (weights.ndim < 1 || weights.ndim > 2)
+    throw new ShapeError(`multinomial: the weights must be [classes] or [rows, classes], got ${showShape(weights.shape)}`);
   checkInteger(samples, 'the number of samples', 'multinomial', 1);
   const { replacement = false, generator = defaultGenerator() } = optionsOf(options, 'multinomial');
   checkFlag(replacement, 'replacement', 'multinomial');
   if (!(generator instanceof Generator)) throw new ValueError('multinomial: generator must be a Generator');
   const classes = weights.shape[weights.ndim - 1]!;
-  if (classes === 0 || (!replacement && samples > classes)) throw new ValueError(`multinomial: cannot draw ${samples} of ${classes} classes without replacement`);
+  if (classes === 0 || (!replacement && samples > classes))
+    throw new ValueError(`multinomial: cannot draw ${samples} of ${classes} classes without replacement`);
   const key: RandomKey = drawKey(() => generator.nextKey());
   return invoke('multinomial', weights.device, [weights, fresh([...weights.shape.slice(0, -1), samples], 'int64')], [Number(replacement), ...key])[0]!;
 }

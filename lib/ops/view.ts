@@ -1,9 +1,10 @@
 // Views: other shapes and strides over the same storage. They cost no native call. A view inside a graph is recorded like any op.
-import { ShapeError, ValueError, describe } from '../errors.js';
-import { type Shape, broadcastShapes, checkDim, checkInteger, inferShape, numel, sameShape, showShape, viewStrides } from '../shape.js';
-import { Tensor } from '../tensor.js';
-import { recording, record } from '../autograd/node.js';
+
+import { record, recording } from '../autograd/node.js';
 import type { OpAttrs, ViewName } from '../autograd/rules/types.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
+import { broadcastShapes, checkDim, checkInteger, inferShape, numel, type Shape, sameShape, showShape, viewStrides } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import { contiguous } from './copy.js';
 
 function checkTensor(x: unknown, op: string): asserts x is Tensor {
@@ -61,7 +62,14 @@ export function permute(x: Tensor, dims: readonly number[]): Tensor {
   }
   const order = dims.map((d) => checkDim(d, x.ndim, 'permute'));
   if (new Set(order).size !== order.length) throw new ShapeError(`permute: a dimension appears twice in ${showShape(dims)}`);
-  return viewOf('permute', x, order.map((d) => x.shape[d]!), order.map((d) => x.strides[d]!), x.offset, { dims: order });
+  return viewOf(
+    'permute',
+    x,
+    order.map((d) => x.shape[d]!),
+    order.map((d) => x.strides[d]!),
+    x.offset,
+    { dims: order },
+  );
 }
 
 /** Two dimensions swapped. */
@@ -105,7 +113,8 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   }
   const lead = shape.length - x.ndim;
   const target = shape.map((s, i) => (s === -1 && i >= lead ? x.shape[i - lead]! : checkInteger(s, 'a size', 'expand', 0)));
-  if (!sameShape(broadcastShapes(target, x.shape, 'expand'), target)) throw new ShapeError(`expand: ${showShape(x.shape)} does not broadcast to ${showShape(target)}`);
+  if (!sameShape(broadcastShapes(target, x.shape, 'expand'), target))
+    throw new ShapeError(`expand: ${showShape(x.shape)} does not broadcast to ${showShape(target)}`);
   if (sameShape(target, x.shape)) return x;
   const strides = target.map((s, i) => (i < lead || (x.shape[i - lead] === 1 && s !== 1) ? 0 : x.strides[i - lead]!));
   return viewOf('expand', x, target, strides, x.offset, undefined);
@@ -125,7 +134,10 @@ export function unsqueeze(x: Tensor, dim: number): Tensor {
 export function squeeze(x: Tensor, dims?: number | readonly number[]): Tensor {
   checkTensor(x, 'squeeze');
   const named = dims === undefined ? null : (Array.isArray(dims) ? dims : [dims]).map((d) => checkDim(d, x.ndim, 'squeeze'));
-  return reshape(x, x.shape.filter((s, i) => s !== 1 || (named !== null && !named.includes(i))));
+  return reshape(
+    x,
+    x.shape.filter((s, i) => s !== 1 || (named !== null && !named.includes(i))),
+  );
 }
 
 /**
@@ -173,10 +185,14 @@ export function select(x: Tensor, dim: number, position: number): Tensor {
   if (x.ndim === 0) throw new ShapeError('select: the tensor has no dimensions');
   const size = x.shape[d]!;
   checkInteger(position, 'the position', 'select');
-  if (position < -size || position >= size) throw new ShapeError(`select: position ${position} is out of range [${-size}, ${size}) of dimension ${dim} of ${showShape(x.shape)}`);
+  if (position < -size || position >= size)
+    throw new ShapeError(`select: position ${position} is out of range [${-size}, ${size}) of dimension ${dim} of ${showShape(x.shape)}`);
   const at = position < 0 ? position + size : position;
   const part = slice(x, d, at, at + 1);
-  return reshape(part, part.shape.filter((_, i) => i !== d));
+  return reshape(
+    part,
+    part.shape.filter((_, i) => i !== d),
+  );
 }
 
 /** The diagonal of two dimensions as a last dimension; positive offsets lie above the main one. */
@@ -190,13 +206,9 @@ export function diagonal(x: Tensor, offset = 0, dim1 = 0, dim2 = 1): Tensor {
   const count = Math.max(0, k >= 0 ? Math.min(x.shape[a]!, x.shape[b]! - k) : Math.min(x.shape[a]! + k, x.shape[b]!));
   const keep = x.shape.map((_, i) => i).filter((i) => i !== a && i !== b);
   const start = count === 0 ? x.offset : x.offset + (k >= 0 ? k * x.strides[b]! : -k * x.strides[a]!);
-  return viewOf(
-    'diagonal',
-    x,
-    [...keep.map((i) => x.shape[i]!), count],
-    [...keep.map((i) => x.strides[i]!), x.strides[a]! + x.strides[b]!],
-    start,
-    { offset: k, dim1: a, dim2: b },
-  );
+  return viewOf('diagonal', x, [...keep.map((i) => x.shape[i]!), count], [...keep.map((i) => x.strides[i]!), x.strides[a]! + x.strides[b]!], start, {
+    offset: k,
+    dim1: a,
+    dim2: b,
+  });
 }
-

@@ -1,5 +1,5 @@
 // Adam and AdamW: one kernel, two ways to decay weights.
-import { type GroupOptions, Optimizer, type ParamGroup, type Params, checkRange } from './optimizer.js';
+import { checkRange, type GroupOptions, Optimizer, type ParamGroup, type Params } from './optimizer.js';
 
 export interface AdamOptions extends GroupOptions {
   /** Decay rates of the averages of the gradient and its square. */

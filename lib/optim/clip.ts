@@ -1,10 +1,11 @@
 // Gradient clipping, on the device: the factor never visits the host.
-import { ShapeError, ValueError, describe } from '../errors.js';
+
 import { noGrad } from '../autograd/modes.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
+import { fresh, invoke } from '../ops/door.js';
 import { checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { fresh, invoke } from '../ops/door.js';
 
 function gradients(parameters: Iterable<Tensor>, op: string): Tensor[] {
   if (parameters instanceof Tensor || typeof parameters?.[Symbol.iterator] !== 'function') {
@@ -28,7 +29,8 @@ export interface ClipOptions {
 /** The norm of all gradients as if they were one vector: one float32 element, on the device. */
 export function gradNorm(parameters: Iterable<Tensor>, normType = 2): Tensor {
   const grads = gradients(parameters, 'gradNorm');
-  if (normType !== 1 && normType !== 2 && normType !== Number.POSITIVE_INFINITY) throw new ValueError(`gradNorm: the norm type must be 1, 2 or Infinity, got ${describe(normType)}`);
+  if (normType !== 1 && normType !== 2 && normType !== Number.POSITIVE_INFINITY)
+    throw new ValueError(`gradNorm: the norm type must be 1, 2 or Infinity, got ${describe(normType)}`);
   if (grads.length === 0) throw new ShapeError('gradNorm: no parameter has a gradient');
   return invoke('globalNorm', grads[0]!.device, [fresh([], 'float32'), ...grads], [normType])[0]!;
 }
@@ -39,7 +41,8 @@ export function gradNorm(parameters: Iterable<Tensor>, normType = 2): Tensor {
  */
 export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, options: ClipOptions = {}): Tensor {
   checkNumber(maxNorm, 'maxNorm', 'clipGradNorm', 0);
-  if (parameters instanceof Tensor || typeof parameters?.[Symbol.iterator] !== 'function') throw new ValueError(`clipGradNorm: expected a list of parameters, got ${describe(parameters)}`);
+  if (parameters instanceof Tensor || typeof parameters?.[Symbol.iterator] !== 'function')
+    throw new ValueError(`clipGradNorm: expected a list of parameters, got ${describe(parameters)}`);
   const list = [...parameters];
   return noGrad(() =>
     scope(() => {

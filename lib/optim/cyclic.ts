@@ -1,5 +1,5 @@
 // Schedules with cycles, phases and feedback.
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
 import { type OptimizerLike, Schedule } from './schedule.js';
 

@@ -1,17 +1,18 @@
 // Optimizer: parameter groups, state, and the one native call a step. What changes from step to step (learning rates, step
 // counts, skip flags) lies in a small device buffer, laid out by csrc/ops/optim.h, which the kernels read and advance: a
 // captured step can be replayed with other values, and a step can be skipped without the host waiting.
+
+import { noGrad } from '../autograd/modes.js';
+import type { StructuredName } from '../autograd/rules/types.js';
 import { fromTypedArray, full } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
-import { DeviceError, ShapeError, ValueError, describe, fromNative } from '../errors.js';
-import { noGrad } from '../autograd/modes.js';
-import { defaultGenerator } from '../random.js';
+import { DeviceError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
 import { native } from '../native.js';
-import { escape } from '../storage.js';
-import { Tensor } from '../tensor.js';
 import { copy_, to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
-import type { StructuredName } from '../autograd/rules/types.js';
+import { defaultGenerator } from '../random.js';
+import { escape } from '../storage.js';
+import { Tensor } from '../tensor.js';
 
 /** Options every optimizer has, per group. */
 export interface GroupOptions {
@@ -110,7 +111,12 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const numbers = [lists.length, this.groups.length, Number(withMasters)];
       this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), ...this.fields(g)));
       for (const p of params) numbers.push(this.position.get(p)!);
-      invoke(this.op as 'adamStep', buffer.device, [buffer, ...lists.flat()].map((t) => t.detach()), numbers);
+      invoke(
+        this.op as 'adamStep',
+        buffer.device,
+        [buffer, ...lists.flat()].map((t) => t.detach()),
+        numbers,
+      );
       for (const p of params) p.storage.wrote('step');
     });
   }
@@ -147,11 +153,14 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /** Restores a state dict of an optimizer with the same groups. Values are copied. */
   loadStateDict(dict: OptimizerState): void {
     const where = `${this.constructor.name}.loadStateDict`;
-    if (typeof dict?.state !== 'object' || !Array.isArray(dict.paramGroups)) throw new ValueError(`${where}: expected {state, paramGroups}, got ${describe(dict)}`);
-    if (dict.paramGroups.length !== this.groups.length) throw new ValueError(`${where}: the dict has ${dict.paramGroups.length} groups, the optimizer ${this.groups.length}`);
+    if (typeof dict?.state !== 'object' || !Array.isArray(dict.paramGroups))
+      throw new ValueError(`${where}: expected {state, paramGroups}, got ${describe(dict)}`);
+    if (dict.paramGroups.length !== this.groups.length)
+      throw new ValueError(`${where}: the dict has ${dict.paramGroups.length} groups, the optimizer ${this.groups.length}`);
     dict.paramGroups.forEach((g, i) => {
       const { params, ...options } = g as { params: unknown[] };
-      if (params?.length !== this.groups[i]!.params.length) throw new ValueError(`${where}: group ${i} has ${params?.length} parameters in the dict, ${this.groups[i]!.params.length} here`);
+      if (params?.length !== this.groups[i]!.params.length)
+        throw new ValueError(`${where}: group ${i} has ${params?.length} parameters in the dict, ${this.groups[i]!.params.length} here`);
       Object.assign(this.groups[i]!, options);
     });
     const names = this.stateNames();

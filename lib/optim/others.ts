@@ -1,6 +1,6 @@
 // SGD, Adagrad, RMSprop, LAMB and Lion: one row of options each for the step kernels of csrc/ops/optim.h.
 import { ValueError } from '../errors.js';
-import { type GroupOptions, Optimizer, type ParamGroup, type Params, checkRange } from './optimizer.js';
+import { checkRange, type GroupOptions, Optimizer, type ParamGroup, type Params } from './optimizer.js';
 
 export interface SGDOptions extends GroupOptions {
   momentum: number;
@@ -24,7 +24,8 @@ export class SGD extends Optimizer<SGDOptions> {
   protected checkOptions(o: SGDOptions, where: string): void {
     checkRange(where, 'momentum', o.momentum, 0);
     checkRange(where, 'dampening', o.dampening, 0);
-    if (o.nesterov && (o.momentum <= 0 || o.dampening !== 0)) throw new ValueError(`${where}: nesterov needs a momentum and no dampening, got momentum ${o.momentum}, dampening ${o.dampening}`);
+    if (o.nesterov && (o.momentum <= 0 || o.dampening !== 0))
+      throw new ValueError(`${where}: nesterov needs a momentum and no dampening, got momentum ${o.momentum}, dampening ${o.dampening}`);
   }
 }
 

@@ -1,6 +1,6 @@
 // Learning-rate schedules. Each is a closed form of the step count and the base rate, so a schedule's state is one number and a
 // resumed run continues exactly. `step()` is called once after each optimizer step, as in PyTorch.
-import { ValueError, describe } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
 import { type GroupOptions, Optimizer } from './optimizer.js';
 
@@ -46,7 +46,8 @@ export abstract class Schedule {
   loadStateDict(state: Record<string, unknown>): void {
     this.count = checkInteger(state?.['count'], 'count', `${this.constructor.name}.loadStateDict`, 0);
     const bases = state['baseLrs'];
-    if (!Array.isArray(bases) || bases.length !== this.baseLrs.length) throw new ValueError(`${this.constructor.name}.loadStateDict: the state has other groups`);
+    if (!Array.isArray(bases) || bases.length !== this.baseLrs.length)
+      throw new ValueError(`${this.constructor.name}.loadStateDict: the state has other groups`);
     (this as { baseLrs: readonly number[] }).baseLrs = bases.map((lr) => checkNumber(lr, 'a base rate', 'loadStateDict', 0));
     this.apply();
   }

@@ -47,7 +47,9 @@ export class Golden {
 
   /** Names of the tensors below `prefix`, without it. */
   names(prefix: string): string[] {
-    return Object.keys(this.entries).filter((k) => k.startsWith(prefix)).map((k) => k.slice(prefix.length));
+    return Object.keys(this.entries)
+      .filter((k) => k.startsWith(prefix))
+      .map((k) => k.slice(prefix.length));
   }
 
   shape(name: string): readonly number[] {

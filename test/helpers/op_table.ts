@@ -3,10 +3,10 @@
 // on device meta against the real ones, and the bytes alive afterwards against those before.
 import { expect } from 'vitest';
 import { type DType, memory, scope } from '../../lib/index.js';
-import { Tensor } from '../../lib/tensor.js';
+import type { Tensor } from '../../lib/tensor.js';
 import { expectClose } from './metric.js';
 import { integers, seedOf, stream, uniform } from './random.js';
-import { type Nd, map, nd } from './reference.js';
+import { map, type Nd, nd } from './reference.js';
 import { type Layout, layouts, make, read, representable, rounded } from './tensors.js';
 
 export interface Input {
@@ -140,7 +140,13 @@ export function checkGradients(row: Row, values: readonly Nd[], exact: Result, d
   values.forEach((_, i) => {
     const gradient = exact.gradients[i];
     if (!wantsGradient(row.inputs[i]!)) return;
-    const slope = finiteDifferences(row, values.map((x) => nd(x.shape, x.data)), i, device, differentiable);
+    const slope = finiteDifferences(
+      row,
+      values.map((x) => nd(x.shape, x.data)),
+      i,
+      device,
+      differentiable,
+    );
     if (!gradient) expectClose(slope.data, new Float64Array(slope.data.length), 1e-9, `${row.name}: input ${i} has no gradient, but its slope`);
     else expectClose(gradient.data, slope.data, FINITE_DIFFERENCE_TOLERANCE, `${row.name}: gradient of input ${i} against finite differences`);
   });
@@ -164,11 +170,18 @@ function compareGradients(row: Row, actual: Result, expected: Result, dtype: DTy
 }
 
 function checkMeta(row: Row, real: Result, dtype: DType): void {
-  const inputs = row.inputs.map((input) => make(nd(input.shape, () => 1), input.dtype ?? dtype, 'cpu').to('meta'));
-  const outputs = [row.fn(...inputs)].flat() as Tensor[];
-  expect(outputs.map((y) => [y.isMeta, y.shape, y.dtype]), `${row.name} ${dtype}: shapes and dtypes on device meta`).toEqual(
-    real.outputs.map((y, i) => [true, y.shape, real.dtypes[i]]),
+  const inputs = row.inputs.map((input) =>
+    make(
+      nd(input.shape, () => 1),
+      input.dtype ?? dtype,
+      'cpu',
+    ).to('meta'),
   );
+  const outputs = [row.fn(...inputs)].flat() as Tensor[];
+  expect(
+    outputs.map((y) => [y.isMeta, y.shape, y.dtype]),
+    `${row.name} ${dtype}: shapes and dtypes on device meta`,
+  ).toEqual(real.outputs.map((y, i) => [true, y.shape, real.dtypes[i]]));
 }
 
 /** All checks of one row on one device. */

@@ -49,7 +49,12 @@ export function broadcastShape(...shapes: (readonly number[])[]): number[] {
 
 export function expand(x: Nd, shape: readonly number[]): Nd {
   const lead = shape.length - x.shape.length;
-  return build(shape, (index) => at(x, x.shape.map((s, d) => (s === 1 ? 0 : index[lead + d]!))));
+  return build(shape, (index) =>
+    at(
+      x,
+      x.shape.map((s, d) => (s === 1 ? 0 : index[lead + d]!)),
+    ),
+  );
 }
 
 export function map(f: (...values: number[]) => number, ...inputs: Nd[]): Nd {
@@ -59,11 +64,14 @@ export function map(f: (...values: number[]) => number, ...inputs: Nd[]): Nd {
 }
 
 export function permute(x: Nd, order: readonly number[]): Nd {
-  return build(order.map((d) => x.shape[d]!), (index) => {
-    const source = new Array<number>(order.length);
-    order.forEach((d, i) => (source[d] = index[i]!));
-    return at(x, source);
-  });
+  return build(
+    order.map((d) => x.shape[d]!),
+    (index) => {
+      const source = new Array<number>(order.length);
+      order.forEach((d, i) => (source[d] = index[i]!));
+      return at(x, source);
+    },
+  );
 }
 
 export const transpose = (x: Nd, a: number, b: number): Nd => {
@@ -146,7 +154,7 @@ export function erfc(x: number): number {
   if (Math.abs(x) < 2) return 1 - erfSeries(x);
   if (x < 0) return 2 - erfc(-x);
   let fraction = 0;
-  for (let k = 120; k > 0; k--) fraction = (k / 2) / (x + fraction);
+  for (let k = 120; k > 0; k--) fraction = k / 2 / (x + fraction);
   return Math.exp(-x * x) / Math.sqrt(Math.PI) / (x + fraction);
 }
 function erfSeries(x: number): number {

@@ -2,7 +2,7 @@
 // inputs, whose gradients are held against finite differences.
 import { grad } from '../../lib/index.js';
 import type { Tensor } from '../../lib/tensor.js';
-import { type Row, checkGradients, cotangent, draw, run, wantsGradient } from './op_table.js';
+import { checkGradients, cotangent, draw, type Row, run, wantsGradient } from './op_table.js';
 import { make } from './tensors.js';
 
 /** Rows with something to differentiate and few enough elements for a difference each. Fused blocks refuse createGraph. */
@@ -24,7 +24,11 @@ export function checkSecondOrder(row: Row, device: string): number {
       const roots = ([row.fn(...x)].flat() as Tensor[]).filter((y) => y.requiresGrad);
       if (roots.length === 0) return [];
       const loss = roots.map((y, i) => y.mul(make(cotangent(y.shape, i + 1), 'float64', device)).sum()).reduce((a, b) => a.add(b));
-      const gradients = grad(loss, x.filter((t) => t.requiresGrad), { createGraph: true }).filter((g) => g !== null);
+      const gradients = grad(
+        loss,
+        x.filter((t) => t.requiresGrad),
+        { createGraph: true },
+      ).filter((g) => g !== null);
       found = gradients.length;
       return gradients;
     },

@@ -2,7 +2,7 @@
 // view operations under test.
 import { type DType, fromTypedArray } from '../../lib/index.js';
 import { Tensor } from '../../lib/tensor.js';
-import { type Nd, at, build, size, unravel } from './reference.js';
+import { at, build, type Nd, size, unravel } from './reference.js';
 
 export const layouts = ['contiguous', 'transposed', 'sliced', 'flipped', 'expanded'] as const;
 export type Layout = (typeof layouts)[number];
@@ -11,7 +11,12 @@ export type Layout = (typeof layouts)[number];
 export function representable(x: Nd, layout: Layout): Nd {
   const d = x.shape.findIndex((s) => s > 1);
   if (layout !== 'expanded' || d < 0) return x;
-  return build(x.shape, (index) => at(x, index.map((i, k) => (k === d ? 0 : i))));
+  return build(x.shape, (index) =>
+    at(
+      x,
+      index.map((i, k) => (k === d ? 0 : i)),
+    ),
+  );
 }
 
 /** A tensor of these values in memory of the given layout; what lies between the elements is 77. */

@@ -2,7 +2,7 @@
 import fc from 'fast-check';
 import { slice } from '../../lib/index.js';
 import type { Tensor } from '../../lib/tensor.js';
-import { type Nd, at, build, expand, permute, reshape } from './reference.js';
+import { at, build, expand, type Nd, permute, reshape } from './reference.js';
 
 export interface Step {
   readonly tensor: (x: Tensor) => Tensor;
@@ -53,14 +53,22 @@ function step(shape: readonly number[], kind: number, a: number, b: number, c: n
       const k = b % shape[d]!;
       return {
         tensor: (x) => x.select(d, k),
-        reference: (x) => build(shape.filter((_, i) => i !== d), (index) => at(x, [...index.slice(0, d), k, ...index.slice(d)])),
+        reference: (x) =>
+          build(
+            shape.filter((_, i) => i !== d),
+            (index) => at(x, [...index.slice(0, d), k, ...index.slice(d)]),
+          ),
         show: `select ${d} ${k}`,
       };
     }
     case 5: {
       if (n > 4) return identity;
       const place = a % (n + 1);
-      return { tensor: (x) => x.unsqueeze(place), reference: (x) => reshape(x, [...shape.slice(0, place), 1, ...shape.slice(place)]), show: `unsqueeze ${place}` };
+      return {
+        tensor: (x) => x.unsqueeze(place),
+        reference: (x) => reshape(x, [...shape.slice(0, place), 1, ...shape.slice(place)]),
+        show: `unsqueeze ${place}`,
+      };
     }
     case 6: {
       const wide = shape.map((s, i) => (s === 1 ? 1 + ((a + i) % 3) : s));
@@ -84,7 +92,10 @@ function step(shape: readonly number[], kind: number, a: number, b: number, c: n
           build([...rest, count], (index) => {
             const k = index.at(-1)!;
             const others = index.slice(0, -1);
-            return at(x, shape.map((_, i) => (i === d ? k + Math.max(0, -offset) : i === e ? k + Math.max(0, offset) : others.shift()!)));
+            return at(
+              x,
+              shape.map((_, i) => (i === d ? k + Math.max(0, -offset) : i === e ? k + Math.max(0, offset) : others.shift()!)),
+            );
           }),
         show: `diagonal ${offset} of ${d} ${e}`,
       };
@@ -98,10 +109,17 @@ const before = (d: number): ReturnType<typeof slice>[] => Array.from({ length: d
 const replace = (list: readonly number[], i: number, value: number): number[] => list.map((v, k) => (k === i ? value : v));
 
 /** Steps as quadruples of small numbers: [kind, a, b, c]. */
-export const chains: fc.Arbitrary<[number, number, number, number][]> = fc.array(fc.tuple(fc.nat(8), fc.nat(7), fc.nat(7), fc.nat(7)), { minLength: 1, maxLength: 5 });
+export const chains: fc.Arbitrary<[number, number, number, number][]> = fc.array(fc.tuple(fc.nat(8), fc.nat(7), fc.nat(7), fc.nat(7)), {
+  minLength: 1,
+  maxLength: 5,
+});
 
 /** Applies a chain to both sides. */
-export function applyChain(chain: readonly (readonly [number, number, number, number])[], x: Tensor, reference: Nd): { view: Tensor; expected: Nd; shown: string } {
+export function applyChain(
+  chain: readonly (readonly [number, number, number, number])[],
+  x: Tensor,
+  reference: Nd,
+): { view: Tensor; expected: Nd; shown: string } {
   let view = x;
   let expected = reference;
   const shown: string[] = [];

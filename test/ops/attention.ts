@@ -1,7 +1,7 @@
 // Rows of attention and rotary embeddings, against their definitions.
 import * as sg from '../../lib/index.js';
-import { type Input, type Row, float } from '../helpers/op_table.js';
-import { type Nd, along, at, build, expand, map, matmul, nd, softmaxOf, transpose } from '../helpers/reference.js';
+import { float, type Input, type Row } from '../helpers/op_table.js';
+import { along, at, build, expand, map, matmul, type Nd, nd, softmaxOf, transpose } from '../helpers/reference.js';
 
 interface Options {
   readonly causal?: boolean;
@@ -71,7 +71,7 @@ function rotate(x: Nd, cos: Nd, sin: Nd, interleaved: boolean): Nd {
   });
 }
 
-const angles = (f: (a: number) => number): Nd => nd([3, 4], (i) => Math.fround(f(Math.floor(i / 4) * 10 ** (-(i % 4)))));
+const angles = (f: (a: number) => number): Nd => nd([3, 4], (i) => Math.fround(f(Math.floor(i / 4) * 10 ** -(i % 4))));
 const table = (f: (a: number) => number, like: sg.Tensor): sg.Tensor => sg.fromTypedArray(Float32Array.from(angles(f).data), [3, 4], { device: like?.device });
 
 const rotations: Row[] = [false, true].map((interleaved) => ({

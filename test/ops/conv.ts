@@ -1,7 +1,7 @@
 // Rows of the convolutions and pools, against their definitions.
 import * as sg from '../../lib/index.js';
-import { type Input, type Row, float } from '../helpers/op_table.js';
-import { type Nd, at, build, map, reshape } from '../helpers/reference.js';
+import { float, type Input, type Row } from '../helpers/op_table.js';
+import { at, build, map, type Nd, reshape } from '../helpers/reference.js';
 
 interface Geometry {
   readonly stride?: [number, number];
@@ -10,7 +10,8 @@ interface Geometry {
   readonly groups?: number;
 }
 
-const reach = (size: number, kernel: number, stride: number, padding: number, dilation: number): number => Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1;
+const reach = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
+  Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1;
 
 /** x [N, C, H, W], w [O, C/groups, KH, KW]. */
 function conv2d(x: Nd, w: Nd, { stride = [1, 1], padding = [0, 0], dilation = [1, 1], groups = 1 }: Geometry): Nd {
@@ -48,20 +49,45 @@ const cases: [string, number[], number[], Geometry][] = [
 const large = (shape: number[]): Input => ({ shape, low: -1, high: 1, constant: true });
 
 const convolutions: Row[] = [
-  ...cases.map(([name, x, w, geometry]): Row => ({ name: `conv2d ${name}`, inputs: [float(x), float(w), float([w[0]!])], fn: (a, b, c) => sg.conv2d(a!, b!, c!, geometry), ref: (a, b, c) => bias(conv2d(a!, b!, geometry), c!), tolerance: 3 })),
-  { name: 'conv2d without bias', inputs: [float([1, 2, 4, 4]), float([2, 2, 3, 3])], fn: (a, b) => sg.conv2d(a!, b!), ref: (a, b) => conv2d(a!, b!, {}), tolerance: 3 },
-  { name: 'conv2d of many channels', inputs: [large([2, 17, 9, 11]), large([35, 17, 3, 3])], fn: (a, b) => sg.conv2d(a!, b!, null, { padding: [1, 1] }), ref: (a, b) => conv2d(a!, b!, { padding: [1, 1] }), tolerance: 3 },
-  ...[{}, { stride: 2, padding: 1 }, { dilation: 2, padding: 2 }].map((o): Row => ({
-    name: `conv1d ${JSON.stringify(o)}`,
-    inputs: [float([2, 3, 7]), float([4, 3, 3]), float([4])],
-    fn: (a, b, c) => sg.conv1d(a!, b!, c!, o),
-    ref: (a, b, c) => {
-      const { stride = 1, padding = 0, dilation = 1 } = o as { stride?: number; padding?: number; dilation?: number };
-      const y = bias(conv2d(reshape(a!, [2, 3, 1, 7]), reshape(b!, [4, 3, 1, 3]), { stride: [1, stride], padding: [0, padding], dilation: [1, dilation] }), c!);
-      return reshape(y, [2, 4, y.shape[3]!]);
-    },
+  ...cases.map(
+    ([name, x, w, geometry]): Row => ({
+      name: `conv2d ${name}`,
+      inputs: [float(x), float(w), float([w[0]!])],
+      fn: (a, b, c) => sg.conv2d(a!, b!, c!, geometry),
+      ref: (a, b, c) => bias(conv2d(a!, b!, geometry), c!),
+      tolerance: 3,
+    }),
+  ),
+  {
+    name: 'conv2d without bias',
+    inputs: [float([1, 2, 4, 4]), float([2, 2, 3, 3])],
+    fn: (a, b) => sg.conv2d(a!, b!),
+    ref: (a, b) => conv2d(a!, b!, {}),
     tolerance: 3,
-  })),
+  },
+  {
+    name: 'conv2d of many channels',
+    inputs: [large([2, 17, 9, 11]), large([35, 17, 3, 3])],
+    fn: (a, b) => sg.conv2d(a!, b!, null, { padding: [1, 1] }),
+    ref: (a, b) => conv2d(a!, b!, { padding: [1, 1] }),
+    tolerance: 3,
+  },
+  ...[{}, { stride: 2, padding: 1 }, { dilation: 2, padding: 2 }].map(
+    (o): Row => ({
+      name: `conv1d ${JSON.stringify(o)}`,
+      inputs: [float([2, 3, 7]), float([4, 3, 3]), float([4])],
+      fn: (a, b, c) => sg.conv1d(a!, b!, c!, o),
+      ref: (a, b, c) => {
+        const { stride = 1, padding = 0, dilation = 1 } = o as { stride?: number; padding?: number; dilation?: number };
+        const y = bias(
+          conv2d(reshape(a!, [2, 3, 1, 7]), reshape(b!, [4, 3, 1, 3]), { stride: [1, stride], padding: [0, padding], dilation: [1, dilation] }),
+          c!,
+        );
+        return reshape(y, [2, 4, y.shape[3]!]);
+      },
+      tolerance: 3,
+    }),
+  ),
 ];
 
 interface Pool {
@@ -88,15 +114,36 @@ function pool(x: Nd, { kernelSize: [kh, kw], stride = [kh, kw], padding = [0, 0]
 }
 
 const sum = (v: number[]): number => v.reduce((a, b) => a + b, 0);
-const pools: Pool[] = [{ kernelSize: [2, 2] }, { kernelSize: [3, 2], stride: [2, 1], padding: [1, 0] }, { kernelSize: [3, 3], stride: [1, 1], padding: [1, 1] }];
+const pools: Pool[] = [
+  { kernelSize: [2, 2] },
+  { kernelSize: [3, 2], stride: [2, 1], padding: [1, 0] },
+  { kernelSize: [3, 3], stride: [1, 1], padding: [1, 1] },
+];
 
 const pooling: Row[] = pools.flatMap(({ kernelSize, ...rest }): Row[] => {
   const o = { kernelSize, ...rest };
   const shown = JSON.stringify(o);
   return [
-    { name: `maxPool2d ${shown}`, inputs: [float([2, 2, 5, 6])], fn: (x) => sg.maxPool2d(x!, kernelSize, rest), ref: (x) => pool(x!, o, (v) => Math.max(...v)) },
-    { name: `avgPool2d ${shown}`, inputs: [float([2, 2, 5, 6])], fn: (x) => sg.avgPool2d(x!, kernelSize, rest), ref: (x) => pool(x!, o, (v, area) => sum(v) / area), tolerance: 2 },
-    { name: `avgPool2d without padding ${shown}`, inputs: [float([2, 2, 5, 6])], fn: (x) => sg.avgPool2d(x!, kernelSize, { ...rest, countIncludePad: false }), ref: (x) => pool(x!, o, (v) => sum(v) / v.length), tolerance: 2 },
+    {
+      name: `maxPool2d ${shown}`,
+      inputs: [float([2, 2, 5, 6])],
+      fn: (x) => sg.maxPool2d(x!, kernelSize, rest),
+      ref: (x) => pool(x!, o, (v) => Math.max(...v)),
+    },
+    {
+      name: `avgPool2d ${shown}`,
+      inputs: [float([2, 2, 5, 6])],
+      fn: (x) => sg.avgPool2d(x!, kernelSize, rest),
+      ref: (x) => pool(x!, o, (v, area) => sum(v) / area),
+      tolerance: 2,
+    },
+    {
+      name: `avgPool2d without padding ${shown}`,
+      inputs: [float([2, 2, 5, 6])],
+      fn: (x) => sg.avgPool2d(x!, kernelSize, { ...rest, countIncludePad: false }),
+      ref: (x) => pool(x!, o, (v) => sum(v) / v.length),
+      tolerance: 2,
+    },
   ];
 });
 
@@ -107,16 +154,28 @@ const part = (i: number, size: number, parts: number): number[] => {
 };
 
 const lines: Row[] = [
-  { name: 'maxPool1d', inputs: [float([2, 3, 7])], fn: (x) => sg.maxPool1d(x!, 2), ref: (x) => build([2, 3, 3], ([a, b, c]) => Math.max(at(x!, [a!, b!, 2 * c!]), at(x!, [a!, b!, 2 * c! + 1]))) },
-  { name: 'avgPool1d, last window cut', inputs: [float([2, 3, 7])], fn: (x) => sg.avgPool1d(x!, 2, { ceilMode: true }), ref: (x) => build([2, 3, 4], ([a, b, c]) => (c === 3 ? at(x!, [a!, b!, 6]) : (at(x!, [a!, b!, 2 * c!]) + at(x!, [a!, b!, 2 * c! + 1])) / 2)), tolerance: 2 },
+  {
+    name: 'maxPool1d',
+    inputs: [float([2, 3, 7])],
+    fn: (x) => sg.maxPool1d(x!, 2),
+    ref: (x) => build([2, 3, 3], ([a, b, c]) => Math.max(at(x!, [a!, b!, 2 * c!]), at(x!, [a!, b!, 2 * c! + 1]))),
+  },
+  {
+    name: 'avgPool1d, last window cut',
+    inputs: [float([2, 3, 7])],
+    fn: (x) => sg.avgPool1d(x!, 2, { ceilMode: true }),
+    ref: (x) => build([2, 3, 4], ([a, b, c]) => (c === 3 ? at(x!, [a!, b!, 6]) : (at(x!, [a!, b!, 2 * c!]) + at(x!, [a!, b!, 2 * c! + 1])) / 2)),
+    tolerance: 2,
+  },
   {
     name: 'adaptiveAvgPool2d',
     inputs: [float([2, 2, 5, 7])],
     fn: (x) => sg.adaptiveAvgPool2d(x!, [2, 3]),
-    ref: (x) => build([2, 2, 2, 3], ([a, b, i, j]) => {
-      const values = part(i!, 5, 2).flatMap((y) => part(j!, 7, 3).map((z) => at(x!, [a!, b!, y, z])));
-      return sum(values) / values.length;
-    }),
+    ref: (x) =>
+      build([2, 2, 2, 3], ([a, b, i, j]) => {
+        const values = part(i!, 5, 2).flatMap((y) => part(j!, 7, 3).map((z) => at(x!, [a!, b!, y, z])));
+        return sum(values) / values.length;
+      }),
     tolerance: 3,
   },
 ];

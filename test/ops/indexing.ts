@@ -1,8 +1,9 @@
 // Rows of reading and writing by index: gather and scatter, whole slices, PyTorch's indexing, masks.
-import * as sg from '../../lib/index.js';
+
 import type { DType, Tensor } from '../../lib/index.js';
-import { type Input, type Row, float, floats, index, mask } from '../helpers/op_table.js';
-import { type Nd, at, build, nd, unravel } from '../helpers/reference.js';
+import * as sg from '../../lib/index.js';
+import { float, floats, type Input, index, mask, type Row } from '../helpers/op_table.js';
+import { at, build, type Nd, nd, unravel } from '../helpers/reference.js';
 
 const wide: readonly DType[] = [...floats, 'int64', 'uint8'];
 const addable: readonly DType[] = [...floats, 'int64', 'int32'];
@@ -37,9 +38,28 @@ const along: Row[] = [0, 1, -1].flatMap((dim): Row[] => {
   const d = dim < 0 ? dim + 2 : dim;
   const size = [4, 3][d]!;
   return [
-    { name: `gather along ${dim}`, inputs: [float([4, 3]), negative([4, 3], size)], fn: (x, i) => sg.gather(x!, dim, i!), ref: (x, i) => gather(x!, d, i!), dtypes: wide },
-    { name: `scatterAdd along ${dim}`, inputs: [float([4, 3]), negative([3, 3], size), float([4, 3])], fn: (x, i, s) => sg.scatterAdd(x!, dim, i!, s!), ref: (x, i, s) => scatter(x!, d, i!, s!, sum), dtypes: addable, tolerance: 2 },
-    { name: `indexSelect along ${dim}`, inputs: [float([4, 3]), negative([5], size, 'int32')], fn: (x, i) => sg.indexSelect(x!, dim, i!), ref: (x, i) => select(x!, d, i!), dtypes: wide },
+    {
+      name: `gather along ${dim}`,
+      inputs: [float([4, 3]), negative([4, 3], size)],
+      fn: (x, i) => sg.gather(x!, dim, i!),
+      ref: (x, i) => gather(x!, d, i!),
+      dtypes: wide,
+    },
+    {
+      name: `scatterAdd along ${dim}`,
+      inputs: [float([4, 3]), negative([3, 3], size), float([4, 3])],
+      fn: (x, i, s) => sg.scatterAdd(x!, dim, i!, s!),
+      ref: (x, i, s) => scatter(x!, d, i!, s!, sum),
+      dtypes: addable,
+      tolerance: 2,
+    },
+    {
+      name: `indexSelect along ${dim}`,
+      inputs: [float([4, 3]), negative([5], size, 'int32')],
+      fn: (x, i) => sg.indexSelect(x!, dim, i!),
+      ref: (x, i) => select(x!, d, i!),
+      dtypes: wide,
+    },
     {
       name: `indexAdd along ${dim}`,
       inputs: [float([4, 3]), negative([5], size), float(replace([4, 3], d, 5))],
@@ -52,57 +72,218 @@ const along: Row[] = [0, 1, -1].flatMap((dim): Row[] => {
 });
 
 // no position twice, so that every source element has a slope of its own
-const order = [[2, 0, 1], [0, 1, 2], [1, 2, 0], [2, 1, 0]];
+const order = [
+  [2, 0, 1],
+  [0, 1, 2],
+  [1, 2, 0],
+  [2, 1, 0],
+];
 const given = (like: Tensor): Tensor => sg.fromTypedArray(BigInt64Array.from(order.flat(), BigInt), [4, 3], { device: like?.device });
 
 const writing: Row[] = [
-  { name: 'scatter', inputs: [float([4, 3]), float([4, 3])], fn: (x, s) => sg.scatter(x!, 1, given(x!), s!), ref: (x, s) => scatter(x!, 1, nd([4, 3], order.flat()), s!, last), dtypes: wide },
-  { name: 'scatter of a number', inputs: [float([4, 3]), index([4, 2], 3)], fn: (x, i) => sg.scatter(x!, 1, i!, 7), ref: (x, i) => scatter(x!, 1, i!, nd([4, 2], () => 7), last), dtypes: wide },
-  { name: 'the last of repeated writes wins', inputs: [{ ...float([4, 3]), constant: true }, index([4, 3], 2), { ...float([4, 3]), constant: true }], fn: (x, i, s) => sg.scatter(x!, 1, i!, s!), ref: (x, i, s) => scatter(x!, 1, i!, s!, last), dtypes: wide },
-  { name: 'indexAdd with alpha', inputs: [float([4, 3]), index([2], 4), float([2, 3])], fn: (x, i, s) => sg.indexAdd(x!, 0, i!, s!, { alpha: 2 }), ref: (x, i, s) => scatter(x!, 0, spread(i!, 0, [2, 3]), s!, (a, b) => a + 2 * b), tolerance: 2 },
+  {
+    name: 'scatter',
+    inputs: [float([4, 3]), float([4, 3])],
+    fn: (x, s) => sg.scatter(x!, 1, given(x!), s!),
+    ref: (x, s) => scatter(x!, 1, nd([4, 3], order.flat()), s!, last),
+    dtypes: wide,
+  },
+  {
+    name: 'scatter of a number',
+    inputs: [float([4, 3]), index([4, 2], 3)],
+    fn: (x, i) => sg.scatter(x!, 1, i!, 7),
+    ref: (x, i) =>
+      scatter(
+        x!,
+        1,
+        i!,
+        nd([4, 2], () => 7),
+        last,
+      ),
+    dtypes: wide,
+  },
+  {
+    name: 'the last of repeated writes wins',
+    inputs: [{ ...float([4, 3]), constant: true }, index([4, 3], 2), { ...float([4, 3]), constant: true }],
+    fn: (x, i, s) => sg.scatter(x!, 1, i!, s!),
+    ref: (x, i, s) => scatter(x!, 1, i!, s!, last),
+    dtypes: wide,
+  },
+  {
+    name: 'indexAdd with alpha',
+    inputs: [float([4, 3]), index([2], 4), float([2, 3])],
+    fn: (x, i, s) => sg.indexAdd(x!, 0, i!, s!, { alpha: 2 }),
+    ref: (x, i, s) => scatter(x!, 0, spread(i!, 0, [2, 3]), s!, (a, b) => a + 2 * b),
+    tolerance: 2,
+  },
   { name: 'takeAlongDim', inputs: [float([4, 3]), index([4, 1], 3)], fn: (x, i) => sg.takeAlongDim(x!, i!, 1), ref: (x, i) => gather(x!, 1, i!), dtypes: wide },
 ];
 
 /** x.index(…) against a function of the result's index and the index tensors. */
-function indexed(name: string, shape: number[], items: (i: Tensor[]) => sg.IndexItem[], indices: Input[], result: number[], source: (k: number[], i: Nd[]) => number[]): Row {
+function indexed(
+  name: string,
+  shape: number[],
+  items: (i: Tensor[]) => sg.IndexItem[],
+  indices: Input[],
+  result: number[],
+  source: (k: number[], i: Nd[]) => number[],
+): Row {
   return {
     name: `index ${name}`,
     inputs: [float(shape), ...indices],
     fn: (x, ...i) => sg.index(x!, ...items(i)),
-    ref: (x, ...i) => build(result, (k) => at(x!, source(k, i).map((v, d) => wrap(v, shape[d]!)))),
+    ref: (x, ...i) =>
+      build(result, (k) =>
+        at(
+          x!,
+          source(k, i).map((v, d) => wrap(v, shape[d]!)),
+        ),
+      ),
     dtypes: wide,
   };
 }
 
 const rowsAndColumns: Row[] = [
-  indexed('[2]', [4, 5], () => [2], [], [5], ([j]) => [2, j!]),
-  indexed('[-1, 1:4]', [4, 5], () => [-1, sg.slice(1, 4)], [], [3], ([j]) => [3, j! + 1]),
-  indexed('[..., 0]', [2, 3, 4], () => ['...', 0], [], [2, 3], ([a, b]) => [a!, b!, 0]),
-  indexed('[:, new, ::-2]', [2, 5], () => [sg.slice(), null, sg.slice(null, null, -2)], [], [2, 1, 3], ([a, , c]) => [a!, 4 - 2 * c!]),
-  indexed('[rows]', [4, 5], ([r]) => [r!], [negative([2, 3], 4)], [2, 3, 5], ([a, b, c], [r]) => [at(r!, [a!, b!]), c!]),
-  indexed('[:, columns]', [4, 5], ([c]) => [sg.slice(), c!], [negative([3], 5)], [4, 3], ([a, b], [c]) => [a!, at(c!, [b!])]),
-  indexed('[rows, columns]', [4, 5], ([r, c]) => [r!, c!], [index([3, 1], 4), index([2], 5, 0, 'int32')], [3, 2], ([a, b], [r, c]) => [at(r!, [a!, 0]), at(c!, [b!])]),
-  indexed('[:, i, j]', [2, 4, 5], ([i, j]) => [sg.slice(), i!, j!], [index([3], 4), index([3], 5)], [2, 3], ([a, b], [i, j]) => [a!, at(i!, [b!]), at(j!, [b!])]),
-  indexed('[i, :, j] puts the block in front', [4, 3, 5], ([i, j]) => [i!, sg.slice(), j!], [index([2], 4), index([2], 5)], [2, 3], ([a, b], [i, j]) => [at(i!, [a!]), b!, at(j!, [a!])]),
-  indexed('[array]', [4, 3], () => [[3, 0, -2]], [], [3, 3], ([a, b]) => [[3, 0, 2][a!]!, b!]),
+  indexed(
+    '[2]',
+    [4, 5],
+    () => [2],
+    [],
+    [5],
+    ([j]) => [2, j!],
+  ),
+  indexed(
+    '[-1, 1:4]',
+    [4, 5],
+    () => [-1, sg.slice(1, 4)],
+    [],
+    [3],
+    ([j]) => [3, j! + 1],
+  ),
+  indexed(
+    '[..., 0]',
+    [2, 3, 4],
+    () => ['...', 0],
+    [],
+    [2, 3],
+    ([a, b]) => [a!, b!, 0],
+  ),
+  indexed(
+    '[:, new, ::-2]',
+    [2, 5],
+    () => [sg.slice(), null, sg.slice(null, null, -2)],
+    [],
+    [2, 1, 3],
+    ([a, , c]) => [a!, 4 - 2 * c!],
+  ),
+  indexed(
+    '[rows]',
+    [4, 5],
+    ([r]) => [r!],
+    [negative([2, 3], 4)],
+    [2, 3, 5],
+    ([a, b, c], [r]) => [at(r!, [a!, b!]), c!],
+  ),
+  indexed(
+    '[:, columns]',
+    [4, 5],
+    ([c]) => [sg.slice(), c!],
+    [negative([3], 5)],
+    [4, 3],
+    ([a, b], [c]) => [a!, at(c!, [b!])],
+  ),
+  indexed(
+    '[rows, columns]',
+    [4, 5],
+    ([r, c]) => [r!, c!],
+    [index([3, 1], 4), index([2], 5, 0, 'int32')],
+    [3, 2],
+    ([a, b], [r, c]) => [at(r!, [a!, 0]), at(c!, [b!])],
+  ),
+  indexed(
+    '[:, i, j]',
+    [2, 4, 5],
+    ([i, j]) => [sg.slice(), i!, j!],
+    [index([3], 4), index([3], 5)],
+    [2, 3],
+    ([a, b], [i, j]) => [a!, at(i!, [b!]), at(j!, [b!])],
+  ),
+  indexed(
+    '[i, :, j] puts the block in front',
+    [4, 3, 5],
+    ([i, j]) => [i!, sg.slice(), j!],
+    [index([2], 4), index([2], 5)],
+    [2, 3],
+    ([a, b], [i, j]) => [at(i!, [a!]), b!, at(j!, [a!])],
+  ),
+  indexed(
+    '[array]',
+    [4, 3],
+    () => [[3, 0, -2]],
+    [],
+    [3, 3],
+    ([a, b]) => [[3, 0, 2][a!]!, b!],
+  ),
 ];
 
 /** Positions of a mask's true elements. */
-const marked = (m: Nd): number[][] => Array.from(m.data.keys()).filter((i) => m.data[i] !== 0).map((i) => unravel(i, m.shape));
+const marked = (m: Nd): number[][] =>
+  Array.from(m.data.keys())
+    .filter((i) => m.data[i] !== 0)
+    .map((i) => unravel(i, m.shape));
 
 const masks: Row[] = [
-  { name: 'index [mask]', inputs: [float([4, 3]), mask([4])], fn: (x, m) => sg.index(x!, m!), ref: (x, m) => build([marked(m!).length, 3], ([a, b]) => at(x!, [marked(m!)[a!]![0]!, b!])), dataDependent: true },
-  { name: 'index [:, mask]', inputs: [float([4, 3]), mask([3])], fn: (x, m) => sg.index(x!, sg.slice(), m!), ref: (x, m) => build([4, marked(m!).length], ([a, b]) => at(x!, [a!, marked(m!)[b!]![0]!])), dataDependent: true },
-  { name: 'maskedSelect', inputs: [float([4, 3]), mask([4, 3])], fn: (x, m) => sg.maskedSelect(x!, m!), ref: (x, m) => nd([marked(m!).length], (i) => at(x!, marked(m!)[i]!)), dataDependent: true, dtypes: wide },
-  { name: 'nonzero', inputs: [float([3, 4], 0, 2)], fn: (x) => sg.nonzero(x!), ref: (x) => nd([marked(x!).length, 2], marked(x!).flat()), dataDependent: true, dtypes: ['int64', 'uint8', 'bool', 'float32'], result: 'int64' },
+  {
+    name: 'index [mask]',
+    inputs: [float([4, 3]), mask([4])],
+    fn: (x, m) => sg.index(x!, m!),
+    ref: (x, m) => build([marked(m!).length, 3], ([a, b]) => at(x!, [marked(m!)[a!]![0]!, b!])),
+    dataDependent: true,
+  },
+  {
+    name: 'index [:, mask]',
+    inputs: [float([4, 3]), mask([3])],
+    fn: (x, m) => sg.index(x!, sg.slice(), m!),
+    ref: (x, m) => build([4, marked(m!).length], ([a, b]) => at(x!, [a!, marked(m!)[b!]![0]!])),
+    dataDependent: true,
+  },
+  {
+    name: 'maskedSelect',
+    inputs: [float([4, 3]), mask([4, 3])],
+    fn: (x, m) => sg.maskedSelect(x!, m!),
+    ref: (x, m) => nd([marked(m!).length], (i) => at(x!, marked(m!)[i]!)),
+    dataDependent: true,
+    dtypes: wide,
+  },
+  {
+    name: 'nonzero',
+    inputs: [float([3, 4], 0, 2)],
+    fn: (x) => sg.nonzero(x!),
+    ref: (x) => nd([marked(x!).length, 2], marked(x!).flat()),
+    dataDependent: true,
+    dtypes: ['int64', 'uint8', 'bool', 'float32'],
+    result: 'int64',
+  },
 ];
 
 const puts: Row[] = [false, true].map((accumulate) => ({
   name: `indexPut${accumulate ? ', accumulating' : ''}`,
   inputs: [float([4, 3]), float([3])],
-  fn: (x, v) => sg.indexPut(x!, [[0, 3, accumulate ? 0 : 1], [1, 2, 1]], v!, { accumulate }),
+  fn: (x, v) =>
+    sg.indexPut(
+      x!,
+      [
+        [0, 3, accumulate ? 0 : 1],
+        [1, 2, 1],
+      ],
+      v!,
+      { accumulate },
+    ),
   ref: (x, v) => {
-    const [r, c] = [[0, 3, accumulate ? 0 : 1], [1, 2, 1]];
+    const [r, c] = [
+      [0, 3, accumulate ? 0 : 1],
+      [1, 2, 1],
+    ];
     const out = nd(x!.shape, x!.data);
     r!.forEach((row, i) => (out.data[row * 3 + c![i]!] = (accumulate ? out.data[row * 3 + c![i]!]! : 0) + v!.data[i]!));
     return out;

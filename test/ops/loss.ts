@@ -1,8 +1,9 @@
 // Rows of the losses: each reduction, ignored targets, class weights, smoothing.
-import * as sg from '../../lib/index.js';
+
 import type { DType, Tensor } from '../../lib/index.js';
-import { type Input, type Row, float } from '../helpers/op_table.js';
-import { type Nd, along, logsumexpOf, map, mean, nd, permute, reduce, reshape, sum } from '../helpers/reference.js';
+import * as sg from '../../lib/index.js';
+import { float, type Input, type Row } from '../helpers/op_table.js';
+import { along, logsumexpOf, map, mean, type Nd, nd, permute, reduce, reshape, sum } from '../helpers/reference.js';
 
 type Reduction = 'mean' | 'sum' | 'none';
 const reductions: readonly Reduction[] = ['mean', 'sum', 'none'];
@@ -14,11 +15,23 @@ function reduced(loss: Nd, reduction: Reduction): Nd {
 type Loss = (x: Tensor, target: Tensor, options: { reduction: Reduction }) => Tensor;
 /** A loss of one element against one target. */
 function elementwise(name: string, fn: Loss, of: (x: number, target: number) => number, x: Input = float([3, 4]), target: Input = float([3, 4])): Row[] {
-  return reductions.map((reduction) => ({ name: `${name}, ${reduction}`, inputs: [x, target], fn: (a, b) => fn(a!, b!, { reduction }), ref: (a, b) => reduced(map(of, a!, b!), reduction), tolerance: 5 }));
+  return reductions.map((reduction) => ({
+    name: `${name}, ${reduction}`,
+    inputs: [x, target],
+    fn: (a, b) => fn(a!, b!, { reduction }),
+    ref: (a, b) => reduced(map(of, a!, b!), reduction),
+    tolerance: 5,
+  }));
 }
 
-const huber = (delta: number) => (x: number, y: number): number => (Math.abs(x - y) < delta ? (x - y) ** 2 / 2 : delta * (Math.abs(x - y) - delta / 2));
-const smooth = (beta: number) => (x: number, y: number): number => huber(beta)(x, y) / beta;
+const huber =
+  (delta: number) =>
+  (x: number, y: number): number =>
+    Math.abs(x - y) < delta ? (x - y) ** 2 / 2 : delta * (Math.abs(x - y) - delta / 2);
+const smooth =
+  (beta: number) =>
+  (x: number, y: number): number =>
+    huber(beta)(x, y) / beta;
 const bce = (x: number, y: number): number => Math.max(x, 0) - x * y + Math.log1p(Math.exp(-Math.abs(x)));
 
 interface Classes {
@@ -46,13 +59,15 @@ const targets: Input = { shape: [6], low: 0, high: 5, dtype: 'int64' };
 const variants: Classes[] = [{}, { labelSmoothing: 0.1 }, { ignoreIndex: 2 }, { ignoreIndex: 1, labelSmoothing: 0.2 }];
 
 const classification: Row[] = reductions.flatMap((reduction) => [
-  ...variants.map((options): Row => ({
-    name: `crossEntropy, ${reduction}, ${JSON.stringify(options)}`,
-    inputs: [float([6, 5], -3, 3), targets],
-    fn: (x, t) => sg.crossEntropy(x!, t!, { reduction, ...options }),
-    ref: (x, t) => crossEntropy(x!, t!, null, reduction, options),
-    tolerance: 4,
-  })),
+  ...variants.map(
+    (options): Row => ({
+      name: `crossEntropy, ${reduction}, ${JSON.stringify(options)}`,
+      inputs: [float([6, 5], -3, 3), targets],
+      fn: (x, t) => sg.crossEntropy(x!, t!, { reduction, ...options }),
+      ref: (x, t) => crossEntropy(x!, t!, null, reduction, options),
+      tolerance: 4,
+    }),
+  ),
   {
     name: `crossEntropy, ${reduction}, class weights`,
     inputs: [float([6, 5], -3, 3), { ...targets, dtype: 'int32' }, { ...float([5], 0.3, 2), constant: true }],
@@ -77,7 +92,10 @@ function nll(logs: Nd, t: Nd, reduction: Reduction): Nd {
 
 const vocabulary: Row = {
   name: 'crossEntropy of a large vocabulary',
-  inputs: [{ shape: [9, 1037], low: -9, high: 9, constant: true }, { shape: [9], low: 0, high: 1037, dtype: 'int64' }],
+  inputs: [
+    { shape: [9, 1037], low: -9, high: 9, constant: true },
+    { shape: [9], low: 0, high: 1037, dtype: 'int64' },
+  ],
   fn: (x, t) => sg.crossEntropy(x!, t!, { reduction: 'none' }),
   ref: (x, t) => crossEntropy(x!, t!, null, 'none', {}),
   tolerance: 2,
@@ -114,8 +132,59 @@ export const rows: readonly Row[] = [
   ...elementwise('binaryCrossEntropyWithLogits', sg.binaryCrossEntropyWithLogits, bce, float([3, 4], -4, 4), float([3, 4], 0, 1)),
   ...elementwise('binaryCrossEntropy', sg.binaryCrossEntropy, (p, y) => -(y * Math.log(p) + (1 - y) * Math.log1p(-p)), probability, float([3, 4], 0, 1)),
   ...elementwise('klDiv', sg.klDiv, (x, y) => y * (Math.log(y) - x), float([3, 4], -4, 0), probability),
-  ...elementwise('klDiv of logarithms', (x, y, o) => sg.klDiv(x, y, { ...o, logTarget: true }), (x, y) => Math.exp(y) * (y - x), float([3, 4], -4, 0), float([3, 4], -4, 0)),
-  { name: 'klDiv, batchmean', inputs: [float([3, 4], -4, 0), probability], fn: (x, y) => sg.klDiv(x!, y!, { reduction: 'batchmean' }), ref: (x, y) => reduce(map((a, b) => b * (Math.log(b) - a), x!, y!), null, false, (v) => sum(v) / 3), tolerance: 5 },
-  { name: 'binaryCrossEntropyWithLogits, weights', inputs: [float([3, 4], -4, 4), float([3, 4], 0, 1), { ...float([4], 0.5, 3), constant: true }], fn: (x, y, w) => sg.binaryCrossEntropyWithLogits(x!, y!, { posWeight: w! }), ref: (x, y, w) => reduce(map((a, b, c) => (1 - b) * a + (1 + (c - 1) * b) * (Math.log1p(Math.exp(-Math.abs(a))) + Math.max(-a, 0)), x!, y!, w!), null, false, mean), tolerance: 5 },
-  { name: 'cosineSimilarity', inputs: [float([3, 4]), float([3, 4])], fn: (a, b) => sg.cosineSimilarity(a!, b!), ref: (a, b) => map((p, q, r) => p / Math.sqrt(q * r), ...[[a!, b!], [a!, a!], [b!, b!]].map(([u, v]) => reduce(map((s, t) => s * t, u!, v!), 1, false, sum))), tolerance: 6 },
+  ...elementwise(
+    'klDiv of logarithms',
+    (x, y, o) => sg.klDiv(x, y, { ...o, logTarget: true }),
+    (x, y) => Math.exp(y) * (y - x),
+    float([3, 4], -4, 0),
+    float([3, 4], -4, 0),
+  ),
+  {
+    name: 'klDiv, batchmean',
+    inputs: [float([3, 4], -4, 0), probability],
+    fn: (x, y) => sg.klDiv(x!, y!, { reduction: 'batchmean' }),
+    ref: (x, y) =>
+      reduce(
+        map((a, b) => b * (Math.log(b) - a), x!, y!),
+        null,
+        false,
+        (v) => sum(v) / 3,
+      ),
+    tolerance: 5,
+  },
+  {
+    name: 'binaryCrossEntropyWithLogits, weights',
+    inputs: [float([3, 4], -4, 4), float([3, 4], 0, 1), { ...float([4], 0.5, 3), constant: true }],
+    fn: (x, y, w) => sg.binaryCrossEntropyWithLogits(x!, y!, { posWeight: w! }),
+    ref: (x, y, w) =>
+      reduce(
+        map((a, b, c) => (1 - b) * a + (1 + (c - 1) * b) * (Math.log1p(Math.exp(-Math.abs(a))) + Math.max(-a, 0)), x!, y!, w!),
+        null,
+        false,
+        mean,
+      ),
+    tolerance: 5,
+  },
+  {
+    name: 'cosineSimilarity',
+    inputs: [float([3, 4]), float([3, 4])],
+    fn: (a, b) => sg.cosineSimilarity(a!, b!),
+    ref: (a, b) =>
+      map(
+        (p, q, r) => p / Math.sqrt(q * r),
+        ...[
+          [a!, b!],
+          [a!, a!],
+          [b!, b!],
+        ].map(([u, v]) =>
+          reduce(
+            map((s, t) => s * t, u!, v!),
+            1,
+            false,
+            sum,
+          ),
+        ),
+      ),
+    tolerance: 6,
+  },
 ];

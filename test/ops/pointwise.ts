@@ -1,11 +1,12 @@
 // Rows of the pointwise functions. Each is tested on small shapes that broadcast against each other and on a length that has
 // whole vectors and a tail.
-import * as sg from '../../lib/index.js';
+
 import type { DType } from '../../lib/index.js';
+import * as sg from '../../lib/index.js';
 import { apply } from '../../lib/ops/pointwise.js';
 import type { Tensor } from '../../lib/tensor.js';
-import { type Input, type Row, float, floats, mask } from '../helpers/op_table.js';
-import { type Nd, erf, erfc, map } from '../helpers/reference.js';
+import { float, floats, type Input, mask, type Row } from '../helpers/op_table.js';
+import { erf, erfc, map, type Nd } from '../helpers/reference.js';
 
 type Range = readonly [low: number, high: number];
 type Kind = 'same' | 'float' | 'bool';
@@ -32,7 +33,8 @@ function row(name: string, kind: Kind, ranges: readonly Range[], ref: (...v: num
   const groups = kind === 'same' ? [{ dtypes }] : kind === 'bool' ? [{ dtypes, result: 'bool' as const }] : byResult(dtypes);
   return groups.flatMap((group) => {
     const common = { ...group, fn, ref: (...x: Nd[]) => map(ref, ...x), tolerance: options.tolerance };
-    const inputs = (shapeOf: (i: number) => readonly number[]): Input[] => ranges.map(([low, high], i) => ({ shape: shapeOf(i), low, high, constant: options.constant }));
+    const inputs = (shapeOf: (i: number) => readonly number[]): Input[] =>
+      ranges.map(([low, high], i) => ({ shape: shapeOf(i), low, high, constant: options.constant }));
     return [
       { ...common, name, inputs: inputs((i) => SHAPES[i]!) },
       { ...common, name: `${name}, long`, inputs: inputs(() => [LENGTH]), elementwise: true },
@@ -148,13 +150,49 @@ const binary: Row[] = [
   row('le', 'bool', [ANY, ANY], (a, b) => Number(a <= b), { also: integers }),
   row('gt', 'bool', [ANY, ANY], (a, b) => Number(a > b), { also: integers }),
   row('ge', 'bool', [ANY, ANY], (a, b) => Number(a >= b), { also: integers }),
-  row('logicalAnd', 'bool', [[0, 2], [0, 2]], (a, b) => Number(a !== 0 && b !== 0), { also: [...integers, 'bool'] }),
-  row('logicalOr', 'bool', [[0, 2], [0, 2]], (a, b) => Number(a !== 0 || b !== 0), { also: [...integers, 'bool'] }),
-  row('logicalXor', 'bool', [[0, 2], [0, 2]], (a, b) => Number((a !== 0) !== (b !== 0)), { also: [...integers, 'bool'] }),
+  row(
+    'logicalAnd',
+    'bool',
+    [
+      [0, 2],
+      [0, 2],
+    ],
+    (a, b) => Number(a !== 0 && b !== 0),
+    { also: [...integers, 'bool'] },
+  ),
+  row(
+    'logicalOr',
+    'bool',
+    [
+      [0, 2],
+      [0, 2],
+    ],
+    (a, b) => Number(a !== 0 || b !== 0),
+    { also: [...integers, 'bool'] },
+  ),
+  row(
+    'logicalXor',
+    'bool',
+    [
+      [0, 2],
+      [0, 2],
+    ],
+    (a, b) => Number((a !== 0) !== (b !== 0)),
+    { also: [...integers, 'bool'] },
+  ),
   row('bitwiseAnd', 'same', [BITS, BITS], (a, b) => a & b, { only: integers }),
   row('bitwiseOr', 'same', [BITS, BITS], (a, b) => a | b, { only: integers }),
   row('bitwiseXor', 'same', [BITS, BITS], (a, b) => a ^ b, { only: integers }),
-  row('bitwiseXor of bool', 'same', [[0, 2], [0, 2]], (a, b) => a ^ b, { only: ['bool'] }),
+  row(
+    'bitwiseXor of bool',
+    'same',
+    [
+      [0, 2],
+      [0, 2],
+    ],
+    (a, b) => a ^ b,
+    { only: ['bool'] },
+  ),
   row('shiftLeft', 'same', [BITS, [0, 4]], (a, b) => a << b, { only: integers }),
   row('shiftRight', 'same', [BITS, [0, 4]], (a, b) => a >> b, { only: integers }),
 ].flat();
@@ -165,9 +203,21 @@ const ternary: Row[] = [
   ...row('clamp below', 'same', [ANY], (x) => Math.max(x, -1), { fn: (x) => sg.clamp(x!, -1) }),
   ...row('clamp by tensors', 'same', [ANY, [-2, 0], [0, 2]], clamp, { fn: (x, low, high) => sg.clamp(x!, low, high) }),
   ...row('lerp', 'float', [ANY, ANY, [0, 1]], (a, b, w) => a + w * (b - a)),
-  { name: 'where', inputs: [mask([3, 1]), float([2, 3, 4]), float([4])], fn: sg.where as Operands, ref: (m, a, b) => map((c, x, y) => (c ? x : y), m!, a!, b!), dtypes: [...floats, ...integers] },
+  {
+    name: 'where',
+    inputs: [mask([3, 1]), float([2, 3, 4]), float([4])],
+    fn: sg.where as Operands,
+    ref: (m, a, b) => map((c, x, y) => (c ? x : y), m!, a!, b!),
+    dtypes: [...floats, ...integers],
+  },
   { name: 'where with a number', inputs: [mask([3, 4]), float([4])], fn: (m, a) => sg.where(m!, a!, 2), ref: (m, a) => map((c, x) => (c ? x : 2), m!, a!) },
-  { name: 'maskedFill', inputs: [float([2, 3, 4]), mask([3, 1])], fn: (x, m) => sg.maskedFill(x!, m!, -5), ref: (x, m) => map((v, c) => (c ? -5 : v), x!, m!), dtypes: [...floats, 'int64'] },
+  {
+    name: 'maskedFill',
+    inputs: [float([2, 3, 4]), mask([3, 1])],
+    fn: (x, m) => sg.maskedFill(x!, m!, -5),
+    ref: (x, m) => map((v, c) => (c ? -5 : v), x!, m!),
+    dtypes: [...floats, 'int64'],
+  },
 ];
 
 // rows of the native table that no function of that name leads to

@@ -1,7 +1,8 @@
 // Rows of the reductions: over all, one, several and no dimensions, and long enough to be split among threads and lanes.
-import * as sg from '../../lib/index.js';
+
 import type { DType, Tensor } from '../../lib/index.js';
-import { type Row, float, floats } from '../helpers/op_table.js';
+import * as sg from '../../lib/index.js';
+import { float, floats, type Row } from '../helpers/op_table.js';
 import { mean, reduce, sum, variance } from '../helpers/reference.js';
 
 type Dims = number | readonly number[] | null;
@@ -40,7 +41,12 @@ function row(name: string, fn: Reduction, of: Of, { low = -2, high = 2, ...rest 
 
 /** Longer than a vector, a block and a thread's share. The short rows cover the gradients. */
 function long(name: string, fn: Reduction, of: Of, options: Options = {}): Row[] {
-  const shapes: [number[], Dims][] = [[[70_001], null], [[3, 1031], 1], [[1031, 3], 0], [[2, 517, 3], 1]];
+  const shapes: [number[], Dims][] = [
+    [[70_001], null],
+    [[3, 1031], 1],
+    [[1031, 3], 0],
+    [[2, 517, 3], 1],
+  ];
   return shapes.map(([shape, dims]) => ({
     name: `${name} of [${shape}]`,
     inputs: [{ shape, low: -1, high: 2, constant: true }],
@@ -76,9 +82,23 @@ export const rows: readonly Row[] = [
   ...row('argmax', sg.argmax as Reduction, (v) => v.indexOf(largest(v)), position),
   ...row('argmin', sg.argmin as Reduction, (v) => v.indexOf(smallest(v)), position),
   ...row('sumSquares', sg.sumSquares, squares, { tolerance: 3 }),
-  ...row('norm', (x, dims, keepdim) => sg.norm(x, 2, dims, keepdim), (v) => Math.sqrt(squares(v)), { tolerance: 3 }),
-  ...row('norm of order 1', (x, dims, keepdim) => sg.norm(x, 1, dims, keepdim), (v) => sum(v.map(Math.abs)), { tolerance: 3 }),
-  ...row('norm of order ∞', (x, dims, keepdim) => sg.norm(x, Number.POSITIVE_INFINITY, dims, keepdim), (v) => largest(v.map(Math.abs))),
+  ...row(
+    'norm',
+    (x, dims, keepdim) => sg.norm(x, 2, dims, keepdim),
+    (v) => Math.sqrt(squares(v)),
+    { tolerance: 3 },
+  ),
+  ...row(
+    'norm of order 1',
+    (x, dims, keepdim) => sg.norm(x, 1, dims, keepdim),
+    (v) => sum(v.map(Math.abs)),
+    { tolerance: 3 },
+  ),
+  ...row(
+    'norm of order ∞',
+    (x, dims, keepdim) => sg.norm(x, Number.POSITIVE_INFINITY, dims, keepdim),
+    (v) => largest(v.map(Math.abs)),
+  ),
   {
     name: 'countNonzero',
     inputs: [float([4, 5], 0, 1.5)],
@@ -88,9 +108,23 @@ export const rows: readonly Row[] = [
     result: 'int64',
   },
   ...[0, 1].flatMap((correction) =>
-    spread(row(`variance, correction ${correction}`, (x, dims, keepdim) => sg.variance(x, dims, { correction, keepdim }), (v) => variance(v, correction), { tolerance: 3 })),
+    spread(
+      row(
+        `variance, correction ${correction}`,
+        (x, dims, keepdim) => sg.variance(x, dims, { correction, keepdim }),
+        (v) => variance(v, correction),
+        { tolerance: 3 },
+      ),
+    ),
   ),
-  ...spread(row('std', (x, dims, keepdim) => sg.std(x, dims, { keepdim }), (v) => Math.sqrt(variance(v, 1)), { tolerance: 3 })),
+  ...spread(
+    row(
+      'std',
+      (x, dims, keepdim) => sg.std(x, dims, { keepdim }),
+      (v) => Math.sqrt(variance(v, 1)),
+      { tolerance: 3 },
+    ),
+  ),
   ...long('sum', sg.sum, sum, { tolerance: 3 }),
   ...long('mean', sg.mean, mean, { tolerance: 3 }),
   ...long('max', sg.max, largest),

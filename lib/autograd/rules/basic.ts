@@ -1,12 +1,12 @@
 // Gradients of views, copies, reductions and matrix products, and of the fused blocks made of them.
 import { allocate, zeros } from '../../create.js';
-import type { Tensor } from '../../tensor.js';
-import { fresh, invoke } from '../../ops/door.js';
 import { contiguous, copy_, to } from '../../ops/copy.js';
+import { fresh, invoke } from '../../ops/door.js';
 import { EPILOGUE, gemm, matmul, rows, unpackHeads, wideType } from '../../ops/matmul.js';
 import { div, eq, mul, sign, where } from '../../ops/pointwise.js';
 import { prod, sum, sumTo } from '../../ops/reduce.js';
 import { diagonal, expand, mT, permute, reshape, slice } from '../../ops/view.js';
+import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 import type { CompositeName, ReduceName, Rule, Rules, ViewName } from './types.js';
 
@@ -140,14 +140,7 @@ export const compositeRules: Rules<CompositeName> = {
       const [dw2, db2] = n.needs(3) ? weightGradient(dy, act, n.needs(4)) : [null, null];
       const dpre = gemm(dy, n.in(3).detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
       const [dw1, db1] = n.needs(1) ? weightGradient(dpre, rows(n.in(0)), n.needs(2)) : [null, null];
-      return [
-        () => reshape(gemm(dpre, n.in(1).detach())[0]!, n.shapeOf(0)),
-        dw1,
-        () => db1 ?? sum(dpre, 0),
-        dw2,
-        () => db2 ?? sum(dy, 0),
-        () => g,
-      ];
+      return [() => reshape(gemm(dpre, n.in(1).detach())[0]!, n.shapeOf(0)), dw1, () => db1 ?? sum(dpre, 0), dw2, () => db2 ?? sum(dy, 0), () => g];
     },
   },
   attentionPacked: {
@@ -175,4 +168,3 @@ export const compositeRules: Rules<CompositeName> = {
   checkpoint: { inputs: (needs) => needs.map((_, i) => i), grad: (n, g) => n.attrs.backward(g) },
   custom: { grad: (n, ...grads) => n.attrs.backward(n, grads) },
 };
-

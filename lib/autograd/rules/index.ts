@@ -38,5 +38,7 @@ const here = Object.keys(rules).filter((name) => !(name in withoutNative));
 const there = new Set(native.ops.map((op) => op.name));
 const missing = here.filter((name) => !there.delete(name));
 if (missing.length || there.size) {
-  throw new InternalError(`ops of lib/autograd/rules and of the addon differ: without native op: ${missing.join() || 'none'}; without rule: ${[...there].join() || 'none'}`);
+  throw new InternalError(
+    `ops of lib/autograd/rules and of the addon differ: without native op: ${missing.join() || 'none'}; without rule: ${[...there].join() || 'none'}`,
+  );
 }

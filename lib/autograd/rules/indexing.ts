@@ -1,7 +1,6 @@
 // Gradients of indexing, ordering, scans and joins. Reading at indices and adding at indices are each other's gradients; both
 // are deterministic, so backward is.
 import { zeros } from '../../create.js';
-import type { Tensor } from '../../tensor.js';
 import { clone } from '../../ops/copy.js';
 import { door, like } from '../../ops/door.js';
 import { gather, indexSelect, scatter } from '../../ops/gather.js';
@@ -9,6 +8,7 @@ import { indexAt, putAt, writeInto } from '../../ops/places.js';
 import { div, eq, logicalAnd, mul, where } from '../../ops/pointwise.js';
 import { cumprod, cumsum } from '../../ops/sort.js';
 import { expand, narrow } from '../../ops/view.js';
+import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 import type { Rules } from './types.js';
 
@@ -40,8 +40,22 @@ function cumprodGradient(x: Tensor, g: Tensor): Tensor {
 }
 
 type IndexingName =
-  | 'gather' | 'scatter' | 'scatterAdd' | 'indexSelect' | 'indexAdd' | 'index' | 'indexPut' | 'nonzero'
-  | 'sort' | 'topk' | 'cumsum' | 'cumprod' | 'multinomial' | 'oneHot' | 'cat' | 'triangle';
+  | 'gather'
+  | 'scatter'
+  | 'scatterAdd'
+  | 'indexSelect'
+  | 'indexAdd'
+  | 'index'
+  | 'indexPut'
+  | 'nonzero'
+  | 'sort'
+  | 'topk'
+  | 'cumsum'
+  | 'cumprod'
+  | 'multinomial'
+  | 'oneHot'
+  | 'cat'
+  | 'triangle';
 
 export const indexingRules: Rules<IndexingName> = {
   gather: { inputs: [1], grad: (n, g) => [writeInto('scatterAdd', blank(n, g), n.attrs.dim, n.in(1), g)] },

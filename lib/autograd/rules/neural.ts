@@ -1,16 +1,17 @@
 // Gradients of the fused layers. A fused backward is recorded like any op, so gradients of gradients exist wherever it has a rule
 // of its own: in primitives, or because the op is linear and its backward is again one of the family.
-import { AutogradError } from '../../errors.js';
+
 import { ones } from '../../create.js';
-import type { Tensor } from '../../tensor.js';
+import { AutogradError } from '../../errors.js';
 import { contiguous, to } from '../../ops/copy.js';
-import { type Fresh, type Input, deviceOf, door, fresh, invoke, like } from '../../ops/door.js';
+import { deviceOf, door, type Fresh, fresh, type Input, invoke, like } from '../../ops/door.js';
 import { gather, indexSelect } from '../../ops/gather.js';
 import { wideType } from '../../ops/matmul.js';
 import { add, eq, exp, mul, ne, neg, rsqrt, square, sub, where } from '../../ops/pointwise.js';
 import { mean, sum } from '../../ops/reduce.js';
 import { softmax } from '../../ops/softmax.js';
 import { reshape, unsqueeze } from '../../ops/view.js';
+import type { Tensor } from '../../tensor.js';
 import { type Node, record, recording } from '../node.js';
 import type { NativeOpName, OpAttrs, Rule, Rules } from './types.js';
 
@@ -24,7 +25,13 @@ const noSecond = (op: string): { grad: () => never } => ({
 });
 
 /** As door, for a backward whose last outputs are not always wanted: absent ones are left out, and must be last. */
-function fused<K extends NativeOpName>(op: K, inputs: readonly Input[], outputs: readonly (Fresh | null)[], attrs: readonly number[], saved: OpAttrs<K>): Maybe[] {
+function fused<K extends NativeOpName>(
+  op: K,
+  inputs: readonly Input[],
+  outputs: readonly (Fresh | null)[],
+  attrs: readonly number[],
+  saved: OpAttrs<K>,
+): Maybe[] {
   const made = invoke(op, deviceOf(op, inputs), [...inputs, ...outputs], attrs);
   if (recording(inputs)) record(op, inputs, made, saved);
   return made;
@@ -110,12 +117,34 @@ const convForward = (x: Tensor, w: Tensor, shape: readonly number[], geometry: r
   door('conv2d', [x, w, null], [fresh(shape, x.dtype)], geometry, { geometry })[0]!;
 
 type NeuralName =
-  | 'softmax' | 'softmaxBackward' | 'logSoftmax' | 'logSoftmaxBackward' | 'logsumexp'
-  | 'layerNorm' | 'layerNormBackward' | 'rmsNorm' | 'rmsNormBackward'
-  | 'groupNorm' | 'groupNormBackward' | 'batchNorm' | 'batchNormBackward'
-  | 'crossEntropy' | 'crossEntropyBackward' | 'attention' | 'attentionBackward' | 'rotaryEmbedding'
-  | 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight' | 'maxPool2d' | 'maxPool2dBackward' | 'avgPool2d' | 'avgPool2dBackward'
-  | 'embedding' | 'embeddingBackward' | 'dropout';
+  | 'softmax'
+  | 'softmaxBackward'
+  | 'logSoftmax'
+  | 'logSoftmaxBackward'
+  | 'logsumexp'
+  | 'layerNorm'
+  | 'layerNormBackward'
+  | 'rmsNorm'
+  | 'rmsNormBackward'
+  | 'groupNorm'
+  | 'groupNormBackward'
+  | 'batchNorm'
+  | 'batchNormBackward'
+  | 'crossEntropy'
+  | 'crossEntropyBackward'
+  | 'attention'
+  | 'attentionBackward'
+  | 'rotaryEmbedding'
+  | 'conv2d'
+  | 'conv2dBackwardInput'
+  | 'conv2dBackwardWeight'
+  | 'maxPool2d'
+  | 'maxPool2dBackward'
+  | 'avgPool2d'
+  | 'avgPool2dBackward'
+  | 'embedding'
+  | 'embeddingBackward'
+  | 'dropout';
 
 export const neuralRules: Rules<NeuralName> = {
   softmax: { outputs: [0], grad: (n, g) => [door('softmaxBackward', [g, n.out(0)], [like(g)], [], undefined)[0]!] },

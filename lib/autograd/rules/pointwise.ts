@@ -2,7 +2,7 @@
 // broadcast dimensions and casts back are the engine's work. Nothing here may call an op while the file loads: ops and rules import
 // each other.
 import * as P from '../../ops/pointwise.js';
-import { type PointwiseName, add, apply, div, mul, neg, square, sub } from '../../ops/pointwise.js';
+import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
 import { backwardRow, byAll, byInput, byOutput, constant, logOf, operand, square2 } from './forms.js';
 import { backwardRowRules } from './pointwise_second.js';
 import type { Rules } from './types.js';

@@ -1,8 +1,9 @@
 // Rules of the backward rows of the pointwise table, in primitives: with them, gradients of gradients exist.
-import type { Tensor } from '../../tensor.js';
+
 import * as P from '../../ops/pointwise.js';
-import { type PointwiseName, add, apply, div, mul, neg, square, sub } from '../../ops/pointwise.js';
-import { type Any, type N, byAll, logOf, operand, sigmoidSlope, times } from './forms.js';
+import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
+import type { Tensor } from '../../tensor.js';
+import { type Any, byAll, logOf, type N, operand, sigmoidSlope, times } from './forms.js';
 import type { Rules } from './types.js';
 
 /** The rows of the table that exist for gradients. */

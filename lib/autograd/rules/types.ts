@@ -1,6 +1,7 @@
 // The types that make a forgotten gradient rule a compile error: every op has a name, every name needs a rule.
-import type { Tensor } from '../../tensor.js';
+
 import type { PointwiseName } from '../../ops/pointwise.js';
+import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 
 export type { PointwiseName };
@@ -58,25 +59,69 @@ export interface Attrs {
   custom: { name: string; backward: (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[] };
 }
 
-export type ReduceName =
-  | 'sum' | 'mean' | 'prod' | 'max' | 'min' | 'any' | 'all' | 'argmax' | 'argmin' | 'norm1' | 'norm2' | 'sumSquares' | 'countNonzero';
+export type ReduceName = 'sum' | 'mean' | 'prod' | 'max' | 'min' | 'any' | 'all' | 'argmax' | 'argmin' | 'norm1' | 'norm2' | 'sumSquares' | 'countNonzero';
 
 export type StructuredName =
-  | 'copy' | 'fill' | 'arange' | 'cat' | 'triangle'
-  | 'uniform' | 'normal' | 'randint' | 'dropout'
-  | 'gather' | 'scatter' | 'scatterAdd' | 'indexSelect' | 'indexAdd' | 'index' | 'indexPut' | 'nonzero'
-  | 'embedding' | 'embeddingBackward' | 'oneHot'
-  | 'sort' | 'topk' | 'cumsum' | 'cumprod' | 'multinomial'
-  | 'softmax' | 'softmaxBackward' | 'logSoftmax' | 'logSoftmaxBackward' | 'logsumexp'
-  | 'layerNorm' | 'layerNormBackward' | 'rmsNorm' | 'rmsNormBackward'
-  | 'groupNorm' | 'groupNormBackward' | 'batchNorm' | 'batchNormBackward'
-  | 'crossEntropy' | 'crossEntropyBackward'
-  | 'attention' | 'attentionBackward' | 'rotaryEmbedding'
+  | 'copy'
+  | 'fill'
+  | 'arange'
+  | 'cat'
+  | 'triangle'
+  | 'uniform'
+  | 'normal'
+  | 'randint'
+  | 'dropout'
+  | 'gather'
+  | 'scatter'
+  | 'scatterAdd'
+  | 'indexSelect'
+  | 'indexAdd'
+  | 'index'
+  | 'indexPut'
+  | 'nonzero'
+  | 'embedding'
+  | 'embeddingBackward'
+  | 'oneHot'
+  | 'sort'
+  | 'topk'
+  | 'cumsum'
+  | 'cumprod'
+  | 'multinomial'
+  | 'softmax'
+  | 'softmaxBackward'
+  | 'logSoftmax'
+  | 'logSoftmaxBackward'
+  | 'logsumexp'
+  | 'layerNorm'
+  | 'layerNormBackward'
+  | 'rmsNorm'
+  | 'rmsNormBackward'
+  | 'groupNorm'
+  | 'groupNormBackward'
+  | 'batchNorm'
+  | 'batchNormBackward'
+  | 'crossEntropy'
+  | 'crossEntropyBackward'
+  | 'attention'
+  | 'attentionBackward'
+  | 'rotaryEmbedding'
   | 'matmul'
-  | 'conv2d' | 'conv2dBackwardInput' | 'conv2dBackwardWeight'
-  | 'maxPool2d' | 'maxPool2dBackward' | 'avgPool2d' | 'avgPool2dBackward'
-  | 'sgdStep' | 'adamStep' | 'adagradStep' | 'rmspropStep' | 'lambStep' | 'lionStep'
-  | 'globalNorm' | 'scaleMany' | 'clampMany';
+  | 'conv2d'
+  | 'conv2dBackwardInput'
+  | 'conv2dBackwardWeight'
+  | 'maxPool2d'
+  | 'maxPool2dBackward'
+  | 'avgPool2d'
+  | 'avgPool2dBackward'
+  | 'sgdStep'
+  | 'adamStep'
+  | 'adagradStep'
+  | 'rmspropStep'
+  | 'lambStep'
+  | 'lionStep'
+  | 'globalNorm'
+  | 'scaleMany'
+  | 'clampMany';
 
 /** Ops the addon has; compared with its list at load. */
 export type NativeOpName = PointwiseName | ReduceName | StructuredName;
