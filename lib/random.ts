@@ -6,7 +6,7 @@ import { record, recording } from './autograd/node.js';
 import { context, withContext } from './context.js';
 import { empty, type TensorOptions } from './create.js';
 import type { DeviceLike } from './device.js';
-import { type DType, isFloating } from './dtype.js';
+import { isFloating } from './dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from './errors.js';
 import { checkFloat, checkTensor } from './ops/arguments.js';
 import { checkInPlace, invoke, like } from './ops/door.js';

@@ -115,7 +115,7 @@ export function born(handle: number, device: Device, bytes: number, scope: Scope
 }
 
 /** Takes a storage out of its scope: parameters, gradients, buffers, optimizer state, what `keep` is called on. */
-export function escape(s: Storage, kind?: StorageKind): void {
+export function takeOut(s: Storage, kind?: StorageKind): void {
   if (kind) s.kind = kind;
   s.released = false;
   if (s.scope === null) return;

@@ -10,16 +10,15 @@ import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
 import { contiguousStrides, isContiguous, numel, type Shape, showShape } from './shape.js';
-import { escape, META, requireAlive, type Storage } from './storage.js';
+import { META, requireAlive, type Storage, takeOut } from './storage.js';
 
 export type GradHook = (grad: Tensor) => Tensor | undefined | void;
 /** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
 export type Operand = Tensor | number;
 export type NestedArray = number | boolean | NestedArray[];
 
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: methods.ts attaches exactly these
 export interface Tensor extends Methods {}
-// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: see above
+// biome-ignore lint/suspicious/noUnsafeDeclarationMerging: methods.ts attaches exactly the interface's methods
 export class Tensor {
   /** The accumulated gradient of a leaf (or of a tensor with retainGrad), else null. */
   grad: Tensor | null = null;
@@ -148,7 +147,7 @@ export class Tensor {
 
   /** Takes the tensor out of the scope that made it, so that it lives on. Returns it. */
   keep(): this {
-    escape(this.storage);
+    takeOut(this.storage);
     return this;
   }
 

@@ -16,8 +16,9 @@ const plain = (kind: string) => (o: Options) => new (nn as unknown as Record<str
 class ListModel extends nn.Module {
   layers = new nn.ModuleList([new nn.Linear(4, 4), new nn.Linear(4, 4)]);
   override forward(x: Tensor): Tensor {
-    for (const layer of this.layers) x = layer.forward(x).relu();
-    return x;
+    let y = x;
+    for (const layer of this.layers) y = layer.forward(y).relu();
+    return y;
   }
 }
 class DictModel extends nn.Module {

@@ -9,7 +9,7 @@ import { addInto, clone, to } from '../ops/copy.js';
 import { add } from '../ops/pointwise.js';
 import { sumTo } from '../ops/reduce.js';
 import { sameShape, showShape } from '../shape.js';
-import { escape, Scope, type Storage } from '../storage.js';
+import { takeOut, Scope, type Storage } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
 import type { Edge, Node } from './node.js';
 
@@ -140,16 +140,16 @@ class Run {
       if (!this.captured.has(leaf)) return;
       const old = this.captured.get(leaf);
       const sum = old ? add(old, g) : this.exclusive(g) ? g : this.options.createGraph ? g : clone(g);
-      if (!this.options.createGraph) escapeTo(sum.storage, this.outer);
+      if (!this.options.createGraph) handTo(sum.storage, this.outer);
       this.captured.set(leaf, sum);
       return;
     }
     if (leaf.grad === null) {
       leaf.grad = this.exclusive(g) || this.options.createGraph ? g : clone(g);
-      escape(leaf.grad.storage, 'gradient');
+      takeOut(leaf.grad.storage, 'gradient');
     } else if (this.options.createGraph) {
       leaf.grad = add(leaf.grad, g);
-      escape(leaf.grad.storage);
+      takeOut(leaf.grad.storage);
     } else addInto(leaf.grad, g);
     for (const hook of leaf.accumulateHooks ?? []) hook(leaf);
   }
@@ -161,7 +161,7 @@ class Run {
 
   private runHook(hook: GradHook, g: Tensor): Tensor {
     // the hook may keep what it sees
-    if (this.owns(g)) escapeTo(g.storage, this.outer);
+    if (this.owns(g)) handTo(g.storage, this.outer);
     const replaced = withContext({ scope: this.outer }, () => hook(g));
     if (replaced === undefined || replaced === null) return g;
     if (!(replaced instanceof Tensor) || !sameShape(replaced.shape, g.shape)) {
@@ -174,13 +174,13 @@ class Run {
 
   private keepGrad(t: Tensor, g: Tensor): void {
     t.grad = t.grad ? add(t.grad, g) : g;
-    escape(t.grad.storage);
+    takeOut(t.grad.storage);
   }
 }
 
-function escapeTo(s: Storage, scope: Scope | null): void {
+function handTo(s: Storage, scope: Scope | null): void {
   if (scope) scope.add(s);
-  else escape(s);
+  else takeOut(s);
 }
 
 function edgeTo(t: Tensor): Edge {

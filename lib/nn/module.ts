@@ -10,7 +10,7 @@ import { describe, ShapeError, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
 import { copy_, to } from '../ops/copy.js';
 import { sameShape, showShape } from '../shape.js';
-import { escape, Scope } from '../storage.js';
+import { takeOut, Scope } from '../storage.js';
 import { Tensor } from '../tensor.js';
 
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
@@ -18,7 +18,7 @@ export class Parameter extends Tensor {
   constructor(data: Tensor, requiresGrad = true) {
     if (!(data instanceof Tensor)) throw new ValueError(`Parameter: expected a tensor, got ${describe(data)}`);
     super(data.storage, data.shape, data.strides, data.offset, data.dtype);
-    escape(this.storage, 'parameter');
+    takeOut(this.storage, 'parameter');
     this.requiresGrad = requiresGrad && isFloating(data.dtype);
   }
 }
@@ -99,7 +99,7 @@ export abstract class Module {
   private adopt(scope: Scope): void {
     for (const value of Object.values(this)) {
       eachTensor(value, (t) => {
-        if (t.storage.scope === scope) escape(t.storage);
+        if (t.storage.scope === scope) takeOut(t.storage);
       });
     }
   }
@@ -114,7 +114,7 @@ export abstract class Module {
   /** A tensor that is state but not trained: moved and saved with the module unless `persistent` is false. */
   registerBuffer(name: string, tensor: Tensor | null, options: { persistent?: boolean } = {}): void {
     if (tensor !== null && !(tensor instanceof Tensor)) throw new ValueError(`registerBuffer: expected a tensor or null, got ${describe(tensor)}`);
-    if (tensor) escape(tensor.storage, 'buffer');
+    if (tensor) takeOut(tensor.storage, 'buffer');
     this.buffers_.set(name, { tensor, persistent: options.persistent ?? true });
     Object.defineProperty(this, name, {
       get: () => this.buffers_.get(name)!.tensor,
@@ -277,7 +277,7 @@ export abstract class Module {
 /** Gives a parameter other contents under the same identity. */
 function replaceData(p: Parameter, data: Tensor): void {
   if (data.storage === p.storage) return;
-  escape(data.storage, 'parameter');
+  takeOut(data.storage, 'parameter');
   const { storage, shape, strides, offset, dtype } = data;
   Object.assign(p, { storage, shape, strides, offset, dtype });
 }

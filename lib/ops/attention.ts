@@ -93,7 +93,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   const fold = (x: Tensor): Tensor => reshape(x, [images, x.ndim > 2 ? x.shape[x.ndim - 3]! : 1, ...x.shape.slice(-2)]);
   const folded = [fold(q), fold(k), fold(v)] as const;
   const foldedMask = mask === null ? null : mask.ndim <= 4 && batch.length <= 1 ? mask : fold(expand(mask, [...batch, heads, rows, columns]));
-  const slow = rate > 0 || v.shape[v.ndim - 1] !== features || (mask !== null && mask.requiresGrad && context().gradEnabled);
+  const slow = rate > 0 || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
   const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, rate) : fused(folded, foldedMask, causal, scale);
   return reshape(y, [...q.shape.slice(0, -1), v.shape[v.ndim - 1]!]);
 }

@@ -4,10 +4,10 @@
 import { record, recording } from '../autograd/node.js';
 import { context } from '../context.js';
 import { isFloating } from '../dtype.js';
-import { AutogradError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { AutogradError, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkInteger, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { checkChoice, checkFinite, checkFloat, checkIndices, checkParameter, checkTensor, optionsOf } from './arguments.js';
+import { checkChoice, checkFloat, checkIndices, checkParameter, checkTensor, optionsOf } from './arguments.js';
 import { deviceOf, fresh, invoke } from './door.js';
 import { gather, indexSelect } from './gather.js';
 import { wideType } from './matmul.js';

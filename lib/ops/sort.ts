@@ -7,7 +7,7 @@ import { checkDim, checkInteger, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
 import { door, fresh, invoke, like } from './door.js';
-import { narrow, reshape, select, transpose } from './view.js';
+import { reshape, select, transpose } from './view.js';
 
 /** Runs `f` on x with `dim` last, and brings the results' last dimension back to it. */
 function alongLast<T extends readonly Tensor[]>(x: Tensor, dim: number, f: (x: Tensor) => T): T {

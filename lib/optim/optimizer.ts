@@ -11,7 +11,7 @@ import { native } from '../native.js';
 import { copy_, to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
-import { escape } from '../storage.js';
+import { takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 
 /** Options every optimizer has, per group. */
@@ -237,7 +237,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 }
 
 function stateTensor(t: Tensor): Tensor {
-  escape(t.storage, 'optimizer state');
+  takeOut(t.storage, 'optimizer state');
   return t;
 }
 

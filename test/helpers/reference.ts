@@ -19,9 +19,10 @@ export const scalar = (value: number): Nd => nd([], [value]);
 /** The multi-index of a row-major position. */
 export function unravel(position: number, shape: readonly number[]): number[] {
   const index = new Array<number>(shape.length);
+  let rest = position;
   for (let d = shape.length - 1; d >= 0; d--) {
-    index[d] = position % shape[d]!;
-    position = Math.floor(position / shape[d]!);
+    index[d] = rest % shape[d]!;
+    rest = Math.floor(rest / shape[d]!);
   }
   return index;
 }

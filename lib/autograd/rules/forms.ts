@@ -1,6 +1,6 @@
 // The forms that most pointwise rules have, and arithmetic on operands that may be numbers.
 import { zerosLike } from '../../create.js';
-import { add, apply, log, mul, neg, type PointwiseName, sigmoid, square, sub } from '../../ops/pointwise.js';
+import { apply, log, mul, neg, type PointwiseName, sigmoid, square, sub } from '../../ops/pointwise.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 import type { Rule } from './types.js';
