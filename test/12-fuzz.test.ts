@@ -37,8 +37,11 @@ function anyTensor(): sg.Tensor {
   const base = sg.full([shape.reduce((n, s) => n * s, 1)], pick([0, 1, 2, 100]), { dtype }).reshape(shape);
   if (chance(0.1)) base.dispose();
   else if (dtype.startsWith('float') && chance(0.2)) base.fill_(pick([Number.NaN, Number.POSITIVE_INFINITY, -1, 1e30]));
-  else if (shape.length > 1 && chance(0.1)) return base.transpose(0, 1);
-  else if (shape.length < 7 && chance(0.15)) return base.expand([2, ...shape]);
+  else {
+    const layout = chance(0.2) ? pick(['transposed', 'expanded']) : 'plain';
+    if (layout === 'transposed' && shape.length > 1) return base.transpose(0, 1);
+    if (layout === 'expanded' && shape.length < 7) return base.expand([2, ...shape]);
+  }
   if (['float32', 'float64', 'bfloat16'].includes(dtype) && chance(0.3) && !base.disposed) base.requiresGrad = true;
   return base;
 }

@@ -9,7 +9,7 @@ import { addInto, clone, to } from '../ops/copy.js';
 import { add } from '../ops/pointwise.js';
 import { sumTo } from '../ops/reduce.js';
 import { sameShape, showShape } from '../shape.js';
-import { takeOut, Scope, type Storage } from '../storage.js';
+import { Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
 import type { Edge, Node } from './node.js';
 

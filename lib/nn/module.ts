@@ -10,7 +10,7 @@ import { describe, ShapeError, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
 import { copy_, to } from '../ops/copy.js';
 import { sameShape, showShape } from '../shape.js';
-import { takeOut, Scope } from '../storage.js';
+import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
