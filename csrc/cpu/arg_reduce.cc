@@ -63,10 +63,12 @@ struct ArgReducer {
         const int64_t part = i % parts, offset = kept.at(i / parts).first;
         Candidate best{0, -1};
         nest.walk(boxes * part / parts, boxes * (part + 1) / parts, [&](const Box<2>& box) {
-          load({address(x.data, offset + box.at[1], x.dtype), nest.row_stride(1), nest.col_stride(1)}, box.rows,
-               box.cols, buffer);
-          const int64_t at = SG_ISA_CALL(arg_best<kMax>, static_cast<const T*>(buffer), box.size());
-          best.offer(buffer[at], box.at[0] + at / box.cols * nest.row_stride(0) + at % box.cols * nest.col_stride(0));
+          const Strided from{address(x.data, offset + box.at[1], x.dtype), nest.row_stride(1), nest.col_stride(1)};
+          const bool direct = x.dtype == DTypeOf<T>::value && from.col_stride == 1 && box.rows == 1;
+          const T* const values = direct ? static_cast<const T*>(from.data) : buffer;
+          if (!direct) load(from, box.rows, box.cols, buffer);
+          const int64_t at = SG_ISA_CALL(arg_best<kMax>, values, box.size());
+          best.offer(values[at], box.at[0] + at / box.cols * nest.row_stride(0) + at % box.cols * nest.col_stride(0));
         });
         found[i] = best;
       }

@@ -2,6 +2,7 @@
 #include "blocks.h"
 
 #include "../core/cast.h"
+#include "nest.h"
 
 #define SG_KERNELS "../kernels/blocks.h"
 #include "simd/for_each_isa.h"

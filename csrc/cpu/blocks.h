@@ -24,6 +24,12 @@ inline DType lane_dtype(DType t) {
   return t == DType::k_float64 ? t : is_floating(t) ? DType::k_float32 : DType::k_int64;
 }
 
+// The next box of a transposed operand lies a few columns further, each in another page: no hardware looks there.
+template <class T>
+inline void prefetch_run(const T* from, int64_t n) {
+  for (int64_t i = 0; i < n; i += int64_t(64 / sizeof(T))) __builtin_prefetch(from + i);
+}
+
 inline void* address(const void* data, int64_t elements, DType dtype) {
   return const_cast<char*>(static_cast<const char*>(data)) + elements * int64_t(dtype_size(dtype));
 }

@@ -12,6 +12,7 @@
 namespace sg {
 
 inline constexpr int kBoxElements = 1024;
+inline constexpr int kTile = 32;  // side of the square boxes
 // About 20 microseconds of streaming through memory.
 inline constexpr int64_t kGrainElements = 16384;
 
@@ -137,7 +138,7 @@ class Nest {
       for (int d = 0; d < last; d++) {
         if (magnitude(strides_[k][d]) != 1) continue;
         row_ = d;
-        box_cols_ = std::min<int64_t>(shape_[last], 32);
+        box_cols_ = std::min<int64_t>(shape_[last], kTile);
         box_rows_ = std::min<int64_t>(shape_[d], kBoxElements / box_cols_);
         return;
       }

@@ -142,9 +142,12 @@ class Engine {
     for (int k = 0; k < kMaxInputs; k++) {
       padded[k] = in[k];
       if (!in[k].data) continue;
-      const char* from = static_cast<const char*>(in[k].data) + whole * lane_size_;
-      for (int i = 0; i < kPointwisePadding; i++)  // valid elements again: a functor may throw at anything else
-        std::memcpy(lanes[k] + i * lane_size_, from + i % rest * lane_size_, size_t(lane_size_));
+      std::memcpy(lanes[k], static_cast<const char*>(in[k].data) + whole * lane_size_, size_t(rest * lane_size_));
+      // Valid elements again for the others: a functor may throw at anything else.
+      for (int64_t filled = rest, n; filled < kPointwisePadding; filled += n) {
+        n = std::min(filled, kPointwisePadding - filled);
+        std::memcpy(lanes[k] + filled * lane_size_, lanes[k], size_t(n * lane_size_));
+      }
       padded[k].data = lanes[k];
     }
     kernel_(padded, lanes[kMaxInputs], kPointwisePadding);
@@ -169,6 +172,13 @@ void CpuDevice::pointwise(PointwiseOp op, Ins inputs, Out y, DType compute) {
   SG_ASSERT(compute == lane_dtype(compute));
   // In a bool, ~1 would be true as well.
   if (op == PointwiseOp::k_bitwiseNot && y.dtype == DType::k_bool_) op = PointwiseOp::k_logicalNot;
+  // The exponents of every loss and norm are worth a shortcut.
+  if (op == PointwiseOp::k_pow && inputs[1].is_scalar()) {
+    const double exponent = inputs[1].scalar;
+    if (exponent == 2) return Engine(PointwiseOp::k_square, {inputs.first, 1}, y, compute).run();
+    if (exponent == 0.5 && compute != DType::k_int64)
+      return Engine(PointwiseOp::k_sqrt, {inputs.first, 1}, y, compute).run();
+  }
   Engine(op, inputs, y, compute).run();
 }
 

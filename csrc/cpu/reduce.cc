@@ -16,6 +16,8 @@ namespace {
 struct ReduceKernels {
   // acc[c] = fold(acc[c], term(x[r * row_stride + c])) in the lane type
   void (*rows)(void* acc, const void* x, int64_t row_stride, int64_t rows, int64_t cols);
+  // wide[r] = fold of term(x[r * row_stride]), term(x[r * row_stride + 1]), … n of them
+  void (*runs)(void* wide, const void* x, int64_t row_stride, int64_t rows, int64_t n);
   // wide[c] = fold(wide[c], part[c]), from parts in the lane type and from wide parts
   void (*partial)(void* wide, const void* part, int64_t cols);
   void (*wide)(void* wide, const void* part, int64_t cols);
@@ -32,8 +34,6 @@ struct ReduceKernels {
 #include "simd/for_each_isa.h"
 
 namespace sg {
-
-void arg_reduce(ReduceOp op, const View& x, const View& y, double dims);  // arg_reduce.cc
 
 namespace {
 
@@ -61,10 +61,10 @@ class Reducer {
   }
 
   void run() const {
-    // Across memory rows are folded into columns as they lie. Along memory it takes a short reduction for that.
-    const bool across = std::abs(reduced_.x_stride()) >= std::abs(kept_.x_stride());
-    if (!reduced_.ndim || (kept_.ndim && (across ? kept_.size() >= 16 : length_ < 64 && kept_.size() > length_)))
-      run_columns();
+    const bool across_memory = std::abs(reduced_.x_stride()) >= std::abs(kept_.x_stride());
+    if (!reduced_.ndim || (kept_.ndim && across_memory && kept_.size() >= 16)) run_columns();
+    else if (kept_.ndim && reduced_.ndim == 1 && !across_memory && length_ <= kBoxElements)
+      length_<16 && kept_.size()> length_ ? run_columns() : run_short_rows();
     else run_lanes();
   }
 
@@ -150,6 +150,27 @@ class Reducer {
       for (int64_t part = 1; part < parts; part++) kernels_.wide(first, first + part * kPartBytes, task.results);
       finish(first, task);
     }
+  }
+
+  // Many outputs of a few neighbours each: whole rows in registers.
+  void run_short_rows() const {
+    const bool direct = x_.dtype == lane_ && reduced_.x_stride() == 1;
+    const int64_t height =
+        std::min<int64_t>(kept_.size(), direct ? kTile : std::min(kTile, int(kBoxElements / length_)));
+    const int64_t blocks = (kept_.size() + height - 1) / height;
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / (height * length_));
+    parallel_for(kept_.count() / kept_.size() * blocks, grain, [&](int64_t begin, int64_t end) {
+      alignas(64) char buffer[kBoxElements * 8];
+      int64_t wide[kTile];  // or doubles
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t first = i % blocks * height, rows = std::min(height, kept_.size() - first);
+        const auto [x, y] = kept_.at(i / blocks * kept_.size() + first);
+        const Strided from{address(x_.data, x, x_.dtype), kept_.x_stride(), reduced_.x_stride()};
+        if (!direct) load_(from, rows, length_, buffer);
+        kernels_.runs(wide, direct ? from.data : buffer, direct ? from.row_stride : length_, rows, length_);
+        finish(wide, {rows, rows, x, y, kept_.other_stride()});
+      }
+    });
   }
 
   // A task is one output; its elements are dealt out to a few columns, which are folded together in the end.

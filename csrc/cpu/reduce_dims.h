@@ -79,4 +79,8 @@ struct ReduceDims {
   }
 };
 
+enum class ReduceOp : int;
+// argmax and argmin, in a file of their own.
+void arg_reduce(ReduceOp op, const View& x, const View& y, double dims);
+
 }  // namespace sg

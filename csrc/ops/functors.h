@@ -7,6 +7,7 @@ struct Int {
   using value = int64_t;
   static constexpr int W = 1;
   int64_t v;
+  Int() = default;
   KI explicit Int(int64_t x) : v(x) {}
   KI static Int wrap(uint64_t x) { return Int(int64_t(x)); }
   friend KI Int operator+(Int a, Int b) { return wrap(uint64_t(a.v) + uint64_t(b.v)); }

@@ -9,10 +9,13 @@ KT int64_t arg_best(const T* x, int64_t n) {
   int64_t i = 0;
   if constexpr (!std::is_same_v<T, int64_t>) {
     using V = lanes_of<T>;
-    V lanes(best);
-    for (; i + V::W <= n; i += V::W) lanes = kMax ? maximum(lanes, load<V>(x + i)) : minimum(lanes, load<V>(x + i));
+    V lanes(best), more(best);
+    for (; i + 2 * V::W <= n; i += 2 * V::W) {
+      lanes = kMax ? maximum(lanes, load<V>(x + i)) : minimum(lanes, load<V>(x + i));
+      more = kMax ? maximum(more, load<V>(x + i + V::W)) : minimum(more, load<V>(x + i + V::W));
+    }
     T values[V::W];
-    store(values, lanes);
+    store(values, kMax ? maximum(lanes, more) : minimum(lanes, more));
     for (T v : values) best = better<kMax>(v, best) ? v : best;
   }
   for (; i < n; i++) best = better<kMax>(x[i], best) ? x[i] : best;

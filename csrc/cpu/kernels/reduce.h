@@ -27,6 +27,11 @@ using wide_t = std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double>;
 SG_REDUCE(SG_ROW)
 #undef SG_ROW
 
+template <class Op, class T>
+KI lane_for<T> identity_of() {
+  return lane_for<T>(cast<T>(Op::kIdentity));
+}
+
 // acc[c] = fold(acc[c], term(x[r, c])), four rows at a time, so that acc is touched seldom and sums stay accurate
 template <class Op, class T>
 KT void fold_rows(void* acc, const void* from, int64_t row_stride, int64_t rows, int64_t cols) {
@@ -55,6 +60,48 @@ KT void fold_rows(void* acc, const void* from, int64_t row_stride, int64_t rows,
   }
 }
 
+// n neighbours folded into one register, in four chains.
+template <class Op, class T>
+KI lane_for<T> fold_run(const T* x, int64_t n) {
+  using L = lane_for<T>;
+  const L identity = identity_of<Op, T>();
+  if constexpr (L::W == 1) {  // GCC 12 miscompiles four scalar chains for AVX-512, and vectorises one by itself
+    L a = identity;
+    for (int64_t i = 0; i < n; i++) a = Op::fold(a, Op::term(load<L>(x + i)));
+    return a;
+  } else {
+    L a = identity, b = identity, c = identity, d = identity;
+    int64_t i = 0;
+    for (; i + 4 * L::W <= n; i += 4 * L::W) {
+      a = Op::fold(a, Op::term(load<L>(x + i)));
+      b = Op::fold(b, Op::term(load<L>(x + i + L::W)));
+      c = Op::fold(c, Op::term(load<L>(x + i + 2 * L::W)));
+      d = Op::fold(d, Op::term(load<L>(x + i + 3 * L::W)));
+    }
+    for (; i + L::W <= n; i += L::W) a = Op::fold(a, Op::term(load<L>(x + i)));
+    const int rest = int(n - i);
+    if (rest) b = Op::fold(b, select(first<L>(rest), Op::term(load<L>(x + i, rest)), identity));
+    return Op::template fold<L>(Op::fold(a, b), Op::fold(c, d));
+  }
+}
+
+// wide[r] = the fold of row r. As many rows as a register has lanes are folded together by one transposition.
+template <class Op, class T>
+KT void fold_runs(void* wide, const void* from, int64_t row_stride, int64_t rows, int64_t n) {
+  using L = lane_for<T>;
+  const T* const x = static_cast<const T*>(from);
+  wide_t<T>* const to = static_cast<wide_t<T>*>(wide);
+  for (int64_t r = 0; r < rows; r += L::W) {
+    L row[L::W];
+    for (int64_t j = 0; j < L::W; j++)
+      row[j] = r + j < rows ? fold_run<Op, T>(x + (r + j) * row_stride, n) : identity_of<Op, T>();
+    if constexpr (L::W > 1) transpose(row);
+    for (int half = L::W / 2; half > 0; half /= 2)
+      for (int j = 0; j < half; j++) row[j] = Op::fold(row[j], row[j + half]);
+    store(to + r, row[0], int(std::min<int64_t>(L::W, rows - r)));
+  }
+}
+
 // wide[c] = fold(wide[c], part[c])
 template <class Op, class T>
 KT void fold_partial(void* wide, const void* part, int64_t cols) {
@@ -80,7 +127,8 @@ template <class Op, class T>
 inline ReduceKernels reduce_kernels_of() {
   if constexpr (std::is_same_v<T, int64_t> && Op::kDomain == Domain::kFloat) return {};
   else
-    return {fold_rows<Op, T>, fold_partial<Op, T>, fold_partial<Op, wide_t<T>>, finish<Op, wide_t<T>>, Op::kIdentity};
+    return {fold_rows<Op, T>,      fold_runs<Op, T>, fold_partial<Op, T>, fold_partial<Op, wide_t<T>>,
+            finish<Op, wide_t<T>>, Op::kIdentity};
 }
 
 inline ReduceKernels find_reduce_kernels(ReduceOp op, DType lane) {
