@@ -9,7 +9,7 @@
 static constexpr int kQueryBlock = 96, kKeyBlock = 96;
 static constexpr int64_t kOutputBytes = 192 << 10;   // running output of a task
 static constexpr int64_t kGradientBytes = 96 << 10;  // dk, or dv, of a task
-static constexpr int64_t kBackwardTasks = 8;
+static constexpr int64_t kBackwardTasks = 8, kThinQueries = 16;
 static constexpr int64_t kSerialAttention = 1 << 19;  // query-key products that are not worth waking a helper for
 static constexpr double kLog2eExact = 1.4426950408889634, kLn2Exact = 0.6931471805599453;
 static_assert(kQueryBlock % kTileRows == 0 && kKeyBlock % kTileRows == 0);
@@ -134,7 +134,7 @@ static void attend(const Attention& at) {
   using E = typename Shape::E;
   const int64_t heads = at.batch * at.heads;
   const bool parallel = heads * at.queries * at.keys * std::max<int64_t>(1, at.size) > kSerialAttention;
-  if (at.group() * at.queries <= kThin)
+  if (at.group() * at.queries <= kThinQueries)
     return for_tasks(parallel, at.batch * at.kv_heads,
                      [&](int t) KT { AttentionThin<T>(at, t / at.kv_heads, t % at.kv_heads).run(); });
   // Queries that share packed keys: as many as keep their output in L2, fewer if tasks are needed.

@@ -188,11 +188,10 @@ struct Blocked {
   static constexpr E* no_sums = nullptr;
 };
 
+// by_columns: few columns, so the product of the transposes.
 template <class T>
-KT void gemm_thin(const Gemm& g, const Operand<T>& a, const Operand<T>& b, bool parallel) {
+KT void gemm_thin(const Gemm& g, const Operand<T>& small, const Operand<T>& big, bool by_columns, bool parallel) {
   using E = accumulate_t<T>;
-  const bool by_columns = a.width > kThin;  // few columns: the product of the transposes
-  const Operand<T>&small = by_columns ? b : a, &big = by_columns ? a : b;
   const int64_t m = small.width, n = big.width, depth = small.depth;
   const bool dots = big.along_rows();
   using Row = std::conditional_t<kPaired<T>, T, E>;
@@ -230,15 +229,13 @@ KT void gemm_typed(const Gemm& g, bool parallel) {
   const Operand<T> b{static_cast<const T*>(g.b.data), g.b.across, g.b.along, g.n, g.k};
   parallel = parallel && g.m * g.n * std::max<int64_t>(1, g.k) > kSerialWork;
   E* sums = static_cast<E*>(g.row_sums);
-  const int64_t few = std::min(g.m, g.n);
-  const bool regular = g.m <= kThin ? b.along_rows() || b.across_rows() : a.along_rows() || a.across_rows();
-  const bool thin = few <= kThin && regular;
+  const bool few_rows = is_thin(a, b), thin = few_rows || is_thin(b, a);
   if (sums && (thin || !a.across_rows())) {
     sum_rows(a, sums, parallel);
     sums = nullptr;
   }
-  if (few == 0) return;
-  if (thin) return gemm_thin(g, a, b, parallel);
+  if (a.width == 0 || b.width == 0) return;
+  if (thin) return few_rows ? gemm_thin(g, a, b, false, parallel) : gemm_thin(g, b, a, true, parallel);
   const auto blocked = [&](const auto& out)
                            KT { Blocked<T, std::decay_t<decltype(out)>>(a, b, out, sums, parallel).run(); };
   const E* bias = static_cast<const E*>(g.bias);

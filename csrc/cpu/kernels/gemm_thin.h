@@ -1,7 +1,12 @@
 // Products with few rows (decoding: one token at a time) or few columns. Packing b would cost more than the product, so
 // b is read once, where it lies. Sums go to a block of E and then through the general epilogue.
 
-static constexpr int kThin = 16;
+// Whether that pays for the few rows of `small` and a `big` of this layout.
+template <class T>
+static bool is_thin(const Operand<T>& small, const Operand<T>& big) {
+  const int64_t limit = big.along_rows() ? 32 : !big.across_rows() ? 0 : kPaired<T> ? 8 : 16;
+  return small.width <= std::min(limit, std::max<int64_t>(1, big.width / 4));
+}
 
 // n elements, `step` apart, to a contiguous row
 template <class T, class To>
@@ -36,60 +41,72 @@ KT void sum_rows(const Operand<T>& a, accumulate_t<T>* sums, bool parallel) {
   });
 }
 
-// sums[i * stride + j] = a row i . b column j, j < n: both contiguous along K. a: rows of `a_row` (float, or bf16
-// pairs).
+// sums[i * stride + j] = a row i . b row j for M x N of them, each contiguous along K. a holds floats, or bf16 if the
+// products are of pairs.
 template <int M, int N, class T, class A>
 KT void dot_block(const A* a, int64_t a_row, const T* b, int64_t b_row, int64_t depth, accumulate_t<T>* sums,
                   int64_t stride) {
   using V = lanes_of<T>;
   constexpr int step = V::W * kUnit<T>;
-  V r[M][N];
-  SG_UNROLL(4)
-  for (int i = 0; i < M; i++) SG_UNROLL(4)
-  for (int j = 0; j < N; j++) r[i][j] = V(0);
+  V r[M * N];
+  SG_UNROLL(16)
+  for (int i = 0; i < M * N; i++) r[i] = V(0);
   const auto add = [&](auto get) KL {
     V y[N];
-    SG_UNROLL(4)
+    SG_UNROLL(16)
     for (int j = 0; j < N; j++) y[j] = get(b + j * b_row);
     SG_UNROLL(4)
     for (int i = 0; i < M; i++) {
       const V x = get(a + i * a_row);
-      SG_UNROLL(4)
-      for (int j = 0; j < N; j++) r[i][j] = dot<kPaired<T>>(x, y[j], r[i][j]);
+      SG_UNROLL(16)
+      for (int j = 0; j < N; j++) r[i * N + j] = dot<kPaired<T>>(x, y[j], r[i * N + j]);
     }
   };
   int64_t k = 0;
   for (; k + step <= depth; k += step) add([=](const auto* p) KL { return load_units(p + k); });
   if (k < depth) add([=](const auto* p) KL { return load_units(p + k, int(depth - k)); });
-  for (int i = 0; i < M; i++)
-    for (int j = 0; j < N; j++) sums[i * stride + j] = reduce_add(r[i][j]);
+  if constexpr (M * N == V::W) {  // all horizontal sums at once
+    transpose(r);
+    SG_UNROLL(4)
+    for (int half = V::W / 2; half; half /= 2)
+      for (int i = 0; i < half; i++) r[i] += r[i + half];
+    accumulate_t<T> lanes[V::W];
+    store(lanes, r[0]);
+    for (int i = 0; i < M; i++) std::copy_n(lanes + i * N, N, sums + i * stride);
+  } else {
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < N; j++) sums[i * stride + j] = reduce_add(r[i * N + j]);
+  }
 }
 
-// sums[i * stride + j] = a row i . b row j; a: m rows of `depth`, b: n rows
+// sums[i * stride + j] = a row i . b row j; a: m rows of `depth`, b: n rows. As many rows at a time as there are, and
+// columns to fill a register with the sums.
 template <class T, class A>
 KT void dot_columns(const A* a, int64_t m, const T* b, int64_t b_row, int64_t n, int64_t depth, accumulate_t<T>* sums,
                     int64_t stride) {
-  constexpr int M = kTileRows >= 12 ? 4 : 2;
-  for (int64_t j = 0; j < n; j += 4)
-    for (int64_t i = 0; i < m; i += M) {
-      const A* x = a + i * depth;
-      const T* y = b + j * b_row;
-      accumulate_t<T>* s = sums + i * stride + j;
-      if (j + 4 <= n && i + M <= m) dot_block<M, 4>(x, depth, y, b_row, depth, s, stride);
-      else if (j + 4 <= n) {
-        for (int64_t k = 0; k < m - i; k++)
-          dot_block<1, 4>(x + k * depth, depth, y, b_row, depth, s + k * stride, stride);
-      } else {
-        for (int64_t k = 0; k < std::min<int64_t>(M, m - i); k++)
-          for (int64_t l = 0; l < n - j; l++)
-            dot_block<1, 1>(x + k * depth, depth, y + l * b_row, b_row, depth, s + k * stride + l, stride);
-      }
-    }
+  constexpr int W = lanes_of<T>::W;
+  const auto band = [&](auto rows, int64_t i, int64_t j) KT {
+    constexpr int M = rows, N = W / M;
+    for (int64_t x = j; x < j + W; x += N)
+      dot_block<M, N>(a + i * depth, depth, b + x * b_row, b_row, depth, sums + i * stride + x, stride);
+  };
+  int64_t j = 0;
+  for (; j + W <= n; j += W) {
+    int64_t i = 0;
+    if constexpr (W >= 4)
+      for (; i + 4 <= m; i += 4) band(std::integral_constant<int, 4>(), i, j);
+    for (; i + 2 <= m; i += 2) band(std::integral_constant<int, 2>(), i, j);
+    if (i < m) band(std::integral_constant<int, 1>(), i, j);
+  }
+  for (; j < n; j++)
+    for (int64_t i = 0; i < m; i++)
+      dot_block<1, 1>(a + i * depth, depth, b + j * b_row, b_row, depth, sums + i * stride + j, stride);
 }
 
-// b contiguous across K: the micro-kernel with b unpacked. a: [K][sa] of E.
+// sums = a b for M rows and NV registers of columns, b contiguous across K: the micro-kernel with b unpacked. a:
+// [K][sa].
 template <int M, int NV, class T>
-KI void row_block(const accumulate_t<T>* a, int64_t sa, const T* b, int64_t b_row, int64_t depth, int n,
+KT void row_block(const accumulate_t<T>* a, int64_t sa, const T* b, int64_t b_row, int64_t depth, int n,
                   accumulate_t<T>* sums, int64_t stride) {
   using V = lanes_of<T>;
   V r[M][NV];
@@ -106,21 +123,26 @@ KI void row_block(const accumulate_t<T>* a, int64_t sa, const T* b, int64_t b_ro
     for (int j = 0; j < NV && n > j * V::W; j++) store(sums + i * stride + j * V::W, r[i][j], n - j * V::W);
 }
 
-// sums[i * stride + j] = a column i . b column j
+// sums[i * stride + j] = a column i . b column j; a: [K][m]. Columns outside, so that b comes from memory once.
 template <class T>
 KT void row_columns(const accumulate_t<T>* a, int64_t m, const T* b, int64_t b_row, int64_t n, int64_t depth,
                     accumulate_t<T>* sums, int64_t stride) {
-  constexpr int W = lanes_of<T>::W, tall = kTileRows / 2;
-  const auto band = [&](auto rows, auto registers, int64_t i) KT {
-    constexpr int M = rows, NV = registers;
-    int64_t j = 0;
-    for (; j + NV * W <= n; j += NV * W)
-      row_block<M, NV>(a + i, m, b + j, b_row, depth, NV * W, sums + i * stride + j, stride);
-    for (; j < n; j += W)
-      row_block<M, 1>(a + i, m, b + j, b_row, depth, int(std::min<int64_t>(W, n - j)), sums + i * stride + j, stride);
+  constexpr int W = lanes_of<T>::W;
+  const auto columns = [&](auto registers, int64_t j) KT {
+    constexpr int NV = registers;
+    const int count = int(std::min<int64_t>(NV * W, n - j));
+    const auto band = [&](auto rows, int64_t i) KT {
+      row_block<rows, NV>(a + i, m, b + j, b_row, depth, count, sums + i * stride + j, stride);
+    };
+    int64_t i = 0;
+    if constexpr (kTileRows >= 12) {
+      for (; i + 6 <= m; i += 6) band(std::integral_constant<int, 6>(), i);
+      for (; i + 4 <= m; i += 4) band(std::integral_constant<int, 4>(), i);
+    }
+    for (; i + 2 <= m; i += 2) band(std::integral_constant<int, 2>(), i);
+    if (i < m) band(std::integral_constant<int, 1>(), i);
   };
-  int64_t i = 0;
-  for (; i + tall <= m; i += tall) band(std::integral_constant<int, tall>(), std::integral_constant<int, 2>(), i);
-  for (; i + 2 <= m; i += 2) band(std::integral_constant<int, 2>(), std::integral_constant<int, 4>(), i);
-  if (i < m) band(std::integral_constant<int, 1>(), std::integral_constant<int, 4>(), i);
+  int64_t j = 0;
+  for (; j + 4 * W <= n; j += 4 * W) columns(std::integral_constant<int, 4>(), j);
+  for (; j < n; j += W) columns(std::integral_constant<int, 1>(), j);
 }
