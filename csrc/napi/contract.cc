@@ -28,7 +28,8 @@ Contract::Contract(const char* text) {
         p.has_lead = true;
         p.lead_at = p.sizes;
       } else {
-        SG_ASSERT(size.size() == 1 && (std::isalpha(size[0]) || size[0] == '_'));
+        p.dense = size.size() == 2 && size[1] == '\'';
+        SG_ASSERT(size.size() == (p.dense ? 2 : 1) && (std::isalpha(size[0]) || size[0] == '_'));
         p.size[p.sizes++] = size[0];
       }
     }
@@ -36,7 +37,7 @@ Contract::Contract(const char* text) {
     if (last) break;
   }
   while (in >> word) {
-    SG_ASSERT(word.size() == 1 && std::strchr("dnbr", word[0]));
+    SG_ASSERT(word.size() == 1 && std::strchr("dncbr", word[0]));
     numbers_ += word[0];
   }
 }
@@ -84,12 +85,17 @@ bool Contract::match_shape(const Pattern& p, int ndim, const int64_t* shape, Bin
   return b.lead_count == lead && std::equal(first, first + lead, b.lead);
 }
 
-void Contract::check_tensor(const char* op, int i, DType dtype, int ndim, const int64_t* shape, Bindings& b) const {
+void Contract::check_tensor(const char* op, int i, DType dtype, int ndim, const int64_t* shape, const int64_t* strides,
+                            Bindings& b) const {
   const Pattern& p = tensors_[std::min(size_t(i), tensors_.size() - 1)];
   if (i == 0) b.first_ndim = ndim;
   if (!match_dtype(p.dtype, dtype, b)) {
     fail(ErrorCode::DType, op, ": tensor ", i, " is ", dtype_name(dtype), ", which is not the ", p.text,
          " that goes with the others");
+  }
+  if (p.dense && strides && ndim > 0 && shape[ndim - 1] > 1 && strides[ndim - 1] != 1) {
+    fail(ErrorCode::Shape, op, ": the last dimension of tensor ", i, " must be contiguous, its stride is ",
+         strides[ndim - 1]);
   }
   if (match_shape(p, ndim, shape, b)) return;
   std::ostringstream text;
@@ -103,6 +109,7 @@ void Contract::check_numbers(const char* op, const double* numbers, int64_t coun
     switch (numbers_[std::min(size_t(i), numbers_.size() - 1)]) {
       case 'd': whole_between(numbers[i], 0, std::max(0, b.first_ndim - 1), op, "the dimension"); break;
       case 'n': whole_between(numbers[i], -(int64_t(1) << 53), int64_t(1) << 53, op, "a number"); break;
+      case 'c': whole_between(numbers[i], 0, INT32_MAX, op, "a count"); break;
       case 'b': whole_between(numbers[i], 0, 1, op, "a flag"); break;
       default: break;
     }

@@ -5,8 +5,8 @@
 //
 // Dtypes: F one float kind for all F's of the call, A what F accumulates in, T one dtype for all T's, f any float kind,
 // s float32, I int32 or int64, L int64, M a float kind or bool, * any. Sizes: a letter is one size for the whole call,
-// .. any number of dimensions, the same in the whole call, _ any size, [*] any shape.
-// Numbers: d a dimension of tensor 0, n a whole number, b 0 or 1, r anything.
+// .. any number of dimensions, the same in the whole call, _ any size, [*] any shape; ' after the last size: its
+// elements lie side by side. Numbers: d a dimension of tensor 0, n a whole number, c a count, b 0 or 1, r anything.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -29,13 +29,15 @@ class Contract {
   };
 
   explicit Contract(const char* text);
-  void check_tensor(const char* op, int i, DType dtype, int ndim, const int64_t* shape, Bindings& b) const;
+  // `strides` is null for a fresh tensor, which is contiguous.
+  void check_tensor(const char* op, int i, DType dtype, int ndim, const int64_t* shape, const int64_t* strides,
+                    Bindings& b) const;
   void check_numbers(const char* op, const double* numbers, int64_t count, const Bindings& b) const;
 
  private:
   struct Pattern {
     char dtype = '*';
-    bool any_shape = false, has_lead = false;
+    bool any_shape = false, has_lead = false, dense = false;
     int lead_at = 0, sizes = 0;  // `lead_at` of the sizes stand before ..
     char size[kMaxDims] = {};
     std::string text;

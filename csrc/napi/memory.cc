@@ -228,8 +228,9 @@ napi_value mapFile(Environment& e, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> memory_functions() {
-  return {SG_FUNCTION(stats),     SG_FUNCTION(resetPeak), SG_FUNCTION(emptyCache), SG_FUNCTION(history),
-          SG_FUNCTION(trackMany), SG_FUNCTION(tracked),       SG_FUNCTION(sweep),     SG_FUNCTION(nudge),      SG_FUNCTION(mapFile)};
+  return {SG_FUNCTION(stats),   SG_FUNCTION(resetPeak), SG_FUNCTION(emptyCache),
+          SG_FUNCTION(history), SG_FUNCTION(trackMany), SG_FUNCTION(tracked),
+          SG_FUNCTION(sweep),   SG_FUNCTION(nudge),     SG_FUNCTION(mapFile)};
 }
 
 }  // namespace sg

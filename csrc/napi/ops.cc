@@ -87,8 +87,8 @@ class Packing {
   char* pack_tensor(int i, double* record, PackedView& v, const Storage& s);
   char* pack_fresh(int i, double* record, PackedView& v);
   void read_dims(double* record, PackedView& v, int64_t* shape, int64_t& numel);
-  void check_contract(int i, PackedView& v) {
-    if (row_->contract) row_->contract->check_tensor(row_->name, i, v.dtype, v.ndim, v.dims(), bindings_);
+  void check_contract(int i, PackedView& v, const int64_t* strides) {
+    if (row_->contract) row_->contract->check_tensor(row_->name, i, v.dtype, v.ndim, v.dims(), strides, bindings_);
   }
   void check_shapes(char* tensors) const;
   TensorKind kind(int i) const { return row_->tensors[std::min(i, row_->tensor_count - 1)]; }
@@ -129,7 +129,7 @@ char* Packing::pack_fresh(int i, double* record, PackedView& v) {
   int64_t* shape = v.dims();
   int64_t numel = 0;
   read_dims(record, v, shape, numel);
-  check_contract(i, v);
+  check_contract(i, v, nullptr);
   int64_t* strides = shape + v.ndim;
   int64_t step = 1;
   for (int d = v.ndim - 1; d >= 0; d--) {
@@ -150,7 +150,6 @@ char* Packing::pack_tensor(int i, double* record, PackedView& v, const Storage& 
   int64_t* shape = v.dims();
   int64_t numel = 0;
   read_dims(record, v, shape, numel);
-  check_contract(i, v);
   int64_t* strides = shape + v.ndim;
   int64_t low = 0, high = 0;
   if (!whole(record[kOffset], low)) fail(ErrorCode::Shape, row_->name, ": not an offset: ", show(record[kOffset]));
@@ -165,6 +164,7 @@ char* Packing::pack_tensor(int i, double* record, PackedView& v, const Storage& 
     int64_t& end = reach < 0 ? low : high;
     overflow |= __builtin_add_overflow(end, reach, &end);
   }
+  check_contract(i, v, strides);
   const int64_t elements = int64_t(s.bytes() / dtype_size(v.dtype));
   if (numel == 0) {
     v.data = s.block->data;
