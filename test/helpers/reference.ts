@@ -142,6 +142,10 @@ export const softmaxOf = (values: readonly number[]): number[] => {
   const e = values.map((v) => (top === -Infinity ? 0 : Math.exp(v - top)));
   return e.map((v) => v / sum(e));
 };
+export const logSoftmaxOf = (values: readonly number[]): number[] => {
+  const total = logsumexpOf(values);
+  return values.map((v) => v - total);
+};
 export const logsumexpOf = (values: readonly number[]): number => {
   const top = Math.max(...values);
   return Number.isFinite(top) ? top + Math.log(sum(values.map((v) => Math.exp(v - top)))) : top;

@@ -3,7 +3,7 @@
 import type { DType, Tensor } from '../../lib/index.js';
 import * as sg from '../../lib/index.js';
 import { float, type Input, type Row } from '../helpers/op_table.js';
-import { along, logsumexpOf, map, mean, type Nd, nd, permute, reduce, reshape, sum } from '../helpers/reference.js';
+import { along, logSoftmaxOf, map, mean, type Nd, nd, permute, reduce, reshape, sum } from '../helpers/reference.js';
 
 type Reduction = 'mean' | 'sum' | 'none';
 const reductions: readonly Reduction[] = ['mean', 'sum', 'none'];
@@ -43,7 +43,7 @@ interface Classes {
 function crossEntropy(logits: Nd, targets: Nd, weight: Nd | null, reduction: Reduction, { ignoreIndex = -100, labelSmoothing = 0 }: Classes): Nd {
   const classes = logits.shape[1]!;
   const w = (c: number): number => weight?.data[c] ?? 1;
-  const logs = along(logits, 1, (v) => v.map((x) => x - logsumexpOf(v)));
+  const logs = along(logits, 1, logSoftmaxOf);
   let weights = 0;
   const losses = nd(targets.shape, (i) => {
     const target = targets.data[i]!;
