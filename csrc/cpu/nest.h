@@ -55,7 +55,7 @@ class Nest {
   }
   // For kernels that need no buffers: boxes of one row may be longer.
   void widen(int64_t cols) {
-    if (box_rows_ == 1) box_cols_ = std::min(shape_[ndim_ - 1], cols);
+    if (!empty_ && box_rows_ == 1) box_cols_ = std::min(shape_[ndim_ - 1], cols);
   }
   int64_t grain() const { return std::max<int64_t>(1, kGrainElements / (box_rows_ * box_cols_)); }
 
