@@ -1,106 +1,20 @@
-// Joining, cutting and rearranging. Cuts are views; joins copy each element once.
+// Rearranging: padding, rolling, flipping, repeating, triangles, grids. Made of views, joined by one copy.
 
-import { record, recording } from '../autograd/node.js';
 import { arange, fromTypedArray, full, ones, zeros } from '../create.js';
-import { resultType } from '../dtype.js';
-import { describe, ShapeError, ValueError } from '../errors.js';
-import { checkDim, checkInteger, checkNumber, checkShape, numel, type Shape, sameShape, showShape } from '../shape.js';
+import { describe, ShapeError } from '../errors.js';
+import { checkDim, checkInteger, checkNumber, checkShape, numel, type Shape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { checkChoice, checkIndices, checkTensor, checkTensors, optionsOf } from './arguments.js';
-import { clone, contiguous, to } from './copy.js';
-import { deviceOf, door, fresh, invoke, like } from './door.js';
+import { clone, contiguous } from './copy.js';
+import { door, like } from './door.js';
 import { indexAdd_, indexSelect } from './gather.js';
+import { cat, checkCut } from './pieces.js';
 import { indexAt } from './places.js';
-import { abs, add, clamp, neg, remainder } from './pointwise.js';
+import { add } from './pointwise.js';
 import { cumsum } from './sort.js';
-import { expand, movedim, narrow, reshape, select, slice, unsqueeze } from './view.js';
+import { expand, movedim, narrow, reshape, slice } from './view.js';
 
-/** Tensors one after another along `dim`, equal in all other sizes. Dtypes are promoted; tensors of shape [0] are skipped. */
-export function cat(tensors: readonly Tensor[], dim = 0): Tensor {
-  checkTensors(tensors, 'cat');
-  if (tensors.length === 0) throw new ValueError('cat: expected at least one tensor');
-  const present = tensors.filter((x) => !sameShape(x.shape, [0]));
-  const first = present[0] ?? tensors[0]!;
-  if (first.ndim === 0) throw new ShapeError('cat: tensors without dimensions cannot be joined; use stack()');
-  const d = checkDim(dim, first.ndim, 'cat');
-  for (const x of present) {
-    if (x.ndim !== first.ndim || x.shape.some((s, i) => i !== d && s !== first.shape[i])) {
-      throw new ShapeError(`cat: sizes differ outside dimension ${d}: ${showShape(first.shape)} and ${showShape(x.shape)}`);
-    }
-  }
-  const dtype = resultType(tensors);
-  const parts = (present.length ? present : [first]).map((x) => to(x, dtype));
-  const sizes = parts.map((x) => x.shape[d]!);
-  const shape = checkShape(
-    first.shape.map((s, i) => (i === d ? sizes.reduce((a, b) => a + b, 0) : s)),
-    'cat',
-  );
-  const y = invoke('cat', deviceOf('cat', parts), [fresh(shape, dtype), ...parts], [d])[0]!;
-  if (recording(parts)) record('cat', parts, [y], { dim: d, sizes });
-  return y;
-}
-
-/** Tensors of one shape along a new dimension. */
-export function stack(tensors: readonly Tensor[], dim = 0): Tensor {
-  checkTensors(tensors, 'stack');
-  if (tensors.length === 0) throw new ValueError('stack: expected at least one tensor');
-  const { shape } = tensors[0]!;
-  for (const x of tensors) if (!sameShape(x.shape, shape)) throw new ShapeError(`stack: shapes differ: ${showShape(shape)} and ${showShape(x.shape)}`);
-  const d = checkDim(dim, shape.length + 1, 'stack');
-  return cat(
-    tensors.map((x) => unsqueeze(x, d)),
-    d,
-  );
-}
-
-function checkCut(x: unknown, dim: number, op: string): [Tensor, number, number] {
-  checkTensor(x, op);
-  const d = checkDim(dim, x.ndim, op);
-  if (x.ndim === 0) throw new ShapeError(`${op}: the tensor has no dimensions`);
-  return [x, d, x.shape[d]!];
-}
-
-/** Each piece is a JavaScript object: more than a million of them is a mistake. */
-function checkPieces(count: number, x: Tensor, d: number, op: string): number {
-  if (count > 2 ** 20) throw new ShapeError(`${op}: dimension ${d} of ${showShape(x.shape)} would make ${count} tensors, at most ${2 ** 20} are possible`);
-  return count;
-}
-
-function cut(x: Tensor, d: number, sizes: readonly number[]): Tensor[] {
-  let start = 0;
-  return sizes.map((size) => {
-    start += size;
-    return narrow(x, d, start - size, size);
-  });
-}
-
-/** Views of `size` elements of `dim` each, the last with what is left; or of the sizes given. */
-export function split(x: Tensor, size: number | readonly number[], dim = 0): Tensor[] {
-  const [t, d, length] = checkCut(x, dim, 'split');
-  if (Array.isArray(size)) {
-    const sizes = size.map((s) => checkInteger(s, 'a size', 'split', 0));
-    const total = sizes.reduce((a, b) => a + b, 0);
-    if (total !== length) throw new ShapeError(`split: sizes ${showShape(sizes)} sum to ${total}, dimension ${d} of ${showShape(t.shape)} has ${length}`);
-    return cut(t, d, sizes);
-  }
-  const each = checkInteger(size, 'the size', 'split', 1);
-  const sizes = Array.from({ length: checkPieces(Math.max(1, Math.ceil(length / each)), t, d, 'split') }, (_, i) => Math.min(each, length - i * each));
-  return cut(t, d, sizes);
-}
-
-/** At most `chunks` views of equal size along `dim`, the last perhaps smaller. */
-export function chunk(x: Tensor, chunks: number, dim = 0): Tensor[] {
-  const [t, d, length] = checkCut(x, dim, 'chunk');
-  checkInteger(chunks, 'the number of chunks', 'chunk', 1);
-  if (length === 0) return cut(t, d, new Array<number>(checkPieces(chunks, t, d, 'chunk')).fill(0));
-  return split(t, Math.ceil(length / chunks), d);
-}
-
-/** One view for each position of `dim`, without that dimension. */
-export function unbind(x: Tensor, dim = 0): Tensor[] {
-  const [t, d, length] = checkCut(x, dim, 'unbind');
-  return Array.from({ length: checkPieces(length, t, d, 'unbind') }, (_, i) => select(t, d, i));
-}
+export { cat, chunk, split, stack, unbind } from './pieces.js';
 
 export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
 
@@ -123,39 +37,51 @@ export function pad(x: Tensor, padding: readonly number[], options?: { mode?: Pa
     const before = checkInteger(padding[2 * i], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const after = checkInteger(padding[2 * i + 1], 'a padding', 'pad', -(2 ** 31), 2 ** 31);
     const d = x.ndim - 1 - i;
-    if (Math.min(0, before) + Math.min(0, after) + x.shape[d]! < 0)
+    const n = x.shape[d]!;
+    if (Math.min(0, before) + Math.min(0, after) + n < 0)
       throw new ShapeError(`pad: ${before} and ${after} cut more from dimension ${d} of ${showShape(x.shape)} than it has`);
-    if (before === 0 && after === 0) continue;
-    y = mode === 'constant' ? padConstant(y, d, before, after, value) : padBorder(y, d, before, after, mode);
+    const limit = { constant: Infinity, reflect: n - 1, replicate: n === 0 ? 0 : Infinity, circular: n }[mode];
+    if (Math.max(before, after) > Math.max(0, limit))
+      throw new ShapeError(`pad: ${mode} padding ${before}, ${after} of dimension ${d} of ${showShape(x.shape)} may be at most ${limit}`);
+    const borders = mode === 'constant' ? filled(y, d, value) : repeats[mode](y, d);
+    const kept = narrow(y, d, Math.max(0, -before), n + Math.min(0, before) + Math.min(0, after));
+    const parts = [...(before > 0 ? [borders.before(before)] : []), kept, ...(after > 0 ? [borders.after(after)] : [])];
+    if (before !== 0 || after !== 0) y = parts.length === 1 ? kept : cat(parts, d);
   }
   return y === x || y.isView ? clone(y) : y;
 }
 
-function padConstant(x: Tensor, d: number, before: number, after: number, value: number): Tensor {
-  const [lead, tail] = [Math.min(0, before), Math.min(0, after)];
-  const kept = lead === 0 && tail === 0 ? x : narrow(x, d, -lead, x.shape[d]! + lead + tail);
-  const block = (size: number): Tensor[] =>
-    size <= 0
-      ? []
-      : [
-          expand(
-            full([], value, { dtype: x.dtype, device: x.device }),
-            x.shape.map((s, i) => (i === d ? size : s)),
-          ),
-        ];
-  const parts = [...block(before), kept, ...block(after)];
-  return parts.length === 1 ? kept : cat(parts, d);
+/** What pad puts before and after a dimension, by its length. */
+interface Borders {
+  before(count: number): Tensor;
+  after(count: number): Tensor;
 }
 
-function padBorder(x: Tensor, d: number, before: number, after: number, mode: Exclude<PadMode, 'constant'>): Tensor {
-  const n = x.shape[d]!;
-  const limit = mode === 'reflect' ? n - 1 : mode === 'circular' ? n : n === 0 ? 0 : 2 ** 31;
-  if (before > limit || after > limit)
-    throw new ShapeError(`pad: ${mode} padding ${before}, ${after} of dimension ${d} of ${showShape(x.shape)} may be at most ${limit}`);
-  const i = arange(-before, n + after, 1, { device: x.device });
-  const mirrored = (): Tensor => add(neg(abs(add(neg(abs(i)), n - 1))), n - 1);
-  return indexSelect(x, d, mode === 'replicate' ? clamp(i, 0, n - 1) : mode === 'circular' ? remainder(i, n) : mirrored());
+function filled(x: Tensor, d: number, value: number): Borders {
+  const block = (count: number): Tensor =>
+    expand(
+      full([], value, { dtype: x.dtype, device: x.device }),
+      x.shape.map((s, i) => (i === d ? count : s)),
+    );
+  return { before: block, after: block };
 }
+
+/** Borders made of the tensor itself, as views. */
+const repeats: Record<Exclude<PadMode, 'constant'>, (x: Tensor, d: number) => Borders> = {
+  reflect: (x, d) => ({
+    before: (count) => slice(x, d, count, 0, -1),
+    after: (count) => slice(x, d, x.shape[d]! - 2, x.shape[d]! - 2 - count < 0 ? null : x.shape[d]! - 2 - count, -1),
+  }),
+  replicate: (x, d) => {
+    const edge = (at: number, count: number): Tensor =>
+      expand(
+        narrow(x, d, at, 1),
+        x.shape.map((s, i) => (i === d ? count : s)),
+      );
+    return { before: (count) => edge(0, count), after: (count) => edge(x.shape[d]! - 1, count) };
+  },
+  circular: (x, d) => ({ before: (count) => narrow(x, d, x.shape[d]! - count, count), after: (count) => narrow(x, d, 0, count) }),
+};
 
 /** Elements moved by `shifts` places along `dims`, around the end; without `dims`, of the flattened tensor. */
 export function roll(x: Tensor, shifts: number | readonly number[], dims?: number | readonly number[] | null): Tensor {

@@ -1,14 +1,15 @@
 // Gradients of views, copies, reductions and matrix products, and of the fused blocks made of them.
-import { allocate, zeros } from '../../create.js';
+import { allocate, arange, zeros } from '../../create.js';
 import { contiguous, copy_, to } from '../../ops/copy.js';
 import { fresh, invoke } from '../../ops/door.js';
 import { EPILOGUE, gemm, matmul, rows, unpackHeads, wideType } from '../../ops/matmul.js';
+import { putAt, writeInto } from '../../ops/places.js';
 import { div, eq, mul, sign, where } from '../../ops/pointwise.js';
 import { prod, sum, sumTo } from '../../ops/reduce.js';
-import { diagonal, expand, mT, permute, reshape, slice } from '../../ops/view.js';
+import { diagonal, expand, movedim, mT, permute, reshape, slice } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
-import type { CompositeName, ReduceName, Rule, Rules, ViewName } from './types.js';
+import type { CompositeName, OpAttrs, ReduceName, Rule, Rules, ViewName } from './types.js';
 
 /** A gradient of a reduction spread over what was reduced. */
 function spread(n: Node, g: Tensor): Tensor {
@@ -57,6 +58,24 @@ function prodGradient(x: Tensor, g: Tensor, dims: readonly number[]): Tensor {
   return mul(expand(g, x.shape), gradient);
 }
 
+/** The gradient of diagonal by index. */
+function embedDiagonal(n: Node & { attrs: OpAttrs<'diagonal'> }, g: Tensor): Tensor {
+  const { offset, dim1, dim2 } = n.attrs;
+  const shape = n.shapeOf(0);
+  const order = [dim1, dim2, ...shape.map((_, d) => d).filter((d) => d !== dim1 && d !== dim2)];
+  const full = zeros(
+    order.map((d) => shape[d]!),
+    { dtype: g.dtype, device: g.device },
+  );
+  const from = (start: number): Tensor => arange(start, start + g.shape[g.ndim - 1]!, 1, { device: g.device });
+  putAt(full, 0, [from(Math.max(0, -offset)), from(Math.max(0, offset))], movedim(g, -1, 0), false);
+  return permute(
+    full,
+    shape.map((_, d) => order.indexOf(d)),
+  );
+}
+
+// The first gradient writes into a view of zeros; a recorded one by index, since a graph cannot follow a write to a view.
 export const viewRules: Rules<ViewName> = {
   reshape: { grad: (n, g) => [reshape(g, n.shapeOf(0))] },
   permute: {
@@ -74,6 +93,7 @@ export const viewRules: Rules<ViewName> = {
       const { dim, start, step } = n.attrs;
       const full = zeros(n.shapeOf(0), { dtype: g.dtype, device: g.device });
       const count = g.shape[dim]!;
+      if (n.differentiatesBackward()) return [writeInto('indexAdd', full, dim, arange(start, start + count * step, step, { device: g.device }), g)];
       if (count > 0) {
         const end = step > 0 ? start + (count - 1) * step + 1 : start + (count - 1) * step - 1;
         copy_(slice(full, dim, start, end < 0 ? null : end, step), g);
@@ -83,6 +103,7 @@ export const viewRules: Rules<ViewName> = {
   },
   diagonal: {
     grad: (n, g) => {
+      if (n.differentiatesBackward()) return [embedDiagonal(n, g)];
       const full = zeros(n.shapeOf(0), { dtype: g.dtype, device: g.device });
       copy_(diagonal(full, n.attrs.offset, n.attrs.dim1, n.attrs.dim2), g);
       return [full];
