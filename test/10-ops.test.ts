@@ -9,6 +9,7 @@ import { checkSecondOrder, hasSecondOrder } from './helpers/second_order.js';
 import { rows as attention } from './ops/attention.js';
 import { rows as conv } from './ops/conv.js';
 import { rows as indexing } from './ops/indexing.js';
+import { rows as large } from './ops/large.js';
 import { rows as loss } from './ops/loss.js';
 import { rows as matmul } from './ops/matmul.js';
 import { rows as normalize } from './ops/normalize.js';
@@ -17,7 +18,7 @@ import { rows as reduce } from './ops/reduce.js';
 import { rows as shape } from './ops/shape.js';
 import { rows as sort } from './ops/sort.js';
 
-const families = { pointwise, reduce, matmul, normalize, indexing, shape, sort, loss, attention, conv };
+const families = { pointwise, reduce, matmul, normalize, indexing, shape, sort, loss, attention, conv, large };
 
 for (const device of devices) {
   for (const [family, rows] of Object.entries(families)) {

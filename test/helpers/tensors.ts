@@ -23,8 +23,17 @@ export function representable(x: Nd, layout: Layout): Nd {
 export function make(x: Nd, dtype: DType, device: string, layout: Layout = 'contiguous'): Tensor {
   const { strides, offset, length } = place(x.shape, layout);
   const memory = new Float64Array(length).fill(77);
+  const index = x.shape.map(() => 0);
+  let at = offset;
   for (let i = 0; i < x.data.length; i++) {
-    memory[unravel(i, x.shape).reduce((p, k, d) => p + k * strides[d]!, offset)] = x.data[i]!;
+    memory[at] = x.data[i]!;
+    // the next index in row-major order
+    for (let d = index.length - 1; d >= 0; d--) {
+      at += strides[d]!;
+      if (++index[d]! < x.shape[d]!) break;
+      at -= x.shape[d]! * strides[d]!;
+      index[d] = 0;
+    }
   }
   const wide = fromTypedArray(memory, [length], { device });
   const base = dtype === 'float64' ? wide : wide.to(dtype);
