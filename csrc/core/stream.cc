@@ -270,8 +270,8 @@ void Stream::loop() {
     if (halting() && !work()) return;
     if (spin_until(settings_.spin_ns, wanted)) continue;
     std::unique_lock lock(mutex_);
-    asleep_ = true;
-    work_.wait(lock, wanted);
+    // Said again at every turn: a producer that was late to wake an earlier sleep has taken it back.
+    for (asleep_ = true; !wanted(); asleep_ = true) work_.wait(lock);
     asleep_ = false;
   }
 }

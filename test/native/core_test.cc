@@ -118,6 +118,26 @@ void test_faults() {
   expect(value == 11 && !a.faulted(), "a stream works again after its fault was taken");
 }
 
+// Streams that fall asleep all the time, on more threads than cores: a lost wake-up hangs here.
+void test_sleep() {
+  stream_settings().queue_limit = 16384;
+  stream_settings().spin_ns = 0;
+  std::vector<std::thread> producers;
+  for (int t = 0; t < 6; t++) {
+    producers.emplace_back([t] {
+      Stream s("sleeper");
+      int value = 0;
+      for (int i = 0; i < 20000; i++) {
+        s.enqueue(add, "add", Add{&value, 1});
+        if (i % (t + 1) == 0) s.host_wait(s.issued());
+      }
+      s.host_wait(s.issued());
+      expect(value == 20000, "every command runs");
+    });
+  }
+  for (auto& p : producers) p.join();
+}
+
 // A full queue must not hold the producer back while the stream waits for something this very thread does later.
 void test_growth() {
   stream_settings().queue_limit = 4;
@@ -238,6 +258,7 @@ int main() {
   test_streams(1, 50'000);
   test_streams(8, 0);
   test_faults();
+  test_sleep();
   test_growth();
   test_allocator();
   std::puts("core_test: ok");
