@@ -3,7 +3,7 @@
 // JavaScript references. Tensors nobody frees are found by the safety net, which works inside a loop that never awaits.
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import type { Device } from './device.js';
+import { type Device, openDevices } from './device.js';
 import { DisposedError } from './errors.js';
 import { block, growBlock, HEADER, native } from './native.js';
 
@@ -167,15 +167,16 @@ function collector(): Gc | null {
   return gc;
 }
 
-const COUNT_LIMIT = 4096;
+const COUNT_LIMIT = 2048;
 const MIN_BYTE_LIMIT = 256 * 2 ** 20;
 
 export const net = {
   young: [] as Storage[],
   bytes: 0,
   byteLimit: MIN_BYTE_LIMIT,
-  /** Bytes of storages that outlived a sweep; the addon holds weak references to them. */
-  oldBytes: 0,
+  /** Storages that outlived a sweep and have weak references (an upper bound), and when a full collection looks at them. */
+  oldCount: 0,
+  oldLimit: 2 * COUNT_LIMIT,
   sweeps: 0,
   freed: 0,
 };
@@ -186,29 +187,31 @@ function watch(s: Storage): void {
   if (net.young.length >= COUNT_LIMIT || net.bytes >= net.byteLimit) relieve();
 }
 
-/** Drops entries that were freed in time; collects only if what is left still passes a limit. */
+/** Collects when what is left of the young list still passes a limit. No local here may hold a storage: it would survive. */
 function relieve(): void {
-  const left = net.young.filter((s) => s.handle > 0);
-  net.young = left;
-  net.bytes = left.reduce((sum, s) => sum + s.bytes, 0);
-  if (left.length < COUNT_LIMIT / 2 && net.bytes < net.byteLimit / 2) return;
-  const watched = net.bytes;
-  const before = liveBytes(left);
-  sweep('minor');
-  if (watched < net.byteLimit / 2) return;
+  prune();
+  const count = net.young.length;
+  if (count < COUNT_LIMIT / 2 && net.bytes < net.byteLimit / 2) return;
+  net.oldCount += count - sweep('minor');
   // Entries that lived through an earlier scavenge are old for V8, and only a full collection finds them. Its cost is kept
-  // amortised, as collectors do, by letting the limit follow what survives.
-  if (liveBytes(left) > before * 0.75) {
-    sweep('major');
-    net.byteLimit = Math.max(MIN_BYTE_LIMIT, 2 * liveBytes(left));
-  }
+  // amortised, as collectors do, by letting the limits follow what survives.
+  if (net.oldCount < net.oldLimit && liveBytes() < net.byteLimit) return;
+  net.oldCount = Math.max(0, net.oldCount - sweep('major'));
+  net.oldLimit = Math.max(2 * COUNT_LIMIT, 2 * net.oldCount);
+  net.byteLimit = Math.max(MIN_BYTE_LIMIT, 2 * liveBytes());
 }
 
-function liveBytes(list: readonly Storage[]): number {
-  const devices = new Set(list.map((s) => s.device));
+/** Drops entries that were freed in time. */
+function prune(): void {
+  net.young = net.young.filter((s) => s.handle > 0);
+  net.bytes = net.young.reduce((sum, s) => sum + s.bytes, 0);
+}
+
+function liveBytes(): number {
   const out = new Float64Array(32);
   let sum = 0;
-  for (const d of devices) {
+  for (const d of openDevices()) {
+    if (d.type === 'meta') continue;
     native.stats(d.slot, out);
     sum += out[0]!;
   }

@@ -182,7 +182,7 @@ export class Tensor {
     } finally {
       if (source !== this) source.dispose();
     }
-    return decode(bytes, this.dtype, options.raw ?? false);
+    return decode(bytes, this.dtype, options?.raw ?? false);
   }
   toTypedArraySync(options: { raw?: boolean } = {}): TypedArray {
     const [source, bytes] = this.readBuffer('toTypedArraySync');
@@ -193,7 +193,7 @@ export class Tensor {
     } finally {
       if (source !== this) source.dispose();
     }
-    return decode(bytes, this.dtype, options.raw ?? false);
+    return decode(bytes, this.dtype, options?.raw ?? false);
   }
 
   /** Nested arrays of numbers (booleans for bool). Throws for int64 beyond 2^53. */
