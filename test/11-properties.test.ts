@@ -1,11 +1,10 @@
-// Laws that hold for every shape: views, strides, broadcasting, joining and splitting, indexing, promotion. fast-check makes
-// the cases; a failure prints its seed and the smallest counter-example.
+// Laws that hold for every shape: views, strides, broadcasting, joining and splitting.
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { DType, Tensor } from '../lib/index.js';
+import type { Tensor } from '../lib/index.js';
 import * as sg from '../lib/index.js';
-import { Golden } from './helpers/golden.js';
 import { expectClose } from './helpers/metric.js';
+import { check } from './helpers/property.js';
 import { broadcastShape, build, map, type Nd, nd, size } from './helpers/reference.js';
 import { layouts, make, read, representable } from './helpers/tensors.js';
 import { applyChain, chains } from './helpers/view_chain.js';
@@ -14,16 +13,6 @@ const shapes = fc.array(fc.nat(4), { maxLength: 4 });
 const fullShapes = fc.array(fc.integer({ min: 1, max: 4 }), { maxLength: 4 });
 const layoutOf = fc.constantFrom(...layouts);
 const counting = (shape: readonly number[]): Nd => nd(shape, (i) => i + 1);
-
-/** Runs a property inside a scope, with a fixed seed. */
-function check<T extends unknown[]>(arbitraries: { [K in keyof T]: fc.Arbitrary<T[K]> }, law: (...values: T) => void, numRuns = 300): void {
-  fc.assert(
-    fc.property(fc.tuple(...arbitraries), (values) => {
-      sg.scope(() => law(...(values as T)));
-    }),
-    { numRuns, seed: 2026 },
-  );
-}
 
 function expectEqual(t: Tensor, expected: Nd, label: string): void {
   expect([...t.shape], `${label}: shape`).toEqual([...expected.shape]);
@@ -229,90 +218,5 @@ describe('joining and splitting', () => {
       const repeats = shape.map((_, i) => (i === d ? 2 : 1));
       expectEqual(x.repeat(repeats).narrow(d, n, n), values, 'the second half of repeat');
     });
-  });
-});
-
-describe('dtypes', () => {
-  const golden = new Golden('promotion');
-
-  test.each(golden.cases)('$a promotes as in PyTorch', ({ a, results, scalarTensor }) => {
-    for (const [b, expected] of Object.entries(results)) {
-      expect(sg.resultType([sg.zeros([2], { dtype: a }), sg.zeros([2], { dtype: b as DType })]), `${a} and ${b}`).toBe(expected);
-      expect(sg.zeros([2], { dtype: a }).add(sg.zeros([2], { dtype: b as DType })).dtype, `${a} + ${b}`).toBe(expected);
-    }
-    for (const [b, expected] of Object.entries(scalarTensor)) {
-      expect(sg.zeros([2], { dtype: a }).add(sg.zeros([], { dtype: b as DType })).dtype, `${a} + scalar ${b}`).toBe(expected);
-    }
-  });
-
-  test('numbers are weak', () => {
-    const kinds: [DType, number, DType][] = [
-      ['float16', 2, 'float16'],
-      ['bfloat16', 0.5, 'bfloat16'],
-      ['float64', 0.5, 'float64'],
-      ['int32', 2, 'int32'],
-      ['uint8', 2, 'uint8'],
-      ['int64', 0.5, 'float32'],
-      ['bool', 2, 'int64'],
-      ['bool', 0.5, 'float32'],
-    ];
-    for (const [dtype, value, expected] of kinds) expect(sg.ones([2], { dtype }).mul(value).dtype, `${dtype} × ${value}`).toBe(expected);
-  });
-
-  test('int64 is exact beyond 2^24 and 2^53', () => {
-    check([fc.bigInt(-(2n ** 62n), 2n ** 62n), fc.bigInt(-(2n ** 61n), 2n ** 61n)], (a, b) => {
-      const values = (t: Tensor): bigint => (t.toTypedArraySync() as BigInt64Array)[0]!;
-      const [x, y] = [sg.tensor([a]), sg.tensor([b])];
-      expect(values(x.add(y))).toBe(BigInt.asIntN(64, a + b));
-      expect(values(x.mul(y))).toBe(BigInt.asIntN(64, a * b));
-      expect(values(x.sub(y))).toBe(BigInt.asIntN(64, a - b));
-      expect(values(x.neg().abs())).toBe(a < 0n ? -a : a);
-    });
-  });
-
-  test('every dtype holds what it can represent', () => {
-    const ranges: [DType, fc.Arbitrary<number>][] = [
-      ['float32', fc.float({ noNaN: true })],
-      ['float64', fc.double({ noNaN: true })],
-      ['int32', fc.integer()],
-      ['uint8', fc.integer({ min: 0, max: 255 })],
-      ['int8', fc.integer({ min: -128, max: 127 })],
-      ['int16', fc.integer({ min: -32768, max: 32767 })],
-      ['uint16', fc.nat(65535)],
-      ['uint32', fc.nat(2 ** 31 - 1)],
-      ['float16', fc.integer({ min: -2048, max: 2048 })],
-      ['bfloat16', fc.integer({ min: -256, max: 256 })],
-      ['float8_e4m3', fc.integer({ min: -16, max: 16 })],
-      ['float8_e5m2', fc.integer({ min: -8, max: 8 })],
-    ];
-    for (const [dtype, values] of ranges) {
-      check(
-        [fc.array(values, { minLength: 1, maxLength: 20 })],
-        (list) => {
-          const t = sg.fromTypedArray(Float64Array.from(list), [list.length], { dtype });
-          expectClose(read(t).data, list, 0, dtype);
-        },
-        60,
-      );
-    }
-  });
-
-  test('16-bit floats round to nearest, ties to even', () => {
-    const nearest = (x: number, digits: number, smallest: number): number => {
-      const step = 2 ** Math.max(Math.floor(Math.log2(Math.abs(x))) - digits, smallest);
-      const down = Math.floor(x / step);
-      const up = x / step - down;
-      return (up > 0.5 || (up === 0.5 && down % 2 !== 0) ? down + 1 : down) * step;
-    };
-    check(
-      [fc.double({ min: 2 ** -13, max: 60000, noNaN: true }), fc.boolean()],
-      (value, negative) => {
-        const x = Math.fround(negative ? -value : value);
-        const t = sg.tensor([x]);
-        expect(t.to('bfloat16').itemSync()).toBe(nearest(x, 7, -133));
-        expect(t.to('float16').itemSync()).toBe(nearest(x, 10, -24));
-      },
-      1000,
-    );
   });
 });

@@ -199,9 +199,14 @@ for (const [family, mistakes] of Object.entries(families)) {
 
 describe('faults that only the data shows', () => {
   test('an index out of range is raised at the next wait, naming the op', async () => {
-    const read = async (): Promise<unknown> => ones([3, 2]).index(tensor([0n, 5n])).toArray();
+    const read = async (): Promise<unknown> =>
+      ones([3, 2])
+        .index(tensor([0n, 5n]))
+        .toArray();
     await expect(read()).rejects.toThrow(new sg.ValueError('index: index 5 is out of range [-3, 3) at position 1'));
-    expect(() => sg.embedding(tensor([1n, 9n]), ones([4, 2])).toArraySync()).toThrow(new sg.ValueError('embedding: index 9 at position 1 is out of range: there are 4 rows'));
+    expect(() => sg.embedding(tensor([1n, 9n]), ones([4, 2])).toArraySync()).toThrow(
+      new sg.ValueError('embedding: index 9 at position 1 is out of range: there are 4 rows'),
+    );
     // the fault is over once raised
     expect(ones([2]).add(1).toArraySync()).toEqual([2, 2]);
   });

@@ -1,9 +1,11 @@
-// 20,000 random calls with wrong arguments. Each either succeeds or ends in a ShardgradError, at the call or at the next wait;
-// the process lives and memory stays flat. Half of the calls are any public function or method with anything; half are the
-// calls of the op table with one or two of their operands replaced, which get past the first checks.
+// 20,000 random calls with wrong arguments, and every argument of every function wrong in turn. Each call either succeeds or
+// ends in a ShardgradError, at the call or at the next wait; the process lives and memory stays flat. Half of the random calls
+// are any public function or method with anything; half are calls of the op table with one or two of their operands replaced,
+// which get past the first checks.
 import { expect, test } from 'vitest';
 import type { DType } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { attempt, type Callable, callables, Judge, show } from './helpers/callables.js';
 import type { Row } from './helpers/op_table.js';
 import { stream } from './helpers/random.js';
 import { rows as attention } from './ops/attention.js';
@@ -129,144 +131,79 @@ function argument(): unknown {
   return chance(0.5) ? pick<() => unknown>([anyTensor, () => pick([0, 1, 2, -1]), () => pick(shapes), () => ({ dtype: pick(dtypes) })])() : anything();
 }
 
-// Those that print, that stop or reconfigure what other calls rely on, or that run what they are given for as long as it likes.
-const left = new Set(['collectGarbage', 'emptyCache', 'resetPeakMemory', 'setNumThreads', 'checkLeaks', 'print', 'constructor']);
-
-interface Target {
-  readonly name: string;
-  readonly call: () => unknown;
-}
-
-function targets(): (() => Target)[] {
-  const list: (() => Target)[] = [];
-  const args = (): unknown[] => Array.from({ length: Math.floor(next() * 5) }, argument);
-  const add = (space: string, members: object): void => {
-    for (const [name, member] of Object.entries(members)) {
-      if (typeof member !== 'function' || left.has(name)) continue;
-      const isClass = /^class\b/.test(Function.prototype.toString.call(member));
-      if (isClass && space === '') continue; // Tensor, Device, Scope: not made by hand
-      list.push(() => {
-        const given = args();
-        const call = isClass ? () => new (member as new (...a: unknown[]) => unknown)(...given) : () => member(...given);
-        return { name: `${space}${name}(${given.map(show).join(', ')})`, call };
-      });
-    }
-  };
-  add('', sg);
-  add('nn.', sg.nn);
-  add('optim.', sg.optim);
-  const methods = Object.getOwnPropertyNames(sg.Tensor.prototype).filter((name) => {
-    const member = Object.getOwnPropertyDescriptor(sg.Tensor.prototype, name)!;
-    return typeof member.value === 'function' && !left.has(name) && !name.startsWith('check') && !name.startsWith('read');
-  });
-  for (const name of methods) {
-    list.push(() => {
-      const x = anyTensor();
-      const given = args();
-      return {
-        name: `${show(x)}.${name}(${given.map(show).join(', ')})`,
-        call: () => (x as unknown as Record<string, (...a: unknown[]) => unknown>)[name]!(...given),
-      };
-    });
-  }
-  for (const make of layers) {
-    list.push(() => {
-      const layer = make();
-      const given = args();
-      return {
-        name: `${layer.constructor.name}.forward(${given.map(show).join(', ')})`,
-        call: () => (layer.forward as (...a: unknown[]) => unknown)(...given),
-      };
-    });
-  }
-  return list;
-}
-
-const { nn } = sg;
-const layers: readonly (() => sg.nn.Module)[] = [
-  () => new nn.Linear(3, 2),
-  () => new nn.Embedding(5, 3),
-  () => new nn.LayerNorm(3),
-  () => new nn.RMSNorm([3, 4]),
-  () => new nn.GroupNorm(1, 3),
-  () => new nn.BatchNorm1d(3),
-  () => new nn.BatchNorm2d(2),
-  () => new nn.Conv1d(3, 2, 2),
-  () => new nn.Conv2d(2, 2, 2),
-  () => new nn.MaxPool2d(2),
-  () => new nn.MultiheadAttention(4, 2, { rotary: true }),
-  () => new nn.TransformerEncoderLayer(4, 2, { dimFeedforward: 4 }),
-  () => new nn.LSTM(4, 2),
-  () => new nn.GRU(4, 2, { batchFirst: true }),
-  () => new nn.CrossEntropyLoss(),
-  () => new nn.Sequential(new nn.Linear(3, 3), new nn.GELU()),
-  () => new nn.GPT({ vocabSize: 5, layers: 1, heads: 1, dim: 4, context: 4 }),
-];
-
 /** A call of the op table with some operands replaced. */
-function mutated(): Target {
+function mutated(): { shown: string; call: () => unknown } {
   const row: Row = pick(table);
   const operands = row.inputs.map((input) => sg.full([...input.shape], 1, { dtype: input.dtype ?? 'float32' }));
   for (let i = 0; i < 1 + Math.floor(next() * 2); i++) {
     operands[Math.floor(next() * operands.length)] = chance(0.8) ? anyTensor() : (anything() as sg.Tensor);
   }
-  return { name: `${row.name}(${operands.map(show).join(', ')})`, call: () => row.fn(...operands) };
+  return { shown: `${row.name}(${operands.map(show).join(', ')})`, call: () => row.fn(...operands) };
 }
 
-function show(x: unknown): string {
-  if (x instanceof sg.Tensor) return `${x.dtype}[${x.shape}]${x.disposed ? ' disposed' : x.isMeta ? ' meta' : ''}`;
-  if (Array.isArray(x)) return `[${x.map(show).join(', ')}]`;
-  if (x && typeof x === 'object')
-    return Object.getPrototypeOf(x) === Object.prototype ? `{${Object.entries(x).map(([k, v]) => `${k}: ${show(v)}`)}}` : (x.constructor?.name ?? 'object');
-  return typeof x === 'bigint' ? `${x}n` : typeof x === 'function' ? 'function' : String(x);
+/** A call of anything with anything. */
+function arbitrary(target: Callable): { shown: string; call: () => unknown } {
+  const args = Array.from({ length: Math.floor(next() * 5) }, argument);
+  if (target.isMethod) args.unshift(anyTensor());
+  return { shown: `${target.name}(${args.map(show).join(', ')})`, call: () => target.call(args) };
 }
 
-/** What a wrong call may end in. */
-function judge(name: string, error: unknown, wrong: Map<string, string>): void {
-  if (error instanceof sg.ShardgradError) {
-    if (error.message.length < 8 || error.code !== error.constructor.name) wrong.set(`${error.code} "${error.message}"`, name);
-    return;
-  }
-  const place =
-    error instanceof Error
-      ? error.stack
-          ?.split('\n')
-          .find((line) => line.includes('/lib/'))
-          ?.trim()
-      : undefined;
-  wrong.set(place ?? String(error), `${name} → ${String(error)}`);
-}
+const all = callables();
 
-test(`${CALLS} random calls of seed ${SEED} succeed or end in a typed error`, async () => {
-  const any = targets();
-  expect(any.length).toBeGreaterThan(150);
-  const wrong = new Map<string, string>();
-  const outcomes = { succeeded: 0, refused: 0 };
+/** Runs `calls` and asserts that none ends in the wrong error and that nothing is left behind. */
+async function campaign(calls: (judge: Judge) => Promise<void>): Promise<Judge> {
+  const judge = new Judge();
   const before = sg.memory().live;
   const resident = process.memoryUsage.rss();
-
-  for (let i = 0; i < CALLS; i++) {
-    let name = 'the arguments';
-    try {
-      const result = sg.scope(() => {
-        const target = chance(0.5) ? pick(any)() : mutated();
-        name = target.name;
-        const made = target.call();
-        return made instanceof Promise ? made.catch((error: unknown) => judge(name, error, wrong)) : undefined;
-      });
-      await result;
-      sg.synchronizeSync();
-      outcomes.succeeded++;
-    } catch (error) {
-      outcomes.refused++;
-      judge(name, error, wrong);
-    }
-  }
-
-  expect([...wrong].map(([place, call]) => `${call} ${place}`)).toEqual([]);
-  expect(outcomes.succeeded, 'calls that succeed').toBeGreaterThan(CALLS / 20);
-  expect(outcomes.refused, 'calls that are refused').toBeGreaterThan(CALLS / 4);
+  await calls(judge);
+  expect(judge.complaints).toEqual([]);
   sg.collectGarbage();
   expect(sg.memory().live - before, 'live bytes').toBeLessThan(100_000);
   expect(process.memoryUsage.rss() - resident, 'resident bytes').toBeLessThan(400 * 2 ** 20);
+  return judge;
+}
+
+test('there is much to call', () => {
+  expect(all.length).toBeGreaterThan(350);
+});
+
+test(`${CALLS} random calls of seed ${SEED} succeed or end in a typed error`, async () => {
+  let succeeded = 0;
+  const judge = await campaign(async (j) => {
+    for (let i = 0; i < CALLS; i++) {
+      if (await attempt('a random call', () => (chance(0.5) ? arbitrary(pick(all)) : mutated()), j)) succeeded++;
+    }
+  });
+  expect(succeeded, 'calls that succeed').toBeGreaterThan(CALLS / 20);
+  expect(judge.refused, 'calls that are refused').toBeGreaterThan(CALLS / 4);
+});
+
+// Arguments that fit many functions, then one wrong one.
+const templates: readonly (() => unknown[])[] = [
+  () => Array.from({ length: 4 }, () => sg.ones([2, 3])),
+  () => [sg.ones([2, 3]), 1, 1, 1],
+  () => [[2, 3], 1, 1, 1],
+  () => [2, 2, 2, 2],
+];
+const wrongs: readonly unknown[] = [null, undefined, Symbol('s'), '', Number.NaN, -1, {}, [], [null], true, 3n, () => 0];
+
+test('every argument of everything, wrong in every way', async () => {
+  await campaign(async (judge) => {
+    for (const target of all) {
+      for (const template of target.isMethod ? templates.slice(0, 2) : templates) {
+        for (let place = target.isMethod ? 1 : 0; place < 4; place++) {
+          for (const wrong of wrongs) {
+            await attempt(
+              target.name,
+              () => {
+                const args = [...template().slice(0, place), wrong];
+                return { shown: `${target.name}(${args.map(show).join(', ')})`, call: () => target.call(args) };
+              },
+              judge,
+            );
+          }
+        }
+      }
+    }
+  });
 });

@@ -2,7 +2,7 @@
 // view operations under test.
 import { type DType, fromTypedArray } from '../../lib/index.js';
 import { Tensor } from '../../lib/tensor.js';
-import { at, build, type Nd, size, unravel } from './reference.js';
+import { at, build, type Nd, size } from './reference.js';
 
 export const layouts = ['contiguous', 'transposed', 'sliced', 'flipped', 'expanded'] as const;
 export type Layout = (typeof layouts)[number];
@@ -24,14 +24,14 @@ export function make(x: Nd, dtype: DType, device: string, layout: Layout = 'cont
   const { strides, offset, length } = place(x.shape, layout);
   const memory = new Float64Array(length).fill(77);
   const index = x.shape.map(() => 0);
-  let at = offset;
+  let position = offset;
   for (let i = 0; i < x.data.length; i++) {
-    memory[at] = x.data[i]!;
+    memory[position] = x.data[i]!;
     // the next index in row-major order
     for (let d = index.length - 1; d >= 0; d--) {
-      at += strides[d]!;
+      position += strides[d]!;
       if (++index[d]! < x.shape[d]!) break;
-      at -= x.shape[d]! * strides[d]!;
+      position -= x.shape[d]! * strides[d]!;
       index[d] = 0;
     }
   }

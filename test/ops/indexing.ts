@@ -266,26 +266,29 @@ const masks: Row[] = [
   },
 ];
 
+/** Rows and columns of three elements; when accumulating, two of them are the same. */
+const places = (accumulate: boolean): [number[], number[]] =>
+  accumulate
+    ? [
+        [0, 3, 0],
+        [1, 2, 1],
+      ]
+    : [
+        [0, 3, 1],
+        [1, 2, 1],
+      ];
+
 const puts: Row[] = [false, true].map((accumulate) => ({
   name: `indexPut${accumulate ? ', accumulating' : ''}`,
   inputs: [float([4, 3]), float([3])],
-  fn: (x, v) =>
-    sg.indexPut(
-      x!,
-      [
-        [0, 3, accumulate ? 0 : 1],
-        [1, 2, 1],
-      ],
-      v!,
-      { accumulate },
-    ),
+  fn: (x, v) => sg.indexPut(x!, places(accumulate), v!, { accumulate }),
   ref: (x, v) => {
-    const [r, c] = [
-      [0, 3, accumulate ? 0 : 1],
-      [1, 2, 1],
-    ];
+    const [rows, columns] = places(accumulate);
     const out = nd(x!.shape, x!.data);
-    r!.forEach((row, i) => (out.data[row * 3 + c![i]!] = (accumulate ? out.data[row * 3 + c![i]!]! : 0) + v!.data[i]!));
+    rows.forEach((row, i) => {
+      const at = row * 3 + columns[i]!;
+      out.data[at] = (accumulate ? out.data[at]! : 0) + v!.data[i]!;
+    });
     return out;
   },
   dtypes: addable,

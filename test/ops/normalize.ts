@@ -1,7 +1,22 @@
 // Rows of softmax and its relatives and of the normalizations.
 import * as sg from '../../lib/index.js';
 import { float, type Input, type Row } from '../helpers/op_table.js';
-import { along, build, logSoftmaxOf, logsumexpOf, map, mean, type Nd, reduce, reshape, size, softmaxOf, sum, transpose, variance } from '../helpers/reference.js';
+import {
+  along,
+  build,
+  logSoftmaxOf,
+  logsumexpOf,
+  map,
+  mean,
+  type Nd,
+  reduce,
+  reshape,
+  size,
+  softmaxOf,
+  sum,
+  transpose,
+  variance,
+} from '../helpers/reference.js';
 
 const constant = (shape: readonly number[], low = -3, high = 3): Input => ({ shape, low, high, constant: true });
 
