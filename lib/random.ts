@@ -213,9 +213,9 @@ export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tenso
   if (!(x instanceof Tensor)) throw new ValueError(`dropout: expected a tensor, got ${describe(x)}`);
   checkNumber(p, 'p', 'dropout', 0, 1);
   if (!isFloating(x.dtype)) throw new DTypeError(`dropout: expects a floating-point tensor, got ${x.dtype}`);
-  if (!(options.training ?? true) || p === 0) return x;
-  const drawn = drawKey(options.key ?? (() => (options.generator ?? defaultGenerator()).nextKey()));
-  const layout = layoutNumbers(x, options.layout);
+  if (!(options?.training ?? true) || p === 0) return x;
+  const drawn = drawKey(options?.key ?? (() => (options?.generator ?? defaultGenerator()).nextKey()));
+  const layout = layoutNumbers(x, options?.layout);
   const y = invoke('dropout', x.device, [x, like(x)], [p, ...drawn, ...layout])[0]!;
   if (recording([x])) record('dropout', [x], [y], { p, key: drawn, layout });
   return y;

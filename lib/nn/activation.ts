@@ -55,7 +55,7 @@ export class GELU extends Module {
   readonly approximate: 'none' | 'tanh';
   constructor(options: { approximate?: 'none' | 'tanh' } = {}) {
     super();
-    this.approximate = options.approximate ?? 'none';
+    this.approximate = options?.approximate ?? 'none';
     if (this.approximate !== 'none' && this.approximate !== 'tanh')
       throw new ValueError(`GELU: approximate must be none or tanh, got ${describe(this.approximate)}`);
   }

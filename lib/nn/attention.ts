@@ -62,12 +62,12 @@ export class MultiheadAttention extends Module {
     checkSize(embedDim, 'embedDim', where);
     checkSize(numHeads, 'numHeads', where);
     if (embedDim % numHeads !== 0) throw new ValueError(`${where}: embedDim ${embedDim} is not a multiple of ${numHeads} heads`);
-    checkNumber(options.dropout ?? 0, 'dropout', where, 0, 1);
+    checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1);
     this.headDim = embedDim / numHeads;
-    this.keyHeads = checkSize(options.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
+    this.keyHeads = checkSize(options?.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
     if (numHeads % this.keyHeads !== 0) throw new ValueError(`${where}: ${numHeads} heads are no multiple of ${this.keyHeads} key heads`);
     const keySize = this.keyHeads * this.headDim;
-    const [kdim, vdim] = [options.kdim ?? embedDim, options.vdim ?? embedDim];
+    const [kdim, vdim] = [options?.kdim ?? embedDim, options?.vdim ?? embedDim];
     if (kdim === embedDim && vdim === embedDim) {
       this.in_proj_weight = parameter([embedDim + 2 * keySize, embedDim], options);
       init.xavierUniform_(this.in_proj_weight);
@@ -77,11 +77,11 @@ export class MultiheadAttention extends Module {
       this.v_proj_weight = parameter([keySize, vdim], options);
       for (const w of [this.q_proj_weight, this.k_proj_weight, this.v_proj_weight]) init.xavierUniform_(w);
     }
-    if (options.bias !== false) {
+    if (options?.bias !== false) {
       this.in_proj_bias = parameter([embedDim + 2 * keySize], options);
       init.zeros_(this.in_proj_bias);
     }
-    this.out_proj = new Linear(embedDim, embedDim, { bias: options.bias, dtype: options.dtype, device: options.device });
+    this.out_proj = new Linear(embedDim, embedDim, { bias: options?.bias, dtype: options?.dtype, device: options?.device });
     if (this.out_proj.bias) init.zeros_(this.out_proj.bias);
   }
 
@@ -91,7 +91,7 @@ export class MultiheadAttention extends Module {
       mask: mergeMasks(masks, q.dtype),
       causal: masks.isCausal ?? this.options.isCausal ?? false,
       enableGqa: true,
-      dropout: this.training ? (this.options.dropout ?? 0) : 0,
+      dropout: this.training ? (this.options?.dropout ?? 0) : 0,
     });
     return this.out_proj.forward(reshape(permute(y, [0, 2, 1, 3]), query.shape));
   }
@@ -169,7 +169,7 @@ export class TransformerEncoderLayer extends Module {
 
   constructor(dModel: number, nhead: number, options: TransformerEncoderLayerOptions = {}) {
     super();
-    const { dimFeedforward = 2048, dropout = 0.1, activation = 'relu', normFirst = false, layerNormEps = 1e-5, bias = true, dtype, device } = options;
+    const { dimFeedforward = 2048, dropout = 0.1, activation = 'relu', normFirst = false, layerNormEps = 1e-5, bias = true, dtype, device } = options ?? {};
     if (activation !== 'relu' && activation !== 'gelu')
       throw new ValueError(`TransformerEncoderLayer: activation must be relu or gelu, got ${describe(activation)}`);
     const o = { bias, dtype, device };

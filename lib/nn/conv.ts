@@ -41,10 +41,10 @@ abstract class Conv extends Module {
     const where = new.target.name;
     checkSize(inChannels, 'inChannels', where);
     checkSize(outChannels, 'outChannels', where);
-    const kernel = typeof kernelSize === 'number' ? new Array<number>(dims).fill(kernelSize) : [...kernelSize];
+    const kernel = Array.isArray(kernelSize) ? [...kernelSize] : new Array<number>(dims).fill(kernelSize as number);
     if (kernel.length !== dims) throw new ValueError(`${where}: the kernel needs ${dims} sizes, got ${describe(kernelSize)}`);
     for (const k of kernel) checkSize(k, 'kernelSize', where);
-    const { bias, dtype, device, ...geometry } = options;
+    const { bias, dtype, device, ...geometry } = options ?? {};
     const groups = checkSize(geometry.groups ?? 1, 'groups', where);
     if (inChannels % groups !== 0 || outChannels % groups !== 0)
       throw new ValueError(`${where}: ${inChannels} and ${outChannels} channels do not divide into ${groups} groups`);

@@ -175,7 +175,7 @@ export class GPT extends Module {
   override forward(tokens: Tensor, targets: Tensor, options?: LossOptions): Tensor;
   override forward(tokens: Tensor, targets?: Tensor | null, options: LossOptions & { cache?: KeyValueCache } = {}): Tensor {
     if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
-    const x = this.transformer.forward(tokens, options.cache);
+    const x = this.transformer.forward(tokens, options?.cache);
     const logits = linear(x, this.lm_head.weight);
     if (!targets) return logits;
     return crossEntropy(reshape(logits, [-1, this.options.vocabSize]), reshape(targets, [-1]), options);

@@ -5,6 +5,7 @@ import { noGrad } from '../autograd/modes.js';
 import { fromTypedArray } from '../create.js';
 import { ShapeError, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
+import { checkFloat } from '../ops/arguments.js';
 import { copy_, fill_ } from '../ops/copy.js';
 import { normal_ as fillNormal, uniform_ as fillUniform, type Generator, rand, randn } from '../random.js';
 import { numel } from '../shape.js';
@@ -32,6 +33,7 @@ export function ones_(t: Tensor): Tensor {
 
 /** Inputs and outputs of one unit of a weight [out, in, ...kernel]. */
 export function fanInAndOut(t: Tensor): [number, number] {
+  checkFloat(t, 'init', 'the weight');
   if (t.ndim < 2) throw new ShapeError(`init: fan needs at least 2 dimensions, got [${t.shape}]`);
   const field = numel(t.shape.slice(2));
   return [t.shape[1]! * field, t.shape[0]! * field];
@@ -78,7 +80,7 @@ export interface KaimingOptions extends InitOptions {
 }
 function kaimingStd(t: Tensor, o: KaimingOptions): number {
   const [fanIn, fanOut] = fanInAndOut(t);
-  return gain(o.nonlinearity ?? 'leakyRelu', o.a ?? 0) / Math.sqrt(o.mode === 'fanOut' ? fanOut : fanIn);
+  return gain(o?.nonlinearity ?? 'leakyRelu', o?.a ?? 0) / Math.sqrt(o?.mode === 'fanOut' ? fanOut : fanIn);
 }
 /** He et al., 2015. */
 export function kaimingUniform_(t: Tensor, options: KaimingOptions = {}): Tensor {
@@ -91,6 +93,7 @@ export function kaimingNormal_(t: Tensor, options: KaimingOptions = {}): Tensor 
 
 /** Normal numbers limited to [a, b]: those outside are replaced by the inverse of the distribution function, as in PyTorch. */
 export function truncNormal_(t: Tensor, mean = 0, std = 1, a = -2, b = 2, options: InitOptions = {}): Tensor {
+  checkFloat(t, 'truncNormal_', 'the weight');
   if (!(a < b)) throw new ValueError(`truncNormal_: the bounds must satisfy a < b, got ${a} and ${b}`);
   const cdf = (x: number): number => (1 + erfNumber((x - mean) / std / Math.SQRT2)) / 2;
   const [low, high] = [cdf(a), cdf(b)];
@@ -134,6 +137,7 @@ function erfNumber(x: number): number {
 
 /** A random (semi-)orthogonal matrix of [rows, everything else] (Saxe et al., 2014). */
 export function orthogonal_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
+  checkFloat(t, 'orthogonal_', 'the weight');
   if (t.ndim < 2) throw new ShapeError(`orthogonal_: needs at least 2 dimensions, got [${t.shape}]`);
   const rows = t.shape[0]!;
   const columns = numel(t.shape) / rows;

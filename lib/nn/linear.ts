@@ -16,7 +16,7 @@ export interface FactoryOptions {
 
 /** An uninitialised parameter. */
 export function parameter(shape: readonly number[], options: FactoryOptions): Parameter {
-  return new Parameter(empty(shape, { dtype: options.dtype, device: options.device }));
+  return new Parameter(empty(shape, { dtype: options?.dtype, device: options?.device }));
 }
 
 export function checkSize(value: unknown, name: string, where: string): number {
@@ -44,7 +44,7 @@ export class Linear extends Module {
     checkSize(outFeatures, 'outFeatures', 'Linear');
     this.weight = parameter([outFeatures, inFeatures], options);
     init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });
-    this.bias = options.bias === false ? null : parameter([outFeatures], options);
+    this.bias = options?.bias === false ? null : parameter([outFeatures], options);
     if (this.bias) init.uniform_(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
   }
   /** `residual`, of the output's shape, is added in the same pass over memory. */

@@ -22,10 +22,10 @@ export interface NormOptions extends FactoryOptions {
 }
 
 function learned(shape: readonly number[], options: NormOptions): [Parameter | null, Parameter | null] {
-  if (options.affine === false) return [null, null];
+  if (options?.affine === false) return [null, null];
   const weight = parameter(shape, options);
   init.ones_(weight);
-  if (options.bias === false) return [weight, null];
+  if (options?.bias === false) return [weight, null];
   const bias = parameter(shape, options);
   init.zeros_(bias);
   return [weight, bias];
@@ -46,7 +46,7 @@ export class LayerNorm extends Module {
   constructor(normalizedShape: number | readonly number[], options: NormOptions = {}) {
     super();
     this.normalizedShape = checkNormalized(normalizedShape, 'LayerNorm');
-    this.eps = checkNumber(options.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
+    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
     [this.weight, this.bias] = learned(this.normalizedShape, options);
   }
   override forward(x: Tensor): Tensor {
@@ -62,7 +62,7 @@ export class RMSNorm extends Module {
   constructor(normalizedShape: number | readonly number[], options: Omit<NormOptions, 'bias'> = {}) {
     super();
     this.normalizedShape = checkNormalized(normalizedShape, 'RMSNorm');
-    this.eps = options.eps ?? null;
+    this.eps = options?.eps ?? null;
     [this.weight] = learned(this.normalizedShape, { ...options, bias: false });
   }
   override forward(x: Tensor): Tensor {
@@ -84,7 +84,7 @@ export class GroupNorm extends Module {
     checkSize(numGroups, 'numGroups', 'GroupNorm');
     checkSize(numChannels, 'numChannels', 'GroupNorm');
     if (numChannels % numGroups !== 0) throw new ShapeError(`GroupNorm: ${numChannels} channels do not divide into ${numGroups} groups`);
-    this.eps = checkNumber(options.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
+    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
     [this.weight, this.bias] = learned([numChannels], options);
   }
   override forward(x: Tensor): Tensor {
@@ -115,7 +115,7 @@ abstract class BatchNorm extends Module {
     super();
     const options = optionsOf<BatchNormOptions>(given, this.constructor.name);
     checkSize(numFeatures, 'numFeatures', this.constructor.name);
-    this.eps = checkNumber(options.eps ?? 1e-5, 'eps', this.constructor.name, 0);
+    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', this.constructor.name, 0);
     this.momentum = options.momentum === undefined ? 0.1 : options.momentum;
     [this.weight, this.bias] = learned([numFeatures], options);
     const track = options.trackRunningStats ?? true;

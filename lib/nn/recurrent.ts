@@ -45,17 +45,17 @@ abstract class Recurrent extends Module {
     const where = new.target.name;
     checkSize(inputSize, 'inputSize', where);
     checkSize(hiddenSize, 'hiddenSize', where);
-    checkNumber(options.dropout ?? 0, 'dropout', where, 0, 1);
-    this.o = options;
-    this.layers = checkSize(options.numLayers ?? 1, 'numLayers', where);
-    this.directions = options.bidirectional ? 2 : 1;
+    checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1);
+    this.o = options ?? {};
+    this.layers = checkSize(options?.numLayers ?? 1, 'numLayers', where);
+    this.directions = options?.bidirectional ? 2 : 1;
     const bound = 1 / Math.sqrt(hiddenSize);
     for (let layer = 0; layer < this.layers; layer++) {
       for (let direction = 0; direction < this.directions; direction++) {
         const features = layer === 0 ? inputSize : hiddenSize * this.directions;
         this.set('weight_ih', layer, direction, parameter([gates * hiddenSize, features], options), bound);
         this.set('weight_hh', layer, direction, parameter([gates * hiddenSize, hiddenSize], options), bound);
-        if (options.bias === false) continue;
+        if (options?.bias === false) continue;
         this.set('bias_ih', layer, direction, parameter([gates * hiddenSize], options), bound);
         this.set('bias_hh', layer, direction, parameter([gates * hiddenSize], options), bound);
       }

@@ -24,7 +24,7 @@ export interface CloseOptions {
 export function allclose(a: Tensor, b: Tensor, options: CloseOptions = {}): boolean {
   checkTensor(a, 'allclose');
   checkTensor(b, 'allclose', 'the other operand');
-  const { rtol = 1e-5, atol = 1e-8, equalNan = false } = options;
+  const { rtol = 1e-5, atol = 1e-8, equalNan = false } = options ?? {};
   if (!sameShape(a.shape, b.shape)) throw new ShapeError(`allclose: shapes differ: ${showShape(a.shape)} and ${showShape(b.shape)}`);
   return (
     noGrad(() =>

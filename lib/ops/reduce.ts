@@ -117,10 +117,10 @@ export function variance(x: Tensor, dims?: Dims, options: { correction?: number;
   if (!isFloating(x.dtype)) throw new DTypeError(`var: expects a floating-point tensor, got ${x.dtype}`);
   const over = checkDims(dims, x.ndim, 'var');
   const n = numel(over.map((d) => x.shape[d]!));
-  const correction = checkNumber(options.correction ?? 1, 'correction', 'var', 0);
+  const correction = checkNumber(options?.correction ?? 1, 'correction', 'var', 0);
   // two passes in at least float32: no cancellation, whatever the mean
   const wide = x.dtype === 'float64' ? x : to(x, 'float32');
-  const squares = sumSquares(sub(wide, mean(wide, over, true)), over, options.keepdim ?? false);
+  const squares = sumSquares(sub(wide, mean(wide, over, true)), over, options?.keepdim ?? false);
   return to(div(squares, Math.max(0, n - correction)), x.dtype);
 }
 /** Square root of the variance. */

@@ -46,8 +46,8 @@ export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, opti
   const list = [...parameters];
   return noGrad(() =>
     scope(() => {
-      const norm = gradNorm(list, options.normType ?? 2);
-      if (options.errorIfNonfinite && !Number.isFinite(norm.itemSync())) throw new ValueError(`clipGradNorm: the gradient norm is ${norm.itemSync()}`);
+      const norm = gradNorm(list, options?.normType ?? 2);
+      if (options?.errorIfNonfinite && !Number.isFinite(norm.itemSync())) throw new ValueError(`clipGradNorm: the gradient norm is ${norm.itemSync()}`);
       const factor = norm.add(1e-6).reciprocal().mul(maxNorm).clamp(null, 1);
       const grads = gradients(list, 'clipGradNorm');
       invoke('scaleMany', norm.device, [factor, ...grads]);

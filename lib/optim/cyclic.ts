@@ -157,14 +157,14 @@ export class ReduceLROnPlateau {
   ) {
     const where = 'ReduceLROnPlateau';
     this.o = {
-      mode: oneOf(options.mode ?? 'min', ['min', 'max'], 'mode', where),
-      factor: checkNumber(options.factor ?? 0.1, 'factor', where, 0, 1),
-      patience: checkInteger(options.patience ?? 10, 'patience', where, 0),
-      threshold: checkNumber(options.threshold ?? 1e-4, 'threshold', where, 0),
-      thresholdMode: oneOf(options.thresholdMode ?? 'rel', ['rel', 'abs'], 'thresholdMode', where),
-      cooldown: checkInteger(options.cooldown ?? 0, 'cooldown', where, 0),
-      minLr: checkNumber(options.minLr ?? 0, 'minLr', where, 0),
-      eps: checkNumber(options.eps ?? 1e-8, 'eps', where, 0),
+      mode: oneOf(options?.mode ?? 'min', ['min', 'max'], 'mode', where),
+      factor: checkNumber(options?.factor ?? 0.1, 'factor', where, 0, 1),
+      patience: checkInteger(options?.patience ?? 10, 'patience', where, 0),
+      threshold: checkNumber(options?.threshold ?? 1e-4, 'threshold', where, 0),
+      thresholdMode: oneOf(options?.thresholdMode ?? 'rel', ['rel', 'abs'], 'thresholdMode', where),
+      cooldown: checkInteger(options?.cooldown ?? 0, 'cooldown', where, 0),
+      minLr: checkNumber(options?.minLr ?? 0, 'minLr', where, 0),
+      eps: checkNumber(options?.eps ?? 1e-8, 'eps', where, 0),
     };
     this.best = this.o.mode === 'min' ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY;
   }
