@@ -20,7 +20,8 @@ export interface GradcheckOptions {
  * differences of its element sum weighted by fixed numbers. Throws AutogradError at the first element that differs.
  */
 export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly Tensor[], options: GradcheckOptions = {}): true {
-  if (typeof options !== 'object' || options === null || !Array.isArray(inputs)) throw new ValueError('gradcheck: expected a function, an array of inputs and options');
+  if (typeof options !== 'object' || options === null || !Array.isArray(inputs))
+    throw new ValueError('gradcheck: expected a function, an array of inputs and options');
   const { eps = 1e-6, atol = 1e-6, rtol = 1e-4, second = false } = options;
   if (typeof fn !== 'function') throw new ValueError(`gradcheck: expected a function, got ${describe(fn)}`);
   inputs.forEach((x, i) => {
