@@ -140,8 +140,6 @@ void CpuDevice::avgPool2d(In x, Out y, Rest geometry) {
           for (int64_t h = rows.begin; h < rows.end; h++) {
             for (int64_t w = cols.begin; w < cols.end; w++) sum += image[h * width + w];
           }
-          const int64_t count =
-              pool.count_include_pad ? rows.padded * cols.padded : (rows.end - rows.begin) * (cols.end - cols.begin);
           to[oh * y.strides[2] + ow * y.strides[3]] = T(sum / A(pool.divisor(rows, cols)));
         }
       }
@@ -163,8 +161,6 @@ void CpuDevice::avgPool2dBackward(In dy, Out dx, Rest geometry) {
         const Axis::Window rows = pool.h.window(oh);
         for (int64_t ow = 0; ow < dy.shape[3]; ow++) {
           const Axis::Window cols = pool.w.window(ow);
-          const int64_t count =
-              pool.count_include_pad ? rows.padded * cols.padded : (rows.end - rows.begin) * (cols.end - cols.begin);
           const A share = A(from[oh * dy.strides[2] + ow * dy.strides[3]]) / A(pool.divisor(rows, cols));
           for (int64_t h = rows.begin; h < rows.end; h++) {
             for (int64_t w = cols.begin; w < cols.end; w++) image[h * width + w] += share;

@@ -29,8 +29,9 @@ export class Embedding extends Module {
     checkSize(embeddingDim, 'embeddingDim', 'Embedding');
     this.weight = parameter([numEmbeddings, embeddingDim], options);
     init.normal_(this.weight);
-    if (options.paddingIdx !== undefined) {
-      const at = checkInteger(options.paddingIdx, 'paddingIdx', 'Embedding', -numEmbeddings, numEmbeddings - 1);
+    const padding = options?.paddingIdx;
+    if (padding !== undefined) {
+      const at = checkInteger(padding, 'paddingIdx', 'Embedding', -numEmbeddings, numEmbeddings - 1);
       this.paddingIdx = at < 0 ? at + numEmbeddings : at;
       noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));
     }

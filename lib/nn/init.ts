@@ -8,7 +8,7 @@ import { scope } from '../memory.js';
 import { checkFloat } from '../ops/arguments.js';
 import { copy_, fill_ } from '../ops/copy.js';
 import { normal_ as fillNormal, uniform_ as fillUniform, type Generator, rand, randn } from '../random.js';
-import { numel } from '../shape.js';
+import { checkNumber, numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
 export interface InitOptions {
@@ -64,12 +64,12 @@ export function gain(nonlinearity: Nonlinearity, param = 0.01): number {
 /** Glorot & Bengio, 2010. */
 export function xavierUniform_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
-  const bound = scale * Math.sqrt(6 / (fanIn + fanOut));
+  const bound = checkNumber(scale, 'scale', 'xavierUniform_') * Math.sqrt(6 / (fanIn + fanOut));
   return uniform_(t, -bound, bound, options);
 }
 export function xavierNormal_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
-  return normal_(t, 0, scale * Math.sqrt(2 / (fanIn + fanOut)), options);
+  return normal_(t, 0, checkNumber(scale, 'scale', 'xavierNormal_') * Math.sqrt(2 / (fanIn + fanOut)), options);
 }
 
 export interface KaimingOptions extends InitOptions {
@@ -93,8 +93,13 @@ export function kaimingNormal_(t: Tensor, options: KaimingOptions = {}): Tensor 
 
 /** Normal numbers limited to [a, b]: those outside are replaced by the inverse of the distribution function, as in PyTorch. */
 export function truncNormal_(t: Tensor, mean = 0, std = 1, a = -2, b = 2, options: InitOptions = {}): Tensor {
-  checkFloat(t, 'truncNormal_', 'the weight');
-  if (!(a < b)) throw new ValueError(`truncNormal_: the bounds must satisfy a < b, got ${a} and ${b}`);
+  const where = 'truncNormal_';
+  checkFloat(t, where, 'the weight');
+  checkNumber(mean, 'mean', where);
+  checkNumber(std, 'std', where, 0);
+  checkNumber(a, 'a', where);
+  checkNumber(b, 'b', where);
+  if (!(a < b)) throw new ValueError(`${where}: the bounds must satisfy a < b, got ${a} and ${b}`);
   const cdf = (x: number): number => (1 + erfNumber((x - mean) / std / Math.SQRT2)) / 2;
   const [low, high] = [cdf(a), cdf(b)];
   return noGrad(() =>

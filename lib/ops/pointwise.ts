@@ -148,6 +148,7 @@ function checkTensor(op: string, x: unknown): void {
 
 /** Applies a row of the table to operands of which at least one is a tensor. */
 export function apply(op: PointwiseName, ...inputs: Operand[]): Tensor {
+  if (typeof op !== 'string' || !Object.hasOwn(table, op)) throw new ValueError(`apply: there is no pointwise op ${describe(op)}`);
   for (let i = 0; i < inputs.length; i++) check(op, inputs[i], `operand ${i}`);
   if (!inputs.some((x) => x instanceof Tensor)) throw new ValueError(`${op}: at least one operand must be a tensor`);
   return pointwise(op, table[op], inputs);

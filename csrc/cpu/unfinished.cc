@@ -1,3 +1,0 @@
-#include "cpu_device.h"
-namespace sg {
-}
