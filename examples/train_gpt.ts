@@ -14,26 +14,25 @@ import * as sg from '../lib/index.js';
 import { data, io, nn, optim } from '../lib/index.js';
 import { curve, progressLine } from './report.js';
 
-const { values: args } = parseArgs({
-  options: {
-    steps: { type: 'string', default: '1200' },
-    seconds: { type: 'string', default: '0' },
-    batch: { type: 'string', default: '16' },
-    layers: { type: 'string', default: '4' },
-    heads: { type: 'string', default: '4' },
-    dim: { type: 'string', default: '128' },
-    context: { type: 'string', default: '128' },
-    lr: { type: 'string', default: '3e-3' },
-    dropout: { type: 'string', default: '0' },
-    dtype: { type: 'string', default: 'float32' },
-    device: { type: 'string', default: 'cpu' },
-    seed: { type: 'string', default: '1337' },
-    out: { type: 'string', default: 'runs/gpt' },
-    'eval-every': { type: 'string', default: '100' },
-    'save-every': { type: 'string', default: '500' },
-    resume: { type: 'boolean', default: false },
-  },
-});
+const options = {
+  steps: { type: 'string', default: '1200' },
+  seconds: { type: 'string', default: '0' },
+  batch: { type: 'string', default: '16' },
+  layers: { type: 'string', default: '4' },
+  heads: { type: 'string', default: '4' },
+  dim: { type: 'string', default: '128' },
+  context: { type: 'string', default: '128' },
+  lr: { type: 'string', default: '3e-3' },
+  dropout: { type: 'string', default: '0' },
+  dtype: { type: 'string', default: 'float32' },
+  device: { type: 'string', default: 'cpu' },
+  seed: { type: 'string', default: '1337' },
+  out: { type: 'string', default: 'runs/gpt' },
+  'eval-every': { type: 'string', default: '100' },
+  'save-every': { type: 'string', default: '500' },
+  resume: { type: 'boolean', default: false },
+} as const;
+const { values: args } = parseArgs({ options });
 const number = (name: Exclude<keyof typeof args, 'resume'>): number => {
   const value = Number(args[name]);
   if (!Number.isFinite(value) || value < 0) throw new sg.ValueError(`--${name} must be a number from 0, got "${args[name]}"`);
@@ -157,6 +156,10 @@ const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', 
   seed: 1,
 });
 console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}\n`);
-console.log(
-  `checkpoint  ${path}\nloss curve  ${join(args.out, 'loss.svg')}\nresume      npm run quickstart -- --resume --steps ${Math.max(steps, step) + 1000}`,
-);
+const more = stop ? steps : steps + 1000;
+const kept = (Object.keys(options) as (keyof typeof options)[])
+  .filter((name) => name !== 'resume' && name !== 'steps' && args[name] !== options[name].default)
+  .map((name) => ` --${name} ${args[name]}`);
+console.log(`checkpoint  ${path}`);
+console.log(`loss curve  ${join(args.out, 'loss.svg')}`);
+console.log(`resume      npm run quickstart -- --resume --steps ${more}${kept.join('')}`);

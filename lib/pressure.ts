@@ -1,5 +1,6 @@
 // When the device has no room: drop what JavaScript no longer reaches, try again, and if that fails too, say what fills the memory.
 import { context } from './context.js';
+import { firstFrame } from './debug.js';
 import type { Device } from './device.js';
 import { fromNative, OutOfMemoryError } from './errors.js';
 import { native } from './native.js';
@@ -35,13 +36,6 @@ export function memoryReport(device: Device): string {
     .map((s) => `  ${mebibytes(s.bytes).padStart(14)}  ${s.kind}${s.site ? ` made at ${firstFrame(s.site)}` : ''}`);
   const hint = storages.some((s) => s.site) ? '' : '\n(SHARDGRAD_DEBUG=1 records where each tensor is made)';
   return `${device} holds ${mebibytes(live)} in tensors, ${mebibytes(reserved)} from the system:\n${rows.join('\n')}\nlargest:\n${largest.join('\n')}${hint}`;
-}
-
-/** The first place outside this package. */
-function firstFrame(stack: string): string {
-  const frames = stack.split('\n').slice(1);
-  const own = import.meta.url.replace(/pressure\.[jt]s$/, '');
-  return (frames.find((f) => !f.includes(own) && !f.includes('node:')) ?? frames.at(-1) ?? '').trim().replace(/^at /, '');
 }
 
 /**

@@ -41,7 +41,9 @@ export function decode(bytes: Uint8Array, dtype: DType, raw: boolean): TypedArra
   const values = new (rawArray(dtype))(bytes.buffer as ArrayBuffer);
   const convert = widen[dtype];
   if (raw || !convert) return values;
-  return Float32Array.from(values as Uint16Array, convert);
+  const wide = new Float32Array(values.length);
+  for (let i = 0; i < wide.length; i++) wide[i] = convert(values[i] as number);
+  return wide;
 }
 
 export function nest(values: TypedArray, shape: Shape, dtype: DType): NestedArray {

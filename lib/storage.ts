@@ -3,6 +3,7 @@
 // JavaScript references. Tensors nobody frees are found by the safety net, which works inside a loop that never awaits.
 import v8 from 'node:v8';
 import vm from 'node:vm';
+import { debugMode } from './debug.js';
 import { type Device, openDevices } from './device.js';
 import { DisposedError } from './errors.js';
 import { block, growBlock, HEADER, native } from './native.js';
@@ -99,8 +100,8 @@ export class Scope {
   }
 }
 
-/** Creation sites: recorded under SHARDGRAD_DEBUG=1 and while checkLeaks() runs, which also collects what is made. */
-export const leakSites = { enabled: process.env['SHARDGRAD_DEBUG'] === '1', collecting: false, made: [] as Storage[] };
+/** Creation sites: recorded in debug mode and while checkLeaks() runs, which also collects what is made. */
+export const leakSites = { enabled: debugMode, collecting: false, made: [] as Storage[] };
 
 /** Registers a fresh storage with its owner. */
 export function born(handle: number, device: Device, bytes: number, scope: Scope | null): Storage {

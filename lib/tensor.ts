@@ -2,10 +2,11 @@
 // costs no native call. This file holds identity, reading and autograd state; the operations live in lib/ops as free
 // functions, and lib/ops/methods.ts makes a method of each.
 
+import { constants } from 'node:buffer';
 import type { Node } from './autograd/node.js';
 import type { Device } from './device.js';
 import { type DType, dtypeCode, dtypeSize, type TypedArray } from './dtype.js';
-import { AutogradError, DTypeError, describe, fromNative, ShapeError } from './errors.js';
+import { AutogradError, DTypeError, describe, fromNative, OutOfMemoryError, ShapeError } from './errors.js';
 import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
@@ -234,9 +235,16 @@ export class Tensor {
   private readBuffer(op: string): [Tensor, Uint8Array] {
     requireAlive(this.storage, op, 'the tensor');
     this.checkReadable(op);
-    if (this.numel > 2 ** 32 - 1) throw new ShapeError(`${op}: ${this.numel} elements do not fit one typed array; read slices`);
-    const source = this.isContiguous ? this : this.detach().contiguous();
-    return [source, new Uint8Array(this.nbytes)];
+    if (this.nbytes > constants.MAX_LENGTH) {
+      throw new ShapeError(`${op}: ${this.nbytes} bytes are more than one typed array of this Node version holds (${constants.MAX_LENGTH}); read slices`);
+    }
+    let bytes: Uint8Array;
+    try {
+      bytes = new Uint8Array(this.nbytes);
+    } catch (cause) {
+      throw new OutOfMemoryError(`${op}: the system has no room for ${this.nbytes} bytes`, { cause });
+    }
+    return [this.isContiguous ? this : this.detach().contiguous(), bytes];
   }
 }
 

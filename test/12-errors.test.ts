@@ -1,9 +1,13 @@
 // The texts of typical mistakes, to the letter: each names the op, the values and what does not fit. A change of a text is a
 // change of the interface; it shows here.
+import { spawnSync } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import * as sg from '../lib/index.js';
 
 const { nn, optim, ones, zeros, tensor } = sg;
+
+const child = fileURLToPath(new URL('children/debug_line.mjs', import.meta.url));
 
 type Mistake = [what: string, call: () => unknown, kind: new (text: string) => sg.ShardgradError, text: string];
 
@@ -140,7 +144,35 @@ function changed(): void {
   y.add_(1);
   z.backward();
 }
+function inference(): sg.Tensor {
+  return sg.inferenceMode(() => ones([2]));
+}
 const graphs: Mistake[] = [
+  [
+    'a gradient written into a view',
+    () =>
+      zeros([2, 2])
+        .at(0)
+        .copy_(ones([2], { requiresGrad: true })),
+    sg.AutogradError,
+    'copy_: what requires a gradient cannot be written into a view; write into the base with indexPut_',
+  ],
+  [
+    'a gradient added into a view',
+    () =>
+      zeros([2, 2])
+        .at(0)
+        .add_(ones([2], { requiresGrad: true })),
+    sg.AutogradError,
+    'add_: what requires a gradient cannot be written into a view; write into the base with indexPut_',
+  ],
+  [
+    'a tensor of inferenceMode in a view op',
+    () => sg.cat([inference(), ones([2], { requiresGrad: true })]),
+    sg.AutogradError,
+    'cat: a tensor made in inferenceMode cannot be part of a graph; clone() it outside',
+  ],
+  ['an expanded target', () => ones([1, 2]).expand([3, 2]).add_(1), sg.ShapeError, 'add_: the target [3,2] is expanded; clone() it to write to it'],
   ['a second backward', twice, sg.AutogradError, 'backward: the graph of reshape was freed by an earlier backward; pass retainGraph: true to the first one'],
   [
     'a saved tensor changed in place',
@@ -209,6 +241,12 @@ describe('faults that only the data shows', () => {
     );
     // the fault is over once raised
     expect(ones([2]).add(1).toArraySync()).toEqual([2, 2]);
+  });
+
+  test('debug mode throws at the line that enqueued the op, and names it', () => {
+    const run = spawnSync(process.execPath, [child], { encoding: 'utf8', env: { ...process.env, SHARDGRAD_DEBUG: '1' } });
+    expect(run.stdout).toMatch(/^at once ValueError index: index 7 is out of range \[-3, 3\) at position 0 \(enqueued at .*debug_line\.mjs:6:\d+\)\n$/);
+    expect(run.stderr).toBe('');
   });
 
   test('an impossible allocation names the op and leaves the process usable', () => {

@@ -135,6 +135,14 @@ export function recording(inputs: readonly (Tensor | number | null)[]): boolean 
   return false;
 }
 
+export function checkInference(op: string, inputs: readonly (Tensor | number | null)[]): void {
+  for (const x of inputs) {
+    if (x instanceof Tensor && x.inference) {
+      throw new AutogradError(`${op}: a tensor made in inferenceMode cannot be part of a graph; clone() it outside`);
+    }
+  }
+}
+
 /**
  * Records an op. `outputs` are tensors that already exist; those of floating dtype become part of the graph. `target` is the
  * input that an in-place op has overwritten. Call it only when `recording(inputs)`.
@@ -148,6 +156,7 @@ export function record<K extends OpName>(
 ): void {
   const rule = rules[op] as unknown as Rule<OpName> | null;
   if (rule === null) return;
+  checkInference(op, inputs);
   const { anomaly, module } = context();
   const edges: Edge[] = [];
   const meta: (Meta | null)[] = [];

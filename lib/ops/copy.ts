@@ -55,7 +55,7 @@ export function to(x: Tensor, target: DType | DeviceLike | { dtype?: DType; devi
 export function copy_(x: Tensor, source: Tensor): Tensor {
   checkTensor(x, 'copy_');
   checkTensor(source, 'copy_');
-  checkInPlace('copy_', x);
+  checkInPlace('copy_', x, [source]);
   if (!sameShape(broadcastShapes(x.shape, source.shape, 'copy_'), x.shape)) {
     throw new ShapeError(`copy_: ${showShape(source.shape)} does not broadcast to ${showShape(x.shape)}`);
   }

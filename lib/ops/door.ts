@@ -1,12 +1,13 @@
 // The one door: every op, forward or backward, passes here. It fills the block, crosses once into native code, wraps what
 // came out, registers it with its scope and records the call. An op's author touches none of that.
 
-import { record, recording } from '../autograd/node.js';
+import { checkInference, record, recording } from '../autograd/node.js';
 import type { NativeOpName, OpAttrs, PointwiseName } from '../autograd/rules/types.js';
 import { context } from '../context.js';
+import { debugMode, settle } from '../debug.js';
 import type { Device } from '../device.js';
 import { computeType, type DType, dtypeCode, dtypeSize, isFloating, resultType } from '../dtype.js';
-import { AutogradError, DeviceError, DisposedError, DTypeError, InternalError } from '../errors.js';
+import { AutogradError, DeviceError, DisposedError, DTypeError, InternalError, ShapeError } from '../errors.js';
 import { ABSENT, block, FRESH, growBlock, HEADER, native, RECORD, Rec, SCALAR } from '../native.js';
 import { withRelief } from '../pressure.js';
 import { broadcastShapes, numel, type Shape, showShape } from '../shape.js';
@@ -99,6 +100,7 @@ function cross(op: string, device: Device, records: number, attrs: readonly numb
   for (let i = 0; i < attrs.length; i++) m[at + i] = attrs[i]!;
   const used = at + attrs.length;
   withRelief(device, op, () => saveBlock(used), RUN);
+  if (debugMode) settle(device);
 }
 const RUN = (): void => native.run();
 
@@ -165,14 +167,6 @@ export function deviceOf(op: string, inputs: readonly Input[]): Device {
   return device!;
 }
 
-function checkInference(op: string, inputs: readonly Input[]): void {
-  for (const x of inputs) {
-    if (x instanceof Tensor && x.inference) {
-      throw new AutogradError(`${op}: a tensor made in inferenceMode cannot be part of a graph; clone() it outside`);
-    }
-  }
-}
-
 /**
  * A structured op: inputs, then fresh outputs, in the native order; recorded for backward when an input requires a gradient.
  */
@@ -184,16 +178,22 @@ export function door<K extends NativeOpName>(
   saved: OpAttrs<K>,
 ): Tensor[] {
   const made = invoke(op, deviceOf(op, inputs), [...inputs, ...outputs], attrs);
-  if (recording(inputs)) {
-    checkInference(op, inputs);
-    record(op, inputs, made, saved);
-  }
+  if (recording(inputs)) record(op, inputs, made, saved);
   return made;
 }
 
-/** In-place work on what a graph needs intact is refused before anything is written. */
-export function checkInPlace(op: string, target: Tensor): void {
-  if (!context().gradEnabled || !target.requiresGrad) return;
+/** In-place work that has no defined result, or that a graph could not follow, is refused before anything is written. */
+export function checkInPlace(op: string, target: Tensor, sources: readonly Input[] = []): void {
+  // elements that share memory: what a write to one of them means is not defined
+  if (target.strides.some((s, i) => s === 0 && target.shape[i]! > 1))
+    throw new ShapeError(`${op}: the target ${showShape(target.shape)} is expanded; clone() it to write to it`);
+  if (!context().gradEnabled) return;
+  if (recording(sources)) {
+    checkInference(op, sources);
+    // the base would never learn of the gradient
+    if (target.isView) throw new AutogradError(`${op}: what requires a gradient cannot be written into a view; write into the base with indexPut_`);
+  }
+  if (!target.requiresGrad) return;
   if (target.isLeaf) throw new AutogradError(`${op}: a leaf that requires a gradient cannot be changed in place; use noGrad(() => …)`);
   if (target.isView) throw new AutogradError(`${op}: a view inside a graph cannot be changed in place; use the out-of-place form`);
 }
@@ -229,7 +229,7 @@ export function pointwise(op: PointwiseName, kind: ResultKind, inputs: readonly 
 export function pointwiseInto(op: PointwiseName, kind: ResultKind, target: Tensor, inputs: readonly Operand[]): Tensor {
   const device = deviceOf(op, inputs);
   const name = `${op}_`;
-  checkInPlace(name, target);
+  checkInPlace(name, target, inputs);
   for (const x of inputs) {
     if (typeof x !== 'number' && broadcastShapes(target.shape, x.shape, name).some((s, i) => s !== target.shape[i])) {
       throw new DTypeError(`${name}: the result does not fit in place: ${showShape(x.shape)} into ${showShape(target.shape)}`);
@@ -246,7 +246,6 @@ export function pointwiseInto(op: PointwiseName, kind: ResultKind, target: Tenso
 function runPointwise(op: PointwiseName, device: Device, inputs: readonly Operand[], shape: Shape, common: DType, dtype: DType, target: Tensor | null): Tensor {
   const n = inputs.length;
   const records = recording(inputs);
-  if (records) checkInference(op, inputs);
   if (device.type === 'meta') {
     const y = target ?? wrapFresh(META, device, shape, dtype);
     if (records) record(op, inputs, [y], undefined, target);

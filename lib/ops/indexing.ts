@@ -10,8 +10,8 @@ import { broadcastShapes, checkInteger, type Shape, sameShape, showShape } from 
 import { Tensor } from '../tensor.js';
 import { checkFlag, checkTensor, optionsOf } from './arguments.js';
 import { clone, copy_, to } from './copy.js';
-import { deviceOf, fresh, invoke } from './door.js';
-import { checkAddable, checkTarget, indexAt, putAt, shapeAt } from './places.js';
+import { checkInPlace, deviceOf, fresh, invoke } from './door.js';
+import { checkAddable, indexAt, putAt, shapeAt } from './places.js';
 import { clamp, sub, where } from './pointwise.js';
 import { countNonzero } from './reduce.js';
 import { cumsum } from './sort.js';
@@ -148,7 +148,7 @@ export function indexPut_(x: Tensor, items: readonly IndexItem[], value: Tensor 
   if (accumulate) checkAddable(op, x);
   const source = valueFor(x, value, op);
   deviceOf(op, [x, source]);
-  checkTarget(op, x, source);
+  checkInPlace(op, x, [source]);
   const resolved = resolve(op, x, items);
   const place = locate(op, x.detach(), resolved);
   const shape = shapeAt(op, place.view, place.first, place.indices);

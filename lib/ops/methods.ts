@@ -18,6 +18,8 @@ import * as view from './view.js';
 const { apply: _apply, lerp, ...elementwise } = pointwise;
 const { addInto: _addInto, ...copies } = copy;
 const { sumTo: _sumTo, variance, ...reductions } = reduce;
+const { Slice: _Slice, slice: _slice, ...indexed } = indexing;
+const { cat: _cat, stack: _stack, meshgrid: _meshgrid, ...pieces } = joining;
 const { matmul: product, mm, bmm, dot, outer, addmm, trace } = matmul;
 
 const methods = {
@@ -42,34 +44,9 @@ const methods = {
   softmax: softmax.softmax,
   logSoftmax: softmax.logSoftmax,
   logsumexp: softmax.logsumexp,
-  index: indexing.index,
-  indexPut_: indexing.indexPut_,
-  at: indexing.at,
-  gather: indexing.gather,
-  scatter: indexing.scatter,
-  scatterAdd: indexing.scatterAdd,
-  indexSelect: indexing.indexSelect,
-  indexAdd: indexing.indexAdd,
-  takeAlongDim: indexing.takeAlongDim,
-  maskedSelect: indexing.maskedSelect,
-  nonzero: indexing.nonzero,
-  sort: sort.sort,
-  argsort: sort.argsort,
-  topk: sort.topk,
-  cumsum: sort.cumsum,
-  cumprod: sort.cumprod,
-  multinomial: sort.multinomial,
-  split: joining.split,
-  chunk: joining.chunk,
-  unbind: joining.unbind,
-  pad: joining.pad,
-  roll: joining.roll,
-  flip: joining.flip,
-  repeat: joining.repeat,
-  repeatInterleave: joining.repeatInterleave,
-  tile: joining.tile,
-  tril: joining.tril,
-  triu: joining.triu,
+  ...indexed,
+  ...sort,
+  ...pieces,
 };
 
 type Method<F> = F extends (x: Tensor, ...rest: infer A) => infer R ? (...rest: A) => R : never;

@@ -1,21 +1,11 @@
-// Reading and writing a tensor at index tensors: the recorded native calls beneath gather.ts and indexing.ts, and the checks
-// that every write shares. A write is in place on its target; functional forms write to a copy.
+// Reading and writing a tensor at index tensors: the recorded native calls beneath gather.ts and indexing.ts. A write is in place on its target; functional forms write to a copy.
 
 import { record, recording } from '../autograd/node.js';
-import { AutogradError, DTypeError, ShapeError } from '../errors.js';
-import { checkShape, type Shape, showShape } from '../shape.js';
+import { DTypeError } from '../errors.js';
+import { checkShape, type Shape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { clone } from './copy.js';
 import { checkInPlace, deviceOf, fresh, invoke } from './door.js';
-
-/** Refuses targets that cannot be written to, or whose change a graph could not follow. */
-export function checkTarget(op: string, x: Tensor, source: Tensor): void {
-  checkInPlace(op, x);
-  if (x.isView && recording([source])) throw new AutogradError(`${op}: writing to a view what requires a gradient cannot be recorded; write to the base`);
-  // elements that share memory: what a write to one of them means is not defined
-  if (x.strides.some((s, i) => s === 0 && x.shape[i]! > 1))
-    throw new ShapeError(`${op}: the target ${showShape(x.shape)} is expanded; clone() it to write to it`);
-}
 
 /** Sums need a dtype that can be added in. */
 export function checkAddable(op: string, x: Tensor): void {
@@ -29,7 +19,7 @@ function apart(source: Tensor, target: Tensor): Tensor {
 
 /** `scatter`, `scatterAdd` or `indexAdd` of checked arguments, in place on x. */
 export function writeInto(op: 'scatter' | 'scatterAdd' | 'indexAdd', x: Tensor, dim: number, index: Tensor, source: Tensor): Tensor {
-  checkTarget(`${op}_`, x, source);
+  checkInPlace(`${op}_`, x, [source]);
   const src = apart(source, x);
   invoke(op, deviceOf(op, [x, index, src]), [x, apart(index, x), src], [dim]);
   x.storage.wrote(`${op}_`);

@@ -254,6 +254,7 @@ void test_allocator() {
 }  // namespace
 
 int main() {
+  stream_settings().inline_mode = false;
   test_pool();
   test_streams(16384, 50'000);
   test_streams(1, 50'000);

@@ -1,0 +1,26 @@
+// Debug mode (SHARDGRAD_DEBUG=1): tensors remember where they were made, and every op is waited for, so that one that fails on the
+// device throws at its own line and not at the next wait.
+import type { Device } from './device.js';
+import { fromNative } from './errors.js';
+import { native } from './native.js';
+
+export const debugMode = process.env['SHARDGRAD_DEBUG'] === '1';
+
+const own = import.meta.url.replace(/debug\.[jt]s$/, '');
+
+/** The first place of a stack that lies outside this package. */
+export function firstFrame(stack: string): string {
+  const frames = stack.split('\n').filter((line) => /^\s*at /.test(line));
+  return (frames.find((f) => !f.includes(own) && !f.includes('node:')) ?? frames.at(-1) ?? '').trim().replace(/^at /, '');
+}
+
+/** Waits for what was just enqueued; its failure names the line that enqueued it. */
+export function settle(device: Device): void {
+  try {
+    native.synchronize(device.slot);
+  } catch (cause) {
+    const error = fromNative(cause) as Error;
+    error.message += ` (enqueued at ${firstFrame(new Error().stack ?? '')})`;
+    throw error;
+  }
+}
