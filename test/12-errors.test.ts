@@ -72,7 +72,7 @@ const dtypes: Mistake[] = [
 ];
 
 const values: Mistake[] = [
-  ['something that is no tensor', () => sg.exp('x' as never), sg.ValueError, 'exp: expected a tensor, got a string "x"'],
+  ['something that is no tensor', () => sg.exp('x' as never), sg.ValueError, 'exp: the input must be a tensor, got a string "x"'],
   ['an operand that is no number', () => ones([2]).add(null as never), sg.ValueError, 'add: the second operand must be a tensor or a number, got null'],
   ['a step of 0', () => sg.slice(0, 1, 0), sg.ValueError, 'slice: step must not be 0'],
   ['an endless range', () => sg.arange(0, 10, -1), sg.ValueError, 'arange: no whole number of steps of -1 leads from 0 to 10'],
@@ -96,7 +96,7 @@ const others: Mistake[] = [
     'use after dispose',
     () => disposed().add(1),
     sg.DisposedError,
-    'add: input 0 ([2] float32) was disposed, or the scope that made it has ended; return it from the scope or keep() it',
+    'add: the input ([2] float32) was disposed, or the scope that made it has ended; return it from the scope or keep() it',
   ],
   [
     'reading after dispose',

@@ -81,7 +81,7 @@ describe('scope', () => {
       lost = sg.ones([3]);
     });
     expect(() => lost!.add(1)).toThrow(sg.DisposedError);
-    expect(() => lost!.add(1)).toThrow(/add: input 0 \(\[3\] float32\) was disposed, or the scope that made it has ended/);
+    expect(() => lost!.add(1)).toThrow(/add: the input \(\[3\] float32\) was disposed, or the scope that made it has ended/);
   });
 
   test('a module keeps what forward stores on this', () => {

@@ -2,25 +2,9 @@
 
 import { describe, ShapeError, ValueError } from '../errors.js';
 import { checkFloat } from '../ops/arguments.js';
+import { elu, gelu, leakyRelu } from '../ops/blend.js';
 import { split } from '../ops/joining.js';
-import {
-  elu,
-  gelu,
-  hardsigmoid,
-  hardswish,
-  hardtanh,
-  leakyRelu,
-  logSigmoid,
-  mish,
-  mul,
-  relu,
-  relu6,
-  selu,
-  sigmoid,
-  silu,
-  softplus,
-  tanh,
-} from '../ops/pointwise.js';
+import { hardsigmoid, hardswish, hardtanh, logSigmoid, mish, mul, relu, relu6, selu, sigmoid, silu, softplus, tanh } from '../ops/pointwise.js';
 import { logSoftmax, softmax } from '../ops/softmax.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';

@@ -4,8 +4,9 @@
 import { zerosLike } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
 import { rotaryEmbedding, rotaryTables, scaledDotProductAttention } from '../ops/attention.js';
+import { gelu, maskedFill } from '../ops/blend.js';
 import { linear } from '../ops/matmul.js';
-import { add, gelu, logicalNot, logicalOr, maskedFill, relu } from '../ops/pointwise.js';
+import { add, logicalNot, logicalOr, relu } from '../ops/pointwise.js';
 import { narrow, permute, reshape } from '../ops/view.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';

@@ -3,10 +3,11 @@
 import { inferenceMode } from '../autograd/modes.js';
 import { describe, ShapeError } from '../errors.js';
 import { scope } from '../memory.js';
+import { maskedFill } from '../ops/blend.js';
 import { to } from '../ops/copy.js';
 import { scatter } from '../ops/gather.js';
 import { cat } from '../ops/joining.js';
-import { div, gt, lt, maskedFill, sub } from '../ops/pointwise.js';
+import { div, gt, lt, sub } from '../ops/pointwise.js';
 import { argmax } from '../ops/reduce.js';
 import { softmax } from '../ops/softmax.js';
 import { cumsum, multinomial, sort, topk } from '../ops/sort.js';

@@ -8,7 +8,13 @@ import { Tensor } from '../tensor.js';
 
 export function checkTensor(x: unknown, op: string, name = 'the input'): asserts x is Tensor {
   if (!(x instanceof Tensor)) throw new ValueError(`${op}: ${name} must be a tensor, got ${describe(x)}`);
-  requireAlive(x.storage, op, `${name} (${showShape(x.shape)} ${x.dtype})`);
+  // the text is made only when it is needed: this runs at every op
+  if (!x.storage.alive) requireAlive(x.storage, op, `${name} (${showShape(x.shape)} ${x.dtype})`);
+}
+
+/** What element-wise functions take: a tensor or a number. */
+export function checkOperand(op: string, x: unknown, which: string): asserts x is Tensor | number {
+  if (!(x instanceof Tensor) && typeof x !== 'number') throw new ValueError(`${op}: ${which} must be a tensor or a number, got ${describe(x)}`);
 }
 
 export function checkTensors(xs: unknown, op: string): asserts xs is readonly Tensor[] {

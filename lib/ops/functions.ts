@@ -1,6 +1,7 @@
 // The free functions of the public API.
 
 export * from './attention.js';
+export * from './blend.js';
 export { allclose, equal } from './check.js';
 export * from './conv.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, to, zero_ } from './copy.js';

@@ -9,10 +9,11 @@ import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../er
 import { broadcastShapes, checkInteger, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { checkFlag, checkTensor, optionsOf } from './arguments.js';
+import { clamp, where } from './blend.js';
 import { clone, copy_, to } from './copy.js';
 import { checkInPlace, deviceOf, fresh, invoke } from './door.js';
 import { checkAddable, indexAt, putAt, shapeAt } from './places.js';
-import { clamp, sub, where } from './pointwise.js';
+import { sub } from './pointwise.js';
 import { countNonzero } from './reduce.js';
 import { cumsum } from './sort.js';
 import { expand, permute, reshape, select, slice as sliceView, unsqueeze } from './view.js';

@@ -4,9 +4,10 @@ import { ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkDim, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkChoice, checkFinite, checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
+import { where } from './blend.js';
 import { checkReduction, type Reduction, reduceLoss } from './cross_entropy.js';
 import { deviceOf } from './door.js';
-import { abs, add, apply, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, where, xlogy } from './pointwise.js';
+import { abs, add, apply, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, xlogy } from './pointwise.js';
 import { norm, sum } from './reduce.js';
 import { expand, reshape } from './view.js';
 

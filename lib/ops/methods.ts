@@ -4,6 +4,7 @@
 import { backward } from '../autograd/engine.js';
 import * as random from '../random.js';
 import { Tensor } from '../tensor.js';
+import * as blend from './blend.js';
 import { allclose, equal } from './check.js';
 import * as copy from './copy.js';
 import * as indexing from './indexing.js';
@@ -15,7 +16,7 @@ import * as softmax from './softmax.js';
 import * as sort from './sort.js';
 import * as view from './view.js';
 
-const { apply: _apply, lerp, ...elementwise } = pointwise;
+const { apply: _apply, ...elementwise } = pointwise;
 const { addInto: _addInto, ...copies } = copy;
 const { sumTo: _sumTo, variance, ...reductions } = reduce;
 const { Slice: _Slice, slice: _slice, ...indexed } = indexing;
@@ -27,7 +28,7 @@ const methods = {
   allclose,
   equal,
   ...elementwise,
-  lerp,
+  ...blend,
   ...copies,
   ...view,
   ...reductions,

@@ -3,6 +3,7 @@
 import { describe, InternalError, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { type Operand, Tensor } from '../tensor.js';
+import { checkOperand, checkTensor } from './arguments.js';
 import { pointwise, pointwiseInto, type ResultKind } from './door.js';
 
 const table = {
@@ -139,17 +140,10 @@ export type PointwiseName = keyof typeof table;
   if (here !== there) throw new InternalError(`pointwise ops of lib/ops/pointwise.ts and of the addon differ: ${here} | ${there}`);
 }
 
-function check(op: string, x: unknown, which: string): void {
-  if (!(x instanceof Tensor) && typeof x !== 'number') throw new ValueError(`${op}: ${which} must be a tensor or a number, got ${describe(x)}`);
-}
-function checkTensor(op: string, x: unknown): void {
-  if (!(x instanceof Tensor)) throw new ValueError(`${op}: expected a tensor, got ${describe(x)}`);
-}
-
 /** Applies a row of the table to operands of which at least one is a tensor. */
 export function apply(op: PointwiseName, ...inputs: Operand[]): Tensor {
   if (typeof op !== 'string' || !Object.hasOwn(table, op)) throw new ValueError(`apply: there is no pointwise op ${describe(op)}`);
-  for (let i = 0; i < inputs.length; i++) check(op, inputs[i], `operand ${i}`);
+  for (let i = 0; i < inputs.length; i++) checkOperand(op, inputs[i], `operand ${i}`);
   if (!inputs.some((x) => x instanceof Tensor)) throw new ValueError(`${op}: at least one operand must be a tensor`);
   return pointwise(op, table[op], inputs);
 }
@@ -160,28 +154,28 @@ type Binary = (x: Tensor, other: Operand) => Tensor;
 function unary(op: PointwiseName): Unary {
   const kind = table[op];
   return (x) => {
-    checkTensor(op, x);
+    checkTensor(x, op);
     return pointwise(op, kind, [x]);
   };
 }
 function binary(op: PointwiseName): Binary {
   const kind = table[op];
   return (x, other) => {
-    checkTensor(op, x);
-    check(op, other, 'the second operand');
+    checkTensor(x, op);
+    checkOperand(op, other, 'the second operand');
     return pointwise(op, kind, [x, other]);
   };
 }
 function unaryInto(op: PointwiseName): Unary {
   return (x) => {
-    checkTensor(`${op}_`, x);
+    checkTensor(x, `${op}_`);
     return pointwiseInto(op, table[op], x, [x]);
   };
 }
 function binaryInto(op: PointwiseName): Binary {
   return (x, other) => {
-    checkTensor(`${op}_`, x);
-    check(`${op}_`, other, 'the second operand');
+    checkTensor(x, `${op}_`);
+    checkOperand(`${op}_`, other, 'the second operand');
     return pointwiseInto(op, table[op], x, [x, other]);
   };
 }
@@ -289,44 +283,3 @@ export const sqrt_: Unary = unaryInto('sqrt');
 export const relu_: Unary = unaryInto('relu');
 export const tanh_: Unary = unaryInto('tanh');
 export const sigmoid_: Unary = unaryInto('sigmoid');
-
-/** Gaussian error linear unit (Hendrycks & Gimpel, 2016): exact by erf, or the tanh form of GPT-2. */
-export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {}): Tensor {
-  const approximate = options?.approximate ?? 'none';
-  if (approximate !== 'none' && approximate !== 'tanh') throw new ValueError(`gelu: approximate must be none or tanh, got ${describe(approximate)}`);
-  return apply(approximate === 'tanh' ? 'geluTanh' : 'gelu', x);
-}
-export function leakyRelu(x: Tensor, negativeSlope = 0.01): Tensor {
-  return apply('leakyRelu', x, negativeSlope);
-}
-export function elu(x: Tensor, alpha = 1): Tensor {
-  return apply('elu', x, alpha);
-}
-/** `a` where the condition is not zero, else `b`. The condition's dtype does not take part in promotion. */
-export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
-  checkTensor('where', condition);
-  return apply('where', condition, a, b);
-}
-/** x limited to [min, max]; either may be absent. */
-export function clamp(x: Tensor, min?: Operand | null, max?: Operand | null): Tensor {
-  if (min === undefined || min === null) {
-    if (max === undefined || max === null) throw new ValueError('clamp: give min, max or both');
-    return apply('minimum', x, max);
-  }
-  return max === undefined || max === null ? apply('maximum', x, min) : apply('clamp', x, min, max);
-}
-/** `value` where the mask is true, else x. */
-export function maskedFill(x: Tensor, mask: Tensor, value: Operand): Tensor {
-  checkTensor('maskedFill', x);
-  return apply('where', mask, value, x);
-}
-export function maskedFill_(x: Tensor, mask: Tensor, value: Operand): Tensor {
-  checkTensor('maskedFill_', x);
-  checkTensor('maskedFill_', mask);
-  check('maskedFill_', value, 'the value');
-  return pointwiseInto('where', 'same', x, [mask, value, x]);
-}
-/** a + weight·(b − a). */
-export function lerp(a: Tensor, b: Operand, weight: Operand): Tensor {
-  return apply('lerp', a, b, weight);
-}

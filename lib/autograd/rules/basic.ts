@@ -1,10 +1,11 @@
 // Gradients of views, copies, reductions and matrix products, and of the fused blocks made of them.
 import { allocate, arange, zeros } from '../../create.js';
+import { where } from '../../ops/blend.js';
 import { contiguous, copy_, to } from '../../ops/copy.js';
 import { fresh, invoke } from '../../ops/door.js';
 import { EPILOGUE, gemm, matmul, rows, unpackHeads, wideType } from '../../ops/matmul.js';
 import { putAt, writeInto } from '../../ops/places.js';
-import { div, eq, mul, sign, where } from '../../ops/pointwise.js';
+import { div, eq, mul, sign } from '../../ops/pointwise.js';
 import { prod, sum, sumTo } from '../../ops/reduce.js';
 import { diagonal, expand, movedim, mT, permute, reshape, slice } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';

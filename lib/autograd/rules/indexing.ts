@@ -1,11 +1,12 @@
 // Gradients of indexing, ordering, scans and joins. Reading at indices and adding at indices are each other's gradients; both
 // are deterministic, so backward is.
 import { zeros } from '../../create.js';
+import { where } from '../../ops/blend.js';
 import { clone } from '../../ops/copy.js';
 import { door, like } from '../../ops/door.js';
 import { gather, indexSelect, scatter } from '../../ops/gather.js';
 import { indexAt, putAt, writeInto } from '../../ops/places.js';
-import { div, eq, logicalAnd, mul, where } from '../../ops/pointwise.js';
+import { div, eq, logicalAnd, mul } from '../../ops/pointwise.js';
 import { cumprod, cumsum } from '../../ops/sort.js';
 import { expand, narrow } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';

@@ -3,11 +3,12 @@
 
 import { ones } from '../../create.js';
 import { AutogradError } from '../../errors.js';
+import { where } from '../../ops/blend.js';
 import { contiguous, to } from '../../ops/copy.js';
 import { deviceOf, door, type Fresh, fresh, type Input, invoke, like } from '../../ops/door.js';
 import { gather, indexSelect } from '../../ops/gather.js';
 import { wideType } from '../../ops/matmul.js';
-import { add, eq, exp, mul, ne, neg, rsqrt, square, sub, where } from '../../ops/pointwise.js';
+import { add, eq, exp, mul, ne, neg, rsqrt, square, sub } from '../../ops/pointwise.js';
 import { mean, sum } from '../../ops/reduce.js';
 import { softmax } from '../../ops/softmax.js';
 import { reshape, unsqueeze } from '../../ops/view.js';

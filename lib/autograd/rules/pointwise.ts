@@ -1,6 +1,7 @@
 // Gradients of the pointwise table, beside each other. A rule saves only what the inputs that need a gradient require; sums over
 // broadcast dimensions and casts back are the engine's work. Nothing here may call an op while the file loads: ops and rules import
 // each other.
+import { where } from '../../ops/blend.js';
 import * as P from '../../ops/pointwise.js';
 import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
 import { backwardRow, byAll, byInput, byOutput, constant, logOf, operand, square2 } from './forms.js';
@@ -111,7 +112,7 @@ export const pointwiseRules: Rules<PointwiseName> = {
     grad: (n, g) => [() => mul(g, mul(P.sign(n.in(0)), P.sign(n.out(0)))), () => mul(g, 0)],
   },
   xlogy: byAll(
-    (n, g) => mul(g, P.where(P.eq(operand(n, 0), 0), 0, logOf(n, 1))),
+    (n, g) => mul(g, where(P.eq(operand(n, 0), 0), 0, logOf(n, 1))),
     (n, g) => mul(g, div(operand(n, 0), operand(n, 1))),
   ),
   eq: null,
@@ -137,7 +138,7 @@ export const pointwiseRules: Rules<PointwiseName> = {
 
   where: {
     inputs: [0],
-    grad: (n, g) => [null, () => P.where(n.in(0), g, 0), () => P.where(n.in(0), 0, g)],
+    grad: (n, g) => [null, () => where(n.in(0), g, 0), () => where(n.in(0), 0, g)],
   },
   clamp: {
     inputs: [0, 1, 2],

@@ -1,5 +1,6 @@
 // Rules of the backward rows of the pointwise table, in primitives: with them, gradients of gradients exist.
 
+import { where } from '../../ops/blend.js';
 import * as P from '../../ops/pointwise.js';
 import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
 import type { Tensor } from '../../tensor.js';
@@ -43,8 +44,8 @@ const curvature = {
   softplus: sigmoidSlope,
   logSigmoid: (x: Tensor) => neg(sigmoidSlope(x)),
   erf: (x: Tensor) => mul(mul(x, P.exp(neg(square(x)))), -4 / Math.sqrt(Math.PI)),
-  selu: (x: Tensor) => P.where(P.gt(x, 0), 0, mul(P.exp(x), 1.0507009873554805 * 1.6732632423543772)),
-  hardswish: (x: Tensor) => P.where(P.lt(P.abs(x), 3), 1 / 3, mul(x, 0)),
+  selu: (x: Tensor) => where(P.gt(x, 0), 0, mul(P.exp(x), 1.0507009873554805 * 1.6732632423543772)),
+  hardswish: (x: Tensor) => where(P.lt(P.abs(x), 3), 1 / 3, mul(x, 0)),
 };
 
 export const backwardRowRules: Rules<BackwardRow> = {
@@ -84,7 +85,7 @@ export const backwardRowRules: Rules<BackwardRow> = {
   seluBackward: second('seluBackward', curvature.selu),
   eluBackward: byAll(
     (n, g) => apply('eluBackward', g, operand(n, 1), operand(n, 2)),
-    (n, g) => mul(mul(g, operand(n, 0)), P.where(P.gt(n.in(1), 0), 0, mul(P.exp(n.in(1)), operand(n, 2)))),
+    (n, g) => mul(mul(g, operand(n, 0)), where(P.gt(n.in(1), 0), 0, mul(P.exp(n.in(1)), operand(n, 2)))),
   ),
   leakyReluBackward: { inputs: [1], grad: (n, g) => [() => apply('leakyReluBackward', g, n.in(1), n.input(2)!)] },
   maximumBackward: { inputs: [1, 2], grad: (n, g) => [() => apply('maximumBackward', g, operand(n, 1), operand(n, 2))] },

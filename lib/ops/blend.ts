@@ -1,0 +1,47 @@
+// Pointwise functions with options or operands of their own: choosing, limiting and mixing elements, activations with a parameter.
+import { describe, ValueError } from '../errors.js';
+import type { Operand, Tensor } from '../tensor.js';
+import { checkOperand, checkTensor } from './arguments.js';
+import { pointwiseInto } from './door.js';
+import { apply } from './pointwise.js';
+
+/** Gaussian error linear unit (Hendrycks & Gimpel, 2016): exact by erf, or the tanh form of GPT-2. */
+export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {}): Tensor {
+  const approximate = options?.approximate ?? 'none';
+  if (approximate !== 'none' && approximate !== 'tanh') throw new ValueError(`gelu: approximate must be none or tanh, got ${describe(approximate)}`);
+  return apply(approximate === 'tanh' ? 'geluTanh' : 'gelu', x);
+}
+export function leakyRelu(x: Tensor, negativeSlope = 0.01): Tensor {
+  return apply('leakyRelu', x, negativeSlope);
+}
+export function elu(x: Tensor, alpha = 1): Tensor {
+  return apply('elu', x, alpha);
+}
+/** `a` where the condition is not zero, else `b`. The condition's dtype does not take part in promotion. */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  checkTensor(condition, 'where');
+  return apply('where', condition, a, b);
+}
+/** x limited to [min, max]; either may be absent. */
+export function clamp(x: Tensor, min?: Operand | null, max?: Operand | null): Tensor {
+  if (min === undefined || min === null) {
+    if (max === undefined || max === null) throw new ValueError('clamp: give min, max or both');
+    return apply('minimum', x, max);
+  }
+  return max === undefined || max === null ? apply('maximum', x, min) : apply('clamp', x, min, max);
+}
+/** `value` where the mask is true, else x. */
+export function maskedFill(x: Tensor, mask: Tensor, value: Operand): Tensor {
+  checkTensor(x, 'maskedFill');
+  return apply('where', mask, value, x);
+}
+export function maskedFill_(x: Tensor, mask: Tensor, value: Operand): Tensor {
+  checkTensor(x, 'maskedFill_');
+  checkTensor(mask, 'maskedFill_');
+  checkOperand('maskedFill_', value, 'the value');
+  return pointwiseInto('where', 'same', x, [mask, value, x]);
+}
+/** a + weight·(b − a). */
+export function lerp(a: Tensor, b: Operand, weight: Operand): Tensor {
+  return apply('lerp', a, b, weight);
+}
