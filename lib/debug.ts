@@ -14,9 +14,10 @@ export function firstFrame(stack: string): string {
   return (frames.find((f) => !f.includes(own) && !f.includes('node:')) ?? frames.at(-1) ?? '').trim().replace(/^at /, '');
 }
 
-/** Waits for what was just enqueued; its failure names the line that enqueued it. */
-export function settle(device: Device): void {
+/** Enqueues and waits; a failure names the line that enqueued. */
+export function enqueueAndWait(device: Device, enqueue: () => void): void {
   try {
+    enqueue();
     native.synchronize(device.slot);
   } catch (cause) {
     const error = fromNative(cause) as Error;

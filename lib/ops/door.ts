@@ -4,7 +4,7 @@
 import { checkInference, record, recording } from '../autograd/node.js';
 import type { NativeOpName, OpAttrs, PointwiseName } from '../autograd/rules/types.js';
 import { context } from '../context.js';
-import { debugMode, settle } from '../debug.js';
+import { debugMode, enqueueAndWait } from '../debug.js';
 import type { Device } from '../device.js';
 import { computeType, type DType, dtypeCode, dtypeSize, isFloating, resultType } from '../dtype.js';
 import { AutogradError, DeviceError, DisposedError, DTypeError, InternalError, ShapeError } from '../errors.js';
@@ -99,8 +99,8 @@ function cross(op: string, device: Device, records: number, attrs: readonly numb
   const at = HEADER + RECORD * records;
   for (let i = 0; i < attrs.length; i++) m[at + i] = attrs[i]!;
   const used = at + attrs.length;
-  withRelief(device, op, () => saveBlock(used), RUN);
-  if (debugMode) settle(device);
+  const enqueue = debugMode ? () => enqueueAndWait(device, RUN) : RUN;
+  withRelief(device, op, () => saveBlock(used), enqueue);
 }
 const RUN = (): void => native.run();
 
