@@ -2,8 +2,8 @@
 //
 //   npm run digits [-- --epochs 6 --batch 64 --lr 2e-3 --device cpu]
 import { parseArgs } from 'node:util';
-import * as sg from '../lib/index.js';
-import { data, nn, optim } from '../lib/index.js';
+import * as sg from 'shardgrad';
+import { data, nn, optim } from 'shardgrad';
 
 const { values: args } = parseArgs({
   options: {

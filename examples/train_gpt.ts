@@ -10,8 +10,8 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import * as sg from '../lib/index.js';
-import { data, io, nn, optim } from '../lib/index.js';
+import * as sg from 'shardgrad';
+import { data, io, nn, optim } from 'shardgrad';
 import { curve, progressLine } from './report.js';
 
 const options = {

@@ -2,7 +2,7 @@
 // bigints, booleans, strings, typed arrays, HostArrays or tensors: see collate.ts for what a batch makes of them.
 import { DataError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
-import { construct, isModuleRef, type ModuleRef, portable, resolveFunction } from './module_ref.js';
+import { construct, isModuleRef, type ModuleRef, OWN_MODULE, portable, resolveFunction } from './module_ref.js';
 import { Permutation } from './permutation.js';
 import type { SampleRandom } from './sample_random.js';
 
@@ -82,7 +82,7 @@ export class Subset<S> implements Dataset<S> {
     return this.dataset.get(this.indices[index]!, random);
   }
   toWorker(): ModuleRef {
-    return { module: import.meta.url, export: 'subsetInWorker', args: [workerRef(this.dataset, 'Subset'), this.indices] };
+    return { module: OWN_MODULE, export: 'subsetInWorker', args: [workerRef(this.dataset, 'Subset'), this.indices] };
   }
 }
 
@@ -149,7 +149,7 @@ export class MappedDataset<S, T> implements Dataset<T> {
     if (typeof this.transform === 'function') {
       throw new DataError('MappedDataset: a function cannot be sent to a worker thread; name it as { module, export }, or use workers: 0');
     }
-    return { module: import.meta.url, export: 'mappedInWorker', args: [workerRef(this.dataset, 'MappedDataset'), portable(this.transform, 'MappedDataset')] };
+    return { module: OWN_MODULE, export: 'mappedInWorker', args: [workerRef(this.dataset, 'MappedDataset'), portable(this.transform, 'MappedDataset')] };
   }
 }
 

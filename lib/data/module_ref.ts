@@ -29,6 +29,9 @@ export interface ModuleRef {
   args?: readonly unknown[];
 }
 
+/** Names the module of this package's own datasets, wherever a bundler has put it. */
+export const OWN_MODULE = 'shardgrad:data';
+
 export function isModuleRef(value: unknown): value is ModuleRef {
   const module = (value as ModuleRef | null)?.module;
   return typeof value === 'object' && (typeof module === 'string' || module instanceof URL);
@@ -38,7 +41,7 @@ export function isModuleRef(value: unknown): value is ModuleRef {
 export function portable(ref: ModuleRef, where: string): ModuleRef {
   let url = ref.module instanceof URL ? ref.module.href : ref.module;
   if (isAbsolute(url)) url = pathToFileURL(url).href;
-  if (!/^(file|data|node):/.test(url)) {
+  if (!/^(file|data|node|shardgrad):/.test(url)) {
     throw new ValueError(
       `${where}: module ${describe(url)} must be a URL or an absolute path; use new URL('./file.js', import.meta.url) or import.meta.resolve('package')`,
     );
@@ -51,7 +54,7 @@ async function load(ref: ModuleRef, where: string): Promise<{ value: unknown; na
   const label = `${name} of ${module}`;
   let exports: Record<string, unknown>;
   try {
-    exports = (await import(module)) as Record<string, unknown>;
+    exports = (await (module === OWN_MODULE ? import('./makers.js') : import(module))) as Record<string, unknown>;
   } catch (cause) {
     throw new DataError(`${where}: cannot import ${module}: ${(cause as Error)?.message ?? cause}`, { cause });
   }

@@ -7,7 +7,7 @@ import { indexSelect } from '../ops/indexing.js';
 import { Tensor } from '../tensor.js';
 import { checkIndex, type Dataset } from './dataset.js';
 import { checkHostArray, type HostArray, isHostArray, isTypedArray, sameKind, toShared } from './host_array.js';
-import type { ModuleRef } from './module_ref.js';
+import { type ModuleRef, OWN_MODULE } from './module_ref.js';
 
 /** One array of a TensorDataset: the first dimension counts the samples. */
 export type Field = Tensor | HostArray | TypedArray;
@@ -82,7 +82,7 @@ export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly 
 
   toWorker(): ModuleRef {
     // made once: every loop of every loader shares the same copy
-    this.reference ??= { module: import.meta.url, export: 'TensorDataset', args: [this.assemble(shareField)] };
+    this.reference ??= { module: OWN_MODULE, export: 'TensorDataset', args: [this.assemble(shareField)] };
     return this.reference;
   }
 }

@@ -9,7 +9,7 @@ import { native } from '../native.js';
 import { checkInteger } from '../shape.js';
 import { checkIndex, type Dataset } from './dataset.js';
 import { isTypedArray, toShared } from './host_array.js';
-import type { ModuleRef } from './module_ref.js';
+import { type ModuleRef, OWN_MODULE } from './module_ref.js';
 import { SampleRandom } from './sample_random.js';
 import type { Tokenizer } from './tokenizer.js';
 
@@ -110,7 +110,7 @@ export class TokenDataset implements Dataset<TokenWindow> {
 
   toWorker(): ModuleRef {
     this.reference ??= {
-      module: import.meta.url,
+      module: OWN_MODULE,
       export: 'TokenDataset',
       args: [this.sources.map((source) => (typeof source === 'string' ? source : toShared(source))), this.options],
     };
