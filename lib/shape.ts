@@ -73,10 +73,13 @@ export function checkDim(dim: unknown, ndim: number, where: string): number {
   return dim < 0 ? dim + n : dim;
 }
 
+const ALL_DIMS = Array.from({ length: MAX_DIMS }, (_, i) => i);
 /** Sorted, distinct dimensions; null or undefined means all. */
 export function checkDims(dims: number | readonly number[] | null | undefined, ndim: number, where: string): number[] {
-  if (dims === null || dims === undefined) return Array.from({ length: ndim }, (_, i) => i);
-  const list = (Array.isArray(dims) ? dims : [dims]).map((d) => checkDim(d, ndim, where));
+  if (dims === null || dims === undefined) return ALL_DIMS.slice(0, ndim);
+  const list = Array.isArray(dims) ? dims.map((d) => checkDim(d, ndim, where)) : [checkDim(dims, ndim, where)];
+  if (ndim === 0) return [];
+  if (list.length === 1) return list;
   if (new Set(list).size !== list.length) throw new ShapeError(`${where}: dimension ${list.find((d, i) => list.indexOf(d) !== i)} appears twice`);
   return list.sort((a, b) => a - b);
 }

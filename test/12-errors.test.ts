@@ -173,7 +173,7 @@ const graphs: Mistake[] = [
     'cat: a tensor made in inferenceMode cannot be part of a graph; clone() it outside',
   ],
   ['an expanded target', () => ones([1, 2]).expand([3, 2]).add_(1), sg.ShapeError, 'add_: the target [3,2] is expanded; clone() it to write to it'],
-  ['a second backward', twice, sg.AutogradError, 'backward: the graph of reshape was freed by an earlier backward; pass retainGraph: true to the first one'],
+  ['a second backward', twice, sg.AutogradError, 'backward: the graph of sum was freed by an earlier backward; pass retainGraph: true to the first one'],
   [
     'a saved tensor changed in place',
     changed,

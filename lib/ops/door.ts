@@ -142,12 +142,11 @@ export function invoke(op: NativeOpName, device: Device, records: readonly (Inpu
     }
   }
   cross(op, device, n, attrs);
-  const made: Tensor[] = [];
   // handles first: making a storage may sweep, and the sweep uses the block
   const handles: number[] = [];
   for (let i = 0; i < n; i++) if (records[i] instanceof Fresh) handles.push(block[HEADER + RECORD * i]!);
-  let k = 0;
-  for (let i = 0; i < n; i++) {
+  const made: Tensor[] = [];
+  for (let i = 0, k = 0; i < n; i++) {
     const r = records[i];
     if (r instanceof Fresh) made.push(wrapFresh(handles[k++]!, device, r.shape, r.dtype));
   }

@@ -1,11 +1,12 @@
-// Reductions over any set of dimensions. The native result keeps reduced dimensions as size 1; dropping them is a view.
+// Reductions over any set of dimensions. The native result keeps reduced dimensions as size 1; without keepdim the same storage gets
+// the shorter shape.
 
 import { record, recording } from '../autograd/node.js';
-import type { OpAttrs, ReduceName } from '../autograd/rules/types.js';
+import type { OpAttrs, ReduceName, Reduction } from '../autograd/rules/types.js';
 import { type DType, isFloating } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
-import { Tensor } from '../tensor.js';
+import { Tensor, wrap } from '../tensor.js';
 import { to } from './copy.js';
 import { fresh, invoke } from './door.js';
 import { div, sqrt, sub } from './pointwise.js';
@@ -23,15 +24,17 @@ function reduce(op: ReduceName, x: Tensor, dims: readonly number[], dtype: DType
   }
   let mask = 0;
   for (const d of dims) mask |= 1 << d;
-  const kept = x.shape.map((s, i) => (mask & (1 << i) ? 1 : s));
-  const y = invoke(op, x.device, [x, fresh(kept, dtype)], [mask])[0]!;
-  if (recording([x])) record(op, [x], [y], { dims, count: numel(dims.map((d) => x.shape[d]!)) } as OpAttrs<typeof op>);
-  return keepdim
-    ? y
-    : reshape(
-        y,
-        x.shape.filter((_, i) => !(mask & (1 << i))),
-      );
+  const kept: number[] = [];
+  const dropped: number[] = [];
+  for (let i = 0; i < x.ndim; i++) {
+    const gone = mask & (1 << i);
+    kept.push(gone ? 1 : x.shape[i]!);
+    if (!gone) dropped.push(x.shape[i]!);
+  }
+  const full = invoke(op, x.device, [x, fresh(kept, dtype)], [mask])[0]!;
+  const y = keepdim ? full : wrap(full.storage, dropped, dtype);
+  if (recording([x])) record(op, [x], [y], { dims, kept, count: numel(dims.map((d) => x.shape[d]!)) } satisfies Reduction as OpAttrs<typeof op>);
+  return y;
 }
 
 function integerSum(dtype: DType): DType {

@@ -10,19 +10,24 @@ import { prod, sum, sumTo } from '../../ops/reduce.js';
 import { diagonal, expand, movedim, mT, permute, reshape, slice } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
-import type { CompositeName, OpAttrs, ReduceName, Rule, Rules, ViewName } from './types.js';
+import type { CompositeName, OpAttrs, ReduceName, Reduction, Rule, Rules, ViewName } from './types.js';
 
+type ReduceNode = Node & { attrs: Reduction };
+/** A reduction's result or gradient with the reduced dimensions as size 1. */
+function withDims(n: ReduceNode, t: Tensor): Tensor {
+  return reshape(t, n.attrs.kept);
+}
 /** A gradient of a reduction spread over what was reduced. */
-function spread(n: Node, g: Tensor): Tensor {
-  return expand(g, n.shapeOf(0));
+function spread(n: ReduceNode, g: Tensor): Tensor {
+  return expand(withDims(n, g), n.shapeOf(0));
 }
 
 /** max and min: evenly over the elements that equal the result. */
 const extreme = {
   inputs: [0],
   outputs: [0],
-  grad: (n: Node & { attrs: { dims: readonly number[] } }, g: Tensor) => {
-    const mask = to(eq(n.in(0), n.out(0)), g.dtype);
+  grad: (n: ReduceNode, g: Tensor) => {
+    const mask = to(eq(n.in(0), withDims(n, n.out(0))), g.dtype);
     return [mul(div(spread(n, g), sum(mask, n.attrs.dims, true)), mask)];
   },
 };
@@ -30,7 +35,7 @@ const extreme = {
 export const reduceRules: Rules<ReduceName> = {
   sum: { grad: (n, g) => [spread(n, g)] },
   mean: { grad: (n, g) => [spread(n, div(g, n.attrs.count))] },
-  prod: { inputs: [0], grad: (n, g) => [prodGradient(n.in(0), g, n.attrs.dims)] },
+  prod: { inputs: [0], grad: (n, g) => [prodGradient(n.in(0), withDims(n, g), n.attrs.dims)] },
   max: extreme,
   min: extreme,
   any: null,

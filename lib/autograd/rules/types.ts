@@ -6,17 +6,25 @@ import type { Node } from '../node.js';
 
 export type { PointwiseName };
 
+export interface Reduction {
+  readonly dims: readonly number[];
+  /** The shape with the reduced dimensions as size 1. */
+  readonly kept: readonly number[];
+  /** Elements reduced to one. */
+  readonly count: number;
+}
+
 /** What structured ops, views and composites keep for their rule. Ops absent here keep nothing. */
 export interface Attrs {
   // reductions
-  sum: { dims: readonly number[] };
-  mean: { dims: readonly number[]; count: number };
-  prod: { dims: readonly number[] };
-  max: { dims: readonly number[] };
-  min: { dims: readonly number[] };
-  norm1: { dims: readonly number[] };
-  norm2: { dims: readonly number[] };
-  sumSquares: { dims: readonly number[] };
+  sum: Reduction;
+  mean: Reduction;
+  prod: Reduction;
+  max: Reduction;
+  min: Reduction;
+  norm1: Reduction;
+  norm2: Reduction;
+  sumSquares: Reduction;
   // views
   permute: { dims: readonly number[] };
   slice: { dim: number; start: number; step: number };
