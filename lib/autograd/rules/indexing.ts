@@ -11,7 +11,7 @@ import { cumprod, cumsum } from '../../ops/sort.js';
 import { expand, narrow } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
-import type { Rules } from './types.js';
+import type { IndexingName, Rules } from './types.js';
 
 /** Zeros of the shape of input 0, for a gradient to be written into. */
 const blank = (n: Node, g: Tensor): Tensor => zeros(n.shapeOf(0), { dtype: g.dtype, device: g.device });
@@ -39,24 +39,6 @@ function cumprodGradient(x: Tensor, g: Tensor): Tensor {
   const quotient = div(runningSum(mul(g, cumprod(x, -1)), true), where(zero, 1, x));
   return where(firstZero, withoutFirst, where(eq(seen, 0), quotient, 0));
 }
-
-type IndexingName =
-  | 'gather'
-  | 'scatter'
-  | 'scatterAdd'
-  | 'indexSelect'
-  | 'indexAdd'
-  | 'index'
-  | 'indexPut'
-  | 'nonzero'
-  | 'sort'
-  | 'topk'
-  | 'cumsum'
-  | 'cumprod'
-  | 'multinomial'
-  | 'oneHot'
-  | 'cat'
-  | 'triangle';
 
 export const indexingRules: Rules<IndexingName> = {
   gather: { inputs: [1], grad: (n, g) => [writeInto('scatterAdd', blank(n, g), n.attrs.dim, n.in(1), g)] },

@@ -14,7 +14,7 @@ import { softmax } from '../../ops/softmax.js';
 import { reshape, unsqueeze } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
 import { type Node, record, recording } from '../node.js';
-import type { NativeOpName, OpAttrs, Rule, Rules } from './types.js';
+import type { NativeOpName, NeuralName, OpAttrs, Rule, Rules } from './types.js';
 
 type Maybe = Tensor | null | undefined;
 
@@ -116,36 +116,6 @@ const convWeight = (dy: Tensor, x: Tensor, shape: readonly number[], withBias: b
   fused('conv2dBackwardWeight', [dy, x], [fresh(shape, dy.dtype), withBias ? fresh([shape[0]!], dy.dtype) : null], geometry, { geometry });
 const convForward = (x: Tensor, w: Tensor, shape: readonly number[], geometry: readonly number[]): Tensor =>
   door('conv2d', [x, w, null], [fresh(shape, x.dtype)], geometry, { geometry })[0]!;
-
-type NeuralName =
-  | 'softmax'
-  | 'softmaxBackward'
-  | 'logSoftmax'
-  | 'logSoftmaxBackward'
-  | 'logsumexp'
-  | 'layerNorm'
-  | 'layerNormBackward'
-  | 'rmsNorm'
-  | 'rmsNormBackward'
-  | 'groupNorm'
-  | 'groupNormBackward'
-  | 'batchNorm'
-  | 'batchNormBackward'
-  | 'crossEntropy'
-  | 'crossEntropyBackward'
-  | 'attention'
-  | 'attentionBackward'
-  | 'rotaryEmbedding'
-  | 'conv2d'
-  | 'conv2dBackwardInput'
-  | 'conv2dBackwardWeight'
-  | 'maxPool2d'
-  | 'maxPool2dBackward'
-  | 'avgPool2d'
-  | 'avgPool2dBackward'
-  | 'embedding'
-  | 'embeddingBackward'
-  | 'dropout';
 
 export const neuralRules: Rules<NeuralName> = {
   softmax: { outputs: [0], grad: (n, g) => [door('softmaxBackward', [g, n.out(0)], [like(g)], [], undefined)[0]!] },

@@ -69,16 +69,7 @@ export interface Attrs {
 
 export type ReduceName = 'sum' | 'mean' | 'prod' | 'max' | 'min' | 'any' | 'all' | 'argmax' | 'argmin' | 'norm1' | 'norm2' | 'sumSquares' | 'countNonzero';
 
-export type StructuredName =
-  | 'copy'
-  | 'fill'
-  | 'arange'
-  | 'cat'
-  | 'triangle'
-  | 'uniform'
-  | 'normal'
-  | 'randint'
-  | 'dropout'
+export type IndexingName =
   | 'gather'
   | 'scatter'
   | 'scatterAdd'
@@ -87,14 +78,15 @@ export type StructuredName =
   | 'index'
   | 'indexPut'
   | 'nonzero'
-  | 'embedding'
-  | 'embeddingBackward'
-  | 'oneHot'
   | 'sort'
   | 'topk'
   | 'cumsum'
   | 'cumprod'
   | 'multinomial'
+  | 'oneHot'
+  | 'cat'
+  | 'triangle';
+export type NeuralName =
   | 'softmax'
   | 'softmaxBackward'
   | 'logSoftmax'
@@ -113,7 +105,6 @@ export type StructuredName =
   | 'attention'
   | 'attentionBackward'
   | 'rotaryEmbedding'
-  | 'matmul'
   | 'conv2d'
   | 'conv2dBackwardInput'
   | 'conv2dBackwardWeight'
@@ -121,6 +112,19 @@ export type StructuredName =
   | 'maxPool2dBackward'
   | 'avgPool2d'
   | 'avgPool2dBackward'
+  | 'embedding'
+  | 'embeddingBackward'
+  | 'dropout';
+export type StructuredName =
+  | IndexingName
+  | NeuralName
+  | 'copy'
+  | 'fill'
+  | 'arange'
+  | 'uniform'
+  | 'normal'
+  | 'randint'
+  | 'matmul'
   | 'sgdStep'
   | 'adamStep'
   | 'adagradStep'
