@@ -1,7 +1,9 @@
 // Pure functions on shapes. Everything a user can get wrong about a shape is found here, with the op's name in the text.
 
-import { describe, ShapeError, ValueError } from './errors.js';
+import { describe, ShapeError } from './errors.js';
 import { MAX_DIMS } from './native.js';
+
+export { checkInteger, checkNumber } from './numbers.js';
 
 export type Shape = readonly number[];
 
@@ -146,22 +148,4 @@ export function viewStrides(oldShape: Shape, oldStrides: Shape, shape: Shape): n
   }
   for (; view >= 0; view--) out[view] = 1; // only sizes of 1 are left
   return out;
-}
-
-export function checkInteger(value: unknown, name: string, where: string, min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER): number {
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {
-    throw new ValueError(
-      `${where}: ${name} must be a whole number${min > Number.MIN_SAFE_INTEGER ? ` from ${min}` : ''}${max < Number.MAX_SAFE_INTEGER ? ` to ${max}` : ''}, got ${describe(value)}`,
-    );
-  }
-  return value;
-}
-
-export function checkNumber(value: unknown, name: string, where: string, min = -Infinity, max = Infinity): number {
-  if (typeof value !== 'number' || Number.isNaN(value) || value < min || value > max) {
-    throw new ValueError(
-      `${where}: ${name} must be a number${min > -Infinity ? ` from ${min}` : ''}${max < Infinity ? ` to ${max}` : ''}, got ${describe(value)}`,
-    );
-  }
-  return value;
 }

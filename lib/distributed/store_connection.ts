@@ -1,0 +1,171 @@
+// A client's connection to the store: the handshake, requests that wait for their replies, and the end. It is made once: when the
+// server is lost, every pending and later request fails with the same reason. It keeps the process alive only while a request is
+// pending.
+import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DistributedError } from '../errors.js';
+import { ByteQueue, decodeMessage, encodeMessage, FrameReader, FrameWriter, type Message } from './frames.js';
+import { CHALLENGE_BYTES, HANDSHAKE_TIMEOUT_MS, Handshake, RESPONSE_BYTES } from './handshake.js';
+import { startTimer } from './store_table.js';
+
+/** How much longer than a request's own timeout to wait for a server that should have answered it. */
+const GRACE_MS = 2000;
+/** A server that refuses our token, or is none, may be a stranger's on our port, with ours still to come: tried for so long. */
+const REFUSED_FOR_MS = 10_000;
+
+interface Pending {
+  readonly resolve: (reply: Message) => void;
+  readonly reject: (error: DistributedError) => void;
+  readonly what: string;
+  readonly timer: NodeJS.Timeout | null;
+}
+
+/** A handshake that cannot succeed by waiting. */
+class Refusal extends Error {}
+
+export class StoreConnection {
+  private readonly pending = new Map<number, Pending>();
+  private lastId = 0;
+  private lost: string | null = null;
+
+  private constructor(
+    private readonly socket: Socket,
+    private readonly frames: FrameWriter,
+    reader: FrameReader,
+    /** `host:port`, for error texts. */
+    readonly address: string,
+  ) {
+    socket.setKeepAlive(true, 5000);
+    socket.unref();
+    socket.on('data', (chunk: Buffer) => {
+      try {
+        for (const payload of reader.push(chunk)) this.settle(decodeMessage(payload));
+      } catch (error) {
+        this.end(`broke the protocol: ${(error as Error).message}`);
+      }
+    });
+    socket.on('error', (error) => this.end(`was lost: ${error.message}`));
+    socket.on('close', () => this.end('was lost: it closed the connection'));
+  }
+
+  /**
+   * Connects to the first of `ports` where a server knows the token, trying again until the time is over, for it may start later.
+   * @throws DistributedError saying what was found at each port
+   */
+  static async open(host: string, ports: readonly number[], token: string, timeoutMs: number): Promise<StoreConnection> {
+    const end = Date.now() + timeoutMs;
+    const found = new Map<number, string>();
+    let refusedSince = Infinity;
+    for (let pause = 50; ; pause = Math.min(pause * 1.5, 1000)) {
+      for (const port of ports) {
+        try {
+          return await greet(host, port, token);
+        } catch (error) {
+          found.set(port, (error as Error).message);
+          if (error instanceof Refusal) refusedSince = Math.min(refusedSince, Date.now());
+        }
+      }
+      const refused = Date.now() >= refusedSince + (ports.length > 1 ? REFUSED_FOR_MS : 0);
+      if (refused || Date.now() + pause > end) {
+        const places = [...found].map(([port, why]) => `${host}:${port} ${why}`).join('; ');
+        throw new DistributedError(`store: no connection${refused ? '' : ` within ${timeoutMs / 1000} s`}: ${places}`);
+      }
+      await sleep(pause);
+    }
+  }
+
+  /** Makes a connection whose handshake is done. */
+  static over(socket: Socket, handshake: Handshake, address: string): StoreConnection {
+    const { clientToServer, serverToClient } = handshake.keys();
+    return new StoreConnection(socket, new FrameWriter(clientToServer), new FrameReader(serverToClient), address);
+  }
+
+  /**
+   * Sends a request and gives its reply.
+   * @param what names the call and its key in errors
+   */
+  request(message: Omit<Message, 'id'>, what: string, timeoutMs: number): Promise<Message> {
+    if (this.lost !== null) return Promise.reject(this.lostError(what));
+    const id = this.lastId++ % 2 ** 32;
+    return new Promise((resolve, reject) => {
+      const silent = (): void => {
+        this.pending.delete(id);
+        if (this.pending.size === 0) this.socket.unref();
+        reject(new DistributedError(`${what}: the store at ${this.address} did not answer within ${timeoutMs / 1000} s`));
+      };
+      this.pending.set(id, { resolve, reject, what, timer: startTimer(timeoutMs + GRACE_MS, silent) });
+      this.socket.ref();
+      this.socket.write(this.frames.frame(encodeMessage({ id, ...message })));
+    });
+  }
+
+  /** Ends the connection after what was sent; pending and later requests fail. */
+  close(): void {
+    this.lost ??= 'was left by close()';
+    this.socket.end();
+    this.end(this.lost);
+  }
+
+  private settle(reply: Message): void {
+    const call = this.pending.get(reply.id);
+    // none: it was given up
+    if (!call) return;
+    this.pending.delete(reply.id);
+    if (call.timer) clearTimeout(call.timer);
+    if (this.pending.size === 0) this.socket.unref();
+    call.resolve(reply);
+  }
+
+  private lostError(what: string): DistributedError {
+    return new DistributedError(`${what}: the store at ${this.address} ${this.lost}`);
+  }
+
+  private end(reason: string): void {
+    if (this.lost === null) this.socket.destroy();
+    this.lost ??= reason;
+    for (const { reject, what, timer } of this.pending.values()) {
+      if (timer) clearTimeout(timer);
+      reject(this.lostError(what));
+    }
+    this.pending.clear();
+    this.socket.unref();
+  }
+}
+
+/** Connects and does the client's part of the handshake. */
+function greet(host: string, port: number, token: string): Promise<StoreConnection> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host, port, noDelay: true });
+    const handshake = new Handshake(token);
+    const queue = new ByteQueue();
+    let answered = false;
+    const fail = (error: Error): void => {
+      clearTimeout(late);
+      socket.destroy();
+      reject(error);
+    };
+    const late = setTimeout(() => fail(socket.connecting ? new Error('does not answer') : new Refusal('does not answer as a store')), HANDSHAKE_TIMEOUT_MS);
+    const onError = (error: NodeJS.ErrnoException): void => fail(new Error(error.code === 'ECONNREFUSED' ? 'refuses connections' : error.message));
+    const onClose = (): void =>
+      fail(answered ? new Refusal('knows another token') : new Error('closed the connection: another program, or a store with too many strangers'));
+    const onData = (chunk: Buffer): void => {
+      queue.push(chunk);
+      if (!answered) {
+        const challenge = queue.take(CHALLENGE_BYTES);
+        if (!challenge) return;
+        answered = true;
+        socket.write(handshake.respond(challenge));
+      }
+      const proof = queue.take(RESPONSE_BYTES);
+      if (!proof) return;
+      if (queue.size > 0 || !handshake.accepts('server', proof)) fail(new Refusal('is no store, or knows another token'));
+      else {
+        clearTimeout(late);
+        socket.off('error', onError).off('close', onClose).off('data', onData);
+        resolve(StoreConnection.over(socket, handshake, `${host}:${port}`));
+      }
+    };
+    socket.on('connect', () => socket.write(handshake.hello()));
+    socket.on('error', onError).on('close', onClose).on('data', onData);
+  });
+}
