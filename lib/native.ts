@@ -34,6 +34,11 @@ export interface Native {
   itemSync(handle: number, byteOffset: number, dtype: number): number;
   synchronize(device: number): void;
   synchronizeAsync(device: number): Promise<void>;
+  streamDone(device: number, stream: number): Promise<void>;
+  joinGroup(name: string, segment: string, rank: number, size: number, timeoutMs: number): number;
+  sealGroup(group: number): void;
+  abortGroup(group: number, reason: string): void;
+  leaveGroup(group: number): void;
   trackMany(objects: readonly object[], count: number): void;
   tracked(): object[];
   sweep(): number;

@@ -32,7 +32,7 @@ struct OpRow {
   bool any_tensors;  // the last one is an `Ins`
   int number_count;  // without a Rest
   bool any_numbers;  // a `Rest` follows
-  void (*invoke)(Device&, const OpRow&, OpArguments&);
+  void (*invoke)(Stream&, Device&, const OpRow&, OpArguments&);
   const Contract* contract;  // of structured ops
 };
 
@@ -108,7 +108,7 @@ struct Call<kMethod> {
   static void unpack(Device& device, OpArguments& a, std::index_sequence<I...>) {
     (device.*kMethod)(Parameter<P>::get(a, tensors_before(I), int(I) - tensors_before(I))...);
   }
-  static void invoke(Device& device, const OpRow&, OpArguments& a) {
+  static void invoke(Stream&, Device& device, const OpRow&, OpArguments& a) {
     unpack(device, a, std::make_index_sequence<sizeof...(P)>());
   }
 };
@@ -128,6 +128,7 @@ OpRow structured(const char* name, const char* contract) {
           new Contract(contract)};  // lives as long as the process, as the table does
 }
 
+std::vector<OpRow> collective_rows();  // collectives.cc
 // tables.cc: every op; the index is its id.
 const std::vector<OpRow>& op_table();
 

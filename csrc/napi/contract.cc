@@ -16,6 +16,7 @@ Contract::Contract(const char* text) {
   while (in >> word) {
     const bool last = word.back() == ';';
     if (last) word.pop_back();
+    if (word.empty()) break;  // no tensors
     Pattern p;
     p.dtype = word[0];
     p.text = word;

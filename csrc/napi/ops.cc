@@ -53,7 +53,7 @@ char* unpack(char* p, View& v, bool& absent) {
   return p + sizeof(PackedView);
 }
 
-void run_packed(Stream&, void* payload) {
+void run_packed(Stream& stream, void* payload) {
   PackedOp& op = *static_cast<PackedOp*>(payload);
   double* numbers = reinterpret_cast<double*>(&op + 1);
   char* p = reinterpret_cast<char*>(numbers + op.numbers);
@@ -70,7 +70,7 @@ void run_packed(Stream&, void* payload) {
     p = unpack(p, views[i], absent);
     if (absent) arguments.absent |= 1u << i;  // only named tensors can be absent
   }
-  op.row->invoke(*op.device, *op.row, arguments);
+  op.row->invoke(stream, *op.device, *op.row, arguments);
 }
 
 // One call of run(), while it is checked and packed.

@@ -60,6 +60,24 @@ napi_value synchronizeAsync(Environment& e, const Arguments& a) {
   return promise;
 }
 
+// Settles when this stream has done what it was given so far; carries its fault.
+napi_value streamDone(Environment& e, const Arguments& a) {
+  Stream& stream = a.device(0).stream(a.stream(1));
+  auto settlement = std::make_unique<Settlement>();
+  settlement->owner = &e;
+  void* place = stream.begin(sizeof(Settlement*));
+  napi_value promise = make_promise(e, settlement.get());
+  if (!promise) return nullptr;
+  new (place) Settlement* {settlement.release()};
+  const auto done = [](Stream& self, void* payload) {
+    Settlement* const s = *static_cast<Settlement**>(payload);
+    s->fault = self.take_fault();
+    settle(s);
+  };
+  stream.commit(done, "streamDone", sizeof(Settlement*), true);
+  return promise;
+}
+
 napi_value recordEvent(Environment& e, const Arguments& a) {
   return make_number(e, double(a.device(0).stream(a.stream(1)).issued()));
 }
@@ -116,8 +134,9 @@ napi_value configure(Environment& e, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> stream_functions() {
-  return {SG_FUNCTION(openDevice), SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync), SG_FUNCTION(recordEvent),
-          SG_FUNCTION(waitEvent),  SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads),    SG_FUNCTION(configure)};
+  return {SG_FUNCTION(openDevice),    SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync),
+          SG_FUNCTION(streamDone),    SG_FUNCTION(recordEvent),   SG_FUNCTION(waitEvent),
+          SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads), SG_FUNCTION(configure)};
 }
 
 }  // namespace sg

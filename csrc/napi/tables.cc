@@ -1,5 +1,5 @@
-// Every operation, in one table: the pointwise rows, the reductions, then the structured ones, a row each. The index is
-// the op's id; JavaScript reads the table at load time.
+// Every operation, in one table: the pointwise rows, the reductions, the structured ones, then the collectives, a row
+// each. The index is the op's id; JavaScript reads the table at load time.
 #include <vector>
 
 #include "args.h"
@@ -12,12 +12,12 @@ namespace sg {
 
 namespace {
 
-void invoke_pointwise(Device& device, const OpRow& row, OpArguments& a) {
+void invoke_pointwise(Stream&, Device& device, const OpRow& row, OpArguments& a) {
   const int inputs = a.view_count - 1;
   device.pointwise(PointwiseOp(row.code), Ins{a.views, inputs}, a.views[inputs], DType(int(a.numbers[0])));
 }
 
-void invoke_reduce(Device& device, const OpRow& row, OpArguments& a) {
+void invoke_reduce(Stream&, Device& device, const OpRow& row, OpArguments& a) {
   device.reduce(ReduceOp(row.code), a.views[0], a.views[1], a.numbers[0]);
 }
 
@@ -137,6 +137,8 @@ const std::vector<OpRow>& op_table() {
       rows->push_back({row.name, OpKind::kReduce, code++, kReduceTensors, 2, false, 1, false, invoke_reduce, nullptr});
     }
     rows->insert(rows->end(), std::begin(kStructuredOps), std::end(kStructuredOps));
+    const auto collectives = collective_rows();
+    rows->insert(rows->end(), collectives.begin(), collectives.end());
     return rows;
   }();
   return *table;

@@ -89,13 +89,13 @@ function writeFresh(m: Float64Array, at: number, shape: Shape, dtype: DType): vo
   for (let i = 0; i < n; i++) m[at + Rec.Shape + i] = shape[i]!;
 }
 
-function cross(op: string, device: Device, records: number, attrs: readonly number[]): void {
+function cross(op: string, device: Device, records: number, attrs: readonly number[], stream = 0): void {
   const m = block;
   m[0] = idOf(op);
   m[1] = device.slot;
   m[2] = records;
   m[3] = attrs.length;
-  m[4] = 0;
+  m[4] = stream;
   const at = HEADER + RECORD * records;
   for (let i = 0; i < attrs.length; i++) m[at + i] = attrs[i]!;
   const used = at + attrs.length;
@@ -119,9 +119,9 @@ function wrapFresh(handle: number, device: Device, shape: Shape, dtype: DType): 
 
 /**
  * The native call alone: records in the order of the Device method, numbers after them. Returns the tensors of the Fresh
- * records, in order. Nothing is recorded for backward.
+ * records, in order. Nothing is recorded for backward. Stream 1 is the communication stream.
  */
-export function invoke(op: NativeOpName, device: Device, records: readonly (Input | Fresh)[], attrs: readonly number[] = []): Tensor[] {
+export function invoke(op: NativeOpName, device: Device, records: readonly (Input | Fresh)[], attrs: readonly number[] = [], stream = 0): Tensor[] {
   const n = records.length;
   if (device.type === 'meta') {
     return records.filter((r) => r instanceof Fresh).map((r) => wrapFresh(META, device, (r as Fresh).shape, (r as Fresh).dtype));
@@ -141,7 +141,7 @@ export function invoke(op: NativeOpName, device: Device, records: readonly (Inpu
       writeTensor(m, at, r);
     }
   }
-  cross(op, device, n, attrs);
+  cross(op, device, n, attrs, stream);
   // handles first: making a storage may sweep, and the sweep uses the block
   const handles: number[] = [];
   for (let i = 0; i < n; i++) if (records[i] instanceof Fresh) handles.push(block[HEADER + RECORD * i]!);

@@ -31,6 +31,17 @@ export const rules: Rules<OpName> = {
   globalNorm: null,
   scaleMany: null,
   clampMany: null,
+  allReduce: null,
+  reduceTo: null,
+  broadcastFrom: null,
+  allGather: null,
+  gatherTo: null,
+  scatterFrom: null,
+  reduceScatter: null,
+  allToAll: null,
+  sendTo: null,
+  receiveFrom: null,
+  barrier: null,
 };
 
 const withoutNative = { ...viewRules, ...compositeRules } satisfies Rules<ViewName | CompositeName>;

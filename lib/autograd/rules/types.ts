@@ -135,8 +135,22 @@ export type StructuredName =
   | 'scaleMany'
   | 'clampMany';
 
+/** Operations of process groups: no gradient of their own, see lib/distributed. */
+export type CollectiveName =
+  | 'allReduce'
+  | 'reduceTo'
+  | 'broadcastFrom'
+  | 'allGather'
+  | 'gatherTo'
+  | 'scatterFrom'
+  | 'reduceScatter'
+  | 'allToAll'
+  | 'sendTo'
+  | 'receiveFrom'
+  | 'barrier';
+
 /** Ops the addon has; compared with its list at load. */
-export type NativeOpName = PointwiseName | ReduceName | StructuredName;
+export type NativeOpName = PointwiseName | ReduceName | StructuredName | CollectiveName;
 export type ViewName = 'reshape' | 'permute' | 'expand' | 'slice' | 'diagonal';
 export type CompositeName = 'linear' | 'mlp' | 'attentionPacked' | 'checkpoint' | 'custom';
 export type OpName = NativeOpName | ViewName | CompositeName;

@@ -1,0 +1,136 @@
+#include "segment.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#endif
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "../core/error.h"
+
+namespace sg {
+
+namespace {
+
+[[noreturn]] void fail_system(const char* what, const std::string& name, int error) {
+  if (error == ENOSPC || error == ENOMEM) {
+    fail(ErrorCode::OutOfMemory, "shared memory: the system has no room to ", what, " ", name,
+         " (a container often has a small /dev/shm: raise it, for example with --shm-size)");
+  }
+  fail(ErrorCode::Distributed, "shared memory: cannot ", what, " ", name, ": ", std::strerror(error));
+}
+
+int reserve(int file, size_t bytes) {
+  if (ftruncate(file, off_t(bytes)) != 0) return errno;
+#ifdef __linux__
+  int error;
+  do error = posix_fallocate(file, 0, off_t(bytes));
+  while (error == EINTR);
+  return error;
+#else
+  return 0;
+#endif
+}
+
+}  // namespace
+
+SharedSegment::SharedSegment(std::string name, int file, bool owner, size_t bytes)
+    : name_(std::move(name)), file_(file), linked_(owner), size_(bytes) {}
+
+SharedSegment::SharedSegment(SharedSegment&& o) noexcept
+    : name_(std::move(o.name_)),
+      file_(std::exchange(o.file_, -1)),
+      linked_(std::exchange(o.linked_, false)),
+      data_(std::exchange(o.data_, nullptr)),
+      size_(o.size_) {}
+
+SharedSegment::~SharedSegment() {
+  if (data_) munmap(data_, size_);
+  unlink();
+  if (file_ >= 0) close(file_);
+}
+
+SharedSegment SharedSegment::create(const std::string& name, size_t bytes) {
+  const int file = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (file < 0) fail_system("make", name, errno);
+  SharedSegment segment(name, file, true, bytes);
+  if (const int error = reserve(file, bytes)) fail_system("reserve", name, error);
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (data == MAP_FAILED) fail_system("map", name, errno);
+  segment.data_ = static_cast<char*>(data);
+  return segment;
+}
+
+SharedSegment SharedSegment::open(const std::string& name) {
+  const int file = shm_open(name.c_str(), O_RDWR | O_CLOEXEC, 0600);
+  if (file < 0) fail_system("open", name, errno);
+  struct stat info;
+  if (fstat(file, &info) != 0) {
+    const int error = errno;
+    close(file);
+    fail_system("open", name, error);
+  }
+  SharedSegment segment(name, file, false, size_t(info.st_size));
+  void* const data = mmap(nullptr, segment.size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (data == MAP_FAILED) fail_system("map", name, errno);
+  segment.data_ = static_cast<char*>(data);
+  return segment;
+}
+
+void SharedSegment::unlink() {
+  if (std::exchange(linked_, false)) shm_unlink(name_.c_str());
+}
+
+#ifdef F_OFD_SETLK
+// Locks of the open file description, not of the process: the threads of one process are ranks of their own.
+bool SharedSegment::claim(int place) {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = place;
+  lock.l_len = 1;
+  return fcntl(file_, F_OFD_SETLK, &lock) == 0;
+}
+
+bool SharedSegment::claimed(int place) const {
+  struct flock lock = {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = place;
+  lock.l_len = 1;
+  return fcntl(file_, F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+#else
+// Without such locks only the heartbeat tells.
+bool SharedSegment::claim(int) { return true; }
+bool SharedSegment::claimed(int) const { return true; }
+#endif
+
+#ifdef __linux__
+void wait_while_equal(std::atomic<uint32_t>& word, uint32_t value, int64_t timeout_ns) {
+  const timespec timeout = {timeout_ns / 1'000'000'000, timeout_ns % 1'000'000'000};
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT, value, &timeout, nullptr, 0);
+}
+
+void wake_all(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
+}
+#else
+void wait_while_equal(std::atomic<uint32_t>& word, uint32_t value, int64_t timeout_ns) {
+  const timespec nap = {0, std::min<int64_t>(timeout_ns, 100'000)};
+  if (word.load() == value) nanosleep(&nap, nullptr);
+}
+
+void wake_all(std::atomic<uint32_t>&) {}
+#endif
+
+}  // namespace sg

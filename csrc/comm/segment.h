@@ -1,0 +1,41 @@
+// A piece of memory that the ranks of one host share, processes and threads alike. It has a random name for as long as
+// ranks still have to find it, mode 0600, and its pages are reserved when it is made: a full /dev/shm is an error there
+// and not a SIGBUS in a kernel later. A rank claims its place by a lock that the system drops when its process ends,
+// however it ends: that is how the others learn of a death.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace sg {
+
+class SharedSegment {
+ public:
+  static SharedSegment create(const std::string& name, size_t bytes);
+  static SharedSegment open(const std::string& name);
+  SharedSegment(SharedSegment&& other) noexcept;
+  SharedSegment& operator=(SharedSegment&&) = delete;
+  ~SharedSegment();
+
+  char* data() const { return data_; }
+  size_t size() const { return size_; }
+  // No further rank can find it; those that have it keep it. Done by the creator when it goes, at the latest.
+  void unlink();
+  bool claim(int place);          // false: somebody has it
+  bool claimed(int place) const;  // by another holder that is alive
+
+ private:
+  SharedSegment(std::string name, int file, bool owner, size_t bytes);
+  std::string name_;
+  int file_;
+  bool linked_;
+  char* data_ = nullptr;
+  size_t size_;
+};
+
+// Sleeping on a word of shared memory. Spurious wake-ups are allowed.
+void wait_while_equal(std::atomic<uint32_t>& word, uint32_t value, int64_t timeout_ns);
+void wake_all(std::atomic<uint32_t>& word);
+
+}  // namespace sg

@@ -1,0 +1,292 @@
+// The collectives as rounds over the slots, piece by piece.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "rank_reduce.h"
+#include "shm_group.h"
+
+namespace sg {
+
+namespace {
+
+constexpr size_t kLine = 64;
+// Up to this size every rank of a larger group reduces everything itself: one round instead of two.
+constexpr int64_t kAloneBytes = 16 << 10;
+
+char* bytes_of(const View& v) { return static_cast<char*>(v.data); }
+
+// Ranges of elements per rank.
+struct Parts {
+  std::vector<int64_t> begin, count;
+  int64_t total = 0, largest = 0;
+
+  Parts(const char* op, const double* counts, int ranks) {
+    for (int r = 0; r < ranks; r++) {
+      const int64_t n = int64_t(counts[r]);
+      if (n < 0 || double(n) != counts[r]) fail(ErrorCode::Shape, op, ": ", counts[r], " is not a number of elements");
+      begin.push_back(total);
+      count.push_back(n);
+      total += n;
+      largest = std::max(largest, n);
+    }
+  }
+};
+
+Parts parts_of(const char* op, Rest counts, int ranks) {
+  if (counts.count != ranks)
+    fail(ErrorCode::Shape, op, ": expects a count for each of ", ranks, " ranks, got ", counts.count);
+  return Parts(op, counts.first, ranks);
+}
+
+void expect_elements(const char* op, const char* what, const View& v, int64_t n) {
+  if (v.numel() != n) fail(ErrorCode::Shape, op, ": ", what, " has ", v.numel(), " elements, the counts say ", n);
+}
+
+// Calls f(at, n) for pieces of at most `room` elements; once for nothing at all, as a round still carries signatures.
+template <class F>
+void for_pieces(int64_t total, int64_t room, const F& f) {
+  int64_t at = 0;
+  do {
+    f(at, std::min(room, total - at));
+    at += room;
+  } while (at < total);
+}
+
+// Where the piece [at, at + room) of a range of `count` elements ends.
+int64_t within(int64_t count, int64_t at, int64_t room) { return std::clamp<int64_t>(count - at, 0, room); }
+
+}  // namespace
+
+void ShmGroup::reduce_slots(DType dtype, Reduction r, size_t offset, void* y, int64_t n) {
+  std::vector<const void*> parts;
+  std::vector<double> factors;
+  for (int p = 0; p < size(); p++) {
+    parts.push_back(slot(p) + offset);
+    factors.push_back(line(p).signature[sequence_ & 1].factor);
+  }
+  reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), y, n);
+}
+
+void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
+  check_reduction("allReduce", x.dtype, r.op);
+  const size_t each = dtype_size(x.dtype);
+  begin(Call::kAllReduce, x.dtype, x.numel(), -1, {nullptr, 0}, r);
+  const bool shared_work = size() > 2 && x.numel() * int64_t(each) > kAloneBytes;
+  for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
+    char* const data = bytes_of(x) + size_t(at) * each;
+    std::memcpy(slot(rank()), data, size_t(n) * each);
+    round(stream);
+    if (!shared_work) {
+      reduce_slots(x.dtype, r, 0, data, n);
+      round_++;
+      return;
+    }
+    // Each rank reduces one part into the other half of its slot, and all collect the parts from there.
+    const int64_t line_elements = int64_t(kLine / each);
+    const int64_t part = (n / size() / line_elements + 1) * line_elements;
+    const auto range = [&](int p) { return std::min(n, p * part); };
+    const int64_t begin = range(rank()), end = range(rank() + 1);
+    round_++;
+    char* const result = slot(rank());
+    round_--;
+    reduce_slots(x.dtype, r, size_t(begin) * each, result, end - begin);
+    round_++;
+    round(stream);
+    for (int p = 0; p < size(); p++) {
+      std::memcpy(data + size_t(range(p)) * each, slot(p), size_t(range(p + 1) - range(p)) * each);
+    }
+    round_++;
+  });
+}
+
+void ShmGroup::reduce(Stream& stream, View& x, Reduction r, int root) {
+  check_reduction("reduce", x.dtype, r.op);
+  const size_t each = dtype_size(x.dtype);
+  begin(Call::kReduce, x.dtype, x.numel(), root, {nullptr, 0}, r);
+  for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
+    char* const data = bytes_of(x) + size_t(at) * each;
+    std::memcpy(slot(rank()), data, size_t(n) * each);
+    round(stream);
+    if (rank() == root) reduce_slots(x.dtype, r, 0, data, n);
+    round_++;
+  });
+}
+
+void ShmGroup::broadcast(Stream& stream, View& x, int root) {
+  const size_t each = dtype_size(x.dtype);
+  begin(Call::kBroadcast, x.dtype, x.numel(), root, {nullptr, 0}, {});
+  for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
+    char* const data = bytes_of(x) + size_t(at) * each;
+    if (rank() == root) std::memcpy(slot(rank()), data, size_t(n) * each);
+    round(stream);
+    if (rank() != root) std::memcpy(data, slot(root), size_t(n) * each);
+    round_++;
+  });
+}
+
+void ShmGroup::all_gather(Stream& stream, const View& x, View& y, Rest counts) {
+  const Parts parts = parts_of("allGather", counts, size());
+  expect_elements("allGather", "the input", x, parts.count[size_t(rank())]);
+  expect_elements("allGather", "the output", y, parts.total);
+  const size_t each = dtype_size(x.dtype);
+  begin(Call::kAllGather, x.dtype, parts.total, -1, counts, {});
+  const int64_t room = int64_t(options_.slot_bytes / each);
+  for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
+    const int64_t mine = within(x.numel(), at, room);
+    std::memcpy(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
+    round(stream);
+    for (int p = 0; p < size(); p++) {
+      const size_t q = size_t(p);
+      const int64_t n = within(parts.count[q], at, room);
+      std::memcpy(bytes_of(y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
+    }
+    round_++;
+  });
+}
+
+void ShmGroup::gather(Stream& stream, const View& x, View* y, Rest counts, int root) {
+  const Parts parts = parts_of("gather", counts, size());
+  expect_elements("gather", "the input", x, parts.count[size_t(rank())]);
+  if (rank() == root) {
+    if (!y) fail(ErrorCode::Value, "gather: the root needs an output");
+    expect_elements("gather", "the output", *y, parts.total);
+  }
+  const size_t each = dtype_size(x.dtype);
+  begin(Call::kGather, x.dtype, parts.total, root, counts, {});
+  const int64_t room = int64_t(options_.slot_bytes / each);
+  for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
+    const int64_t mine = within(x.numel(), at, room);
+    std::memcpy(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
+    round(stream);
+    for (int p = 0; rank() == root && p < size(); p++) {
+      const size_t q = size_t(p);
+      const int64_t n = within(parts.count[q], at, room);
+      std::memcpy(bytes_of(*y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
+    }
+    round_++;
+  });
+}
+
+void ShmGroup::scatter(Stream& stream, const View* x, View& y, Rest counts, int root) {
+  const Parts parts = parts_of("scatter", counts, size());
+  expect_elements("scatter", "the output", y, parts.count[size_t(rank())]);
+  if (rank() == root) {
+    if (!x) fail(ErrorCode::Value, "scatter: the root needs an input");
+    expect_elements("scatter", "the input", *x, parts.total);
+  }
+  const size_t each = dtype_size(y.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
+  begin(Call::kScatter, y.dtype, parts.total, root, counts, {});
+  const int64_t room = int64_t(share / each);
+  for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
+    for (int p = 0; rank() == root && p < size(); p++) {
+      const size_t q = size_t(p);
+      const int64_t n = within(parts.count[q], at, room);
+      std::memcpy(slot(rank()) + q * share, bytes_of(*x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
+    }
+    round(stream);
+    const int64_t mine = within(y.numel(), at, room);
+    std::memcpy(bytes_of(y) + size_t(at) * each, slot(root) + size_t(rank()) * share, size_t(mine) * each);
+    round_++;
+  });
+}
+
+void ShmGroup::reduce_scatter(Stream& stream, const View& x, View& y, Rest counts, Reduction r) {
+  check_reduction("reduceScatter", x.dtype, r.op);
+  const Parts parts = parts_of("reduceScatter", counts, size());
+  expect_elements("reduceScatter", "the input", x, parts.total);
+  expect_elements("reduceScatter", "the output", y, parts.count[size_t(rank())]);
+  const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
+  begin(Call::kReduceScatter, x.dtype, parts.total, -1, counts, r);
+  const int64_t room = int64_t(share / each);
+  for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
+    for (int p = 0; p < size(); p++) {
+      const size_t q = size_t(p);
+      const int64_t n = within(parts.count[q], at, room);
+      std::memcpy(slot(rank()) + q * share, bytes_of(x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
+    }
+    round(stream);
+    reduce_slots(x.dtype, r, size_t(rank()) * share, bytes_of(y) + size_t(at) * each, within(y.numel(), at, room));
+    round_++;
+  });
+}
+
+// The first round carries what each rank is going to send; a rank that expects something else is told so.
+void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
+  if (counts.count != 2 * size()) {
+    fail(ErrorCode::Shape, "allToAll: expects two counts for each of ", size(), " ranks, got ", counts.count);
+  }
+  const Parts out("allToAll", counts.first, size()), in("allToAll", counts.first + size(), size());
+  expect_elements("allToAll", "the input", x, out.total);
+  expect_elements("allToAll", "the output", y, in.total);
+  const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
+  begin(Call::kAllToAll, x.dtype, 0, -1, {nullptr, 0}, {});
+  std::memcpy(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
+  round(stream);
+  int64_t largest = 0;
+  for (int p = 0; p < size(); p++) {
+    const auto sends = reinterpret_cast<const int64_t*>(slot(p));
+    for (int q = 0; q < size(); q++) largest = std::max(largest, sends[q]);
+    if (sends[rank()] == in.count[size_t(p)]) continue;
+    give_up("allToAll of process group " + name() + ": rank " + std::to_string(p) + " sends " +
+            std::to_string(sends[rank()]) + " elements to rank " + std::to_string(rank()) + ", which expects " +
+            std::to_string(in.count[size_t(p)]));
+  }
+  round_++;
+  const int64_t room = int64_t(share / each);
+  for_pieces(largest, room, [&](int64_t at, int64_t) {
+    for (size_t q = 0; q < size_t(size()); q++) {
+      const int64_t n = within(out.count[q], at, room);
+      std::memcpy(slot(rank()) + q * share, bytes_of(x) + size_t(out.begin[q] + at) * each, size_t(n) * each);
+    }
+    round(stream);
+    for (int p = 0; p < size(); p++) {
+      const size_t q = size_t(p);
+      const int64_t n = within(in.count[q], at, room);
+      std::memcpy(bytes_of(y) + size_t(in.begin[q] + at) * each, slot(p) + size_t(rank()) * share, size_t(n) * each);
+    }
+    round_++;
+  });
+}
+
+void ShmGroup::barrier(Stream& stream) {
+  begin(Call::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
+  round(stream);
+  round_++;
+}
+
+void ShmGroup::send(Stream& stream, const View& x, int to) {
+  if (to == rank()) fail(ErrorCode::Value, "send: rank ", to, " cannot send to itself");
+  const size_t each = dtype_size(x.dtype);
+  current_ = sign(Call::kSend, x.dtype, x.numel(), to, {nullptr, 0}, {});
+  Channel& way = channel(rank(), to);
+  for_pieces(x.numel(), int64_t(options_.channel_bytes / each), [&](int64_t at, int64_t n) {
+    const uint32_t piece = way.written.load();
+    await(stream, to, way.read, way.sleepers, [&] { return piece - way.read.load() < 2; });
+    way.signature[piece & 1] = current_;
+    std::memcpy(channel_data(rank(), to, piece), bytes_of(x) + size_t(at) * each, size_t(n) * each);
+    way.written.store(piece + 1);
+    if (way.sleepers.load()) wake_all(way.written);
+  });
+}
+
+void ShmGroup::receive(Stream& stream, View& x, int from) {
+  if (from == rank()) fail(ErrorCode::Value, "recv: rank ", from, " cannot receive from itself");
+  const size_t each = dtype_size(x.dtype);
+  current_ = sign(Call::kReceive, x.dtype, x.numel(), from, {nullptr, 0}, {});
+  Channel& way = channel(from, rank());
+  for_pieces(x.numel(), int64_t(options_.channel_bytes / each), [&](int64_t at, int64_t n) {
+    const uint32_t piece = way.read.load();
+    await(stream, from, way.written, way.sleepers, [&] { return way.written.load() != piece; });
+    const Signature& theirs = way.signature[piece & 1];
+    if (theirs.dtype != x.dtype || theirs.count != x.numel()) {
+      give_up("process group " + name() + ": rank " + std::to_string(from) + " calls " + show(theirs) + ", rank " +
+              std::to_string(rank()) + " calls " + show(current_));
+    }
+    std::memcpy(bytes_of(x) + size_t(at) * each, channel_data(from, rank(), piece), size_t(n) * each);
+    way.read.store(piece + 1);
+    if (way.sleepers.load()) wake_all(way.read);
+  });
+}
+
+}  // namespace sg

@@ -1,0 +1,48 @@
+// N ranks in one process, each on a virtual CPU device of its own: what tests and first steps use in place of N processes.
+import { randomUUID } from 'node:crypto';
+import { type Device, device } from '../device.js';
+import { checkInteger } from '../shape.js';
+import { ProcessGroup } from './process_group.js';
+
+export interface SimulatedRank {
+  readonly rank: number;
+  readonly device: Device;
+  /** The group of all ranks. */
+  readonly world: ProcessGroup;
+}
+
+/**
+ * Runs `fn` as N ranks at once, on devices cpu:0 … cpu:N−1, and returns their results in rank order. When one throws, the waits of
+ * the others end too, and its error is the one thrown.
+ *
+ * A rank must not wait synchronously (`itemSync`, `synchronizeSync`) for what a later rank is still to start: all share one thread.
+ */
+export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T | Promise<T>, options: { timeoutMs?: number } = {}): Promise<T[]> {
+  checkInteger(size, 'size', 'simulate', 1, 256);
+  const segment = `/shardgrad-${randomUUID()}`;
+  const worlds: ProcessGroup[] = [];
+  try {
+    for (let rank = 0; rank < size; rank++) {
+      worlds.push(new ProcessGroup({ name: 'world', rank, size, device: device(`cpu:${rank}`), segment, timeoutMs: options.timeoutMs }));
+    }
+    worlds[0]!.seal();
+    let first: { error: unknown } | null = null;
+    const run = async (world: ProcessGroup): Promise<T> => {
+      try {
+        const result = await fn({ rank: world.rank, device: world.device, world });
+        await world.close();
+        return result;
+      } catch (error) {
+        // what follows on the other ranks is a consequence
+        first ??= { error };
+        world.abort(`rank ${world.rank} has failed: ${(error as Error)?.message ?? error}`);
+        throw error;
+      }
+    };
+    const results = await Promise.allSettled(worlds.map(run));
+    if (first) throw (first as { error: unknown }).error;
+    return results.map((r) => (r as PromiseFulfilledResult<Awaited<T>>).value);
+  } finally {
+    for (const world of worlds) await world.close().catch(() => {});
+  }
+}
