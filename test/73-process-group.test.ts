@@ -1,0 +1,249 @@
+// Every collective of simulated ranks against plain arithmetic: dtypes, reductions, sizes across slots, uneven rows; equal bits on
+// every rank; and what ranks that disagree, leave or fail are told.
+import { describe, expect, test } from 'vitest';
+import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
+import type { DType } from '../lib/index.js';
+import * as sg from '../lib/index.js';
+import { stream } from './helpers/random.js';
+
+const SIZES = [1, 2, 3, 4, 8];
+// one element, a few, more than a slot of 256 KiB holds
+const COUNTS = [0, 1, 7, 70_001];
+
+/** What rank r contributes: small whole numbers, so that sums are exact in every dtype. */
+function values(rank: number, count: number): number[] {
+  const next = stream(100 * rank + count + 1);
+  return Array.from({ length: count }, () => Math.floor(next() * 4));
+}
+
+function tensorOf(of: SimulatedRank, data: readonly number[], dtype: DType = 'float32'): sg.Tensor {
+  return sg.tensor(data, { dtype: 'float32', device: of.device }).to(dtype);
+}
+
+async function numbers(t: sg.Tensor): Promise<number[]> {
+  return Array.from((await t.to('float64').toTypedArray()) as Float64Array);
+}
+
+describe.each(SIZES)('%i ranks', (size) => {
+  const ranks = Array.from({ length: size }, (_, r) => r);
+
+  test.each(COUNTS)('allReduce of %i elements', async (count) => {
+    const all = ranks.map((r) => values(r, count));
+    const expected = Array.from({ length: count }, (_, i) => all.reduce((sum, v) => sum + v[i]!, 0));
+    const results = await simulate(size, async (of) => numbers(await of.world.allReduce(tensorOf(of, values(of.rank, count)))));
+    for (const result of results) expect(result).toEqual(expected);
+  });
+
+  const dtypes: DType[] = ['float32', 'float64', 'float16', 'bfloat16', 'int64', 'int32', 'uint8', 'int8', 'int16', 'uint16', 'uint32'];
+  test.each(dtypes)('reductions in %s', async (dtype) => {
+    const all = ranks.map((r) => values(r, 37));
+    const fold = (f: (a: number, b: number) => number): number[] => all[0]!.map((_, i) => all.map((v) => v[i]!).reduce(f));
+    const results = await simulate(size, async (of) => {
+      const run = async (op: 'sum' | 'min' | 'max'): Promise<number[]> => numbers(await of.world.allReduce(tensorOf(of, values(of.rank, 37), dtype), { op }));
+      return [await run('sum'), await run('min'), await run('max')];
+    });
+    for (const result of results) expect(result).toEqual([fold((a, b) => a + b), fold((a, b) => Math.min(a, b)), fold((a, b) => Math.max(a, b))]);
+  });
+
+  test('averages, products and factors', async () => {
+    const results = await simulate(size, async (of) => {
+      const x = (): sg.Tensor => tensorOf(of, [of.rank + 1, 2]);
+      return [
+        await numbers(await of.world.allReduce(x(), { op: 'avg' })),
+        await numbers(await of.world.allReduce(x(), { op: 'product' })),
+        await numbers(await of.world.allReduce(x(), { op: { premulSum: of.rank } })),
+      ];
+    });
+    const total = (f: (r: number) => number): number => ranks.reduce((sum, r) => sum + f(r), 0);
+    for (const [avg, product, premul] of results) {
+      expect(avg![0]).toBeCloseTo(total((r) => r + 1) / size, 6);
+      expect(avg![1]).toBeCloseTo(2, 6);
+      expect(product).toEqual([ranks.reduce((p, r) => p * (r + 1), 1), 2 ** size]);
+      expect(premul).toEqual([total((r) => r * (r + 1)), total((r) => 2 * r)]);
+    }
+  });
+
+  test('reduce, broadcast and barrier', async () => {
+    const root = size - 1;
+    const results = await simulate(size, async (of) => {
+      const reduced = tensorOf(of, [of.rank, 1]);
+      await of.world.reduce(reduced, { dst: root });
+      await of.world.barrier();
+      const sent = tensorOf(of, values(of.rank, 70_001), 'bfloat16');
+      await of.world.broadcast(sent, { src: root });
+      return [await numbers(reduced), await numbers(sent)];
+    });
+    for (const r of ranks) {
+      expect(results[r]![0]).toEqual(r === root ? [(size * (size - 1)) / 2, size] : [r, 1]);
+      expect(results[r]![1]).toEqual(values(root, 70_001));
+    }
+  });
+
+  test.each(['even', 'uneven', 'large'])('gather and scatter of %s rows', async (kind) => {
+    const rows = ranks.map((r) => (kind === 'even' ? 2 : kind === 'uneven' ? (r * 3) % 4 : 20_000 + r));
+    const part = (r: number): number[] => values(r, 3 * rows[r]!);
+    const whole = ranks.flatMap(part);
+    const results = await simulate(size, async (of) => {
+      const mine = tensorOf(of, part(of.rank)).reshape([rows[of.rank]!, 3]);
+      const gathered = await of.world.allGather(mine, { rows });
+      const onRoot = await of.world.gather(mine, { rows, dst: size - 1 });
+      const all = of.rank === 0 ? tensorOf(of, whole).reshape([whole.length / 3, 3]) : null;
+      const handed = await of.world.scatter(all, { rows, like: { shape: [0, 3], dtype: 'float32' } });
+      expect(gathered.shape).toEqual([whole.length / 3, 3]);
+      expect(handed.shape).toEqual([rows[of.rank], 3]);
+      return [await numbers(gathered), onRoot && (await numbers(onRoot)), await numbers(handed)];
+    });
+    for (const r of ranks) {
+      expect(results[r]![0]).toEqual(whole);
+      expect(results[r]![1]).toEqual(r === size - 1 ? whole : null);
+      expect(results[r]![2]).toEqual(part(r));
+    }
+  });
+
+  test.each(['even', 'uneven', 'large'])('reduceScatter and allToAll of %s rows', async (kind) => {
+    const rows = ranks.map((r) => (kind === 'even' ? 2 : kind === 'uneven' ? (r * 3) % 4 : 20_000 + r));
+    const total = rows.reduce((a, b) => a + b, 0);
+    const results = await simulate(size, async (of) => {
+      const kept = await of.world.reduceScatter(tensorOf(of, values(of.rank, 2 * total)).reshape([total, 2]), { rows });
+      // block r of rank i has rows[(i + r) % size] rows of the number 100 i + r
+      const block = (i: number, r: number): number => rows[(i + r) % size]! % 50;
+      const send = ranks.map((r) => block(of.rank, r));
+      const receive = ranks.map((i) => block(i, of.rank));
+      const data = ranks.flatMap((r) => new Array<number>(send[r]!).fill(100 * of.rank + r));
+      const moved = await of.world.allToAll(tensorOf(of, data), { send, receive });
+      const expected = ranks.flatMap((i) => new Array<number>(receive[i]!).fill(100 * i + of.rank));
+      return [await numbers(kept), await numbers(moved), expected];
+    });
+    const all = ranks.map((r) => values(r, 2 * total));
+    let at = 0;
+    for (const r of ranks) {
+      const sums = Array.from({ length: 2 * rows[r]! }, (_, i) => all.reduce((s, v) => s + v[2 * at + i]!, 0));
+      at += rows[r]!;
+      expect(results[r]![0]).toEqual(sums);
+      expect(results[r]![1]).toEqual(results[r]![2]);
+    }
+  });
+
+  test('a ring of messages larger than the way between two ranks', async () => {
+    if (size === 1) return;
+    const results = await simulate(size, (of) => {
+      const send = (): unknown => of.world.send(tensorOf(of, values(of.rank, 50_000)), (of.rank + 1) % size);
+      const into = sg.zeros([50_000], { device: of.device });
+      // somebody must receive first
+      if (of.rank % 2 === 0) send();
+      const received = of.world.recv(into, (of.rank + size - 1) % size);
+      if (of.rank % 2 === 1) send();
+      return numbers(received.wait());
+    });
+    for (const r of ranks) expect(results[r]).toEqual(values((r + size - 1) % size, 50_000));
+  });
+});
+
+test('sums of floats are equal on every rank and equal the sum in rank order', async () => {
+  const size = 5;
+  const next = stream(7);
+  const data = Array.from({ length: size }, () => Array.from({ length: 30_000 }, () => (next() - 0.5) * 10 ** Math.floor(next() * 6)));
+  const results = await simulate(size, async (of) => (await of.world.allReduce(tensorOf(of, data[of.rank]!))).toTypedArray());
+  const expected = Float32Array.from(data[0]!);
+  for (let r = 1; r < size; r++) for (let i = 0; i < expected.length; i++) expected[i]! += Math.fround(data[r]![i]!);
+  for (const result of results) expect(Buffer.from(result.buffer).equals(Buffer.from(expected.buffer))).toBe(true);
+});
+
+test('a tensor that is not contiguous becomes the result in place', async () => {
+  const results = await simulate(2, async (of) => {
+    const base = tensorOf(of, [1, 2, 3, 4, 5, 6]).reshape([2, 3]);
+    await of.world.allReduce(base.transpose(0, 1));
+    return numbers(base);
+  });
+  for (const r of results) expect(r).toEqual([2, 4, 6, 8, 10, 12]);
+});
+
+test('wait() orders the ops that follow without waiting for them', async () => {
+  const results = await simulate(4, (of) => {
+    let x = tensorOf(of, [of.rank]);
+    for (let i = 0; i < 50; i++) x = of.world.allReduce(x.mul(0.5)).wait().add(0);
+    return numbers(x);
+  });
+  // the sum 0 + 1 + 2 + 3 is halved and then summed over four ranks, again and again
+  expect(results).toEqual(new Array(4).fill([3 * 2 ** 49]));
+});
+
+describe('mistakes', () => {
+  const failure = async (size: number, fn: (of: SimulatedRank) => unknown): Promise<Error> =>
+    simulate(size, async (of) => fn(of)).then(
+      () => new Error('nothing was thrown'),
+      (error: Error) => error,
+    );
+
+  test('another operation', async () => {
+    const error = await failure(2, (of) => (of.rank ? of.world.barrier() : of.world.allReduce(tensorOf(of, [1]))));
+    expect(error).toBeInstanceOf(sg.DistributedError);
+    expect(error.message).toMatch(/the ranks of process group world disagree in call #1: rank \d calls .*, rank \d calls /);
+    expect(error.message).toContain('allReduce(float32, 1 elements, sum)');
+    expect(error.message).toContain('barrier');
+  });
+
+  test.each([
+    ['count', (of: SimulatedRank) => of.world.allReduce(tensorOf(of, [1, 2].slice(of.rank)))],
+    ['dtype', (of: SimulatedRank) => of.world.allReduce(tensorOf(of, [1], of.rank ? 'int64' : 'float32'))],
+    ['reduction', (of: SimulatedRank) => of.world.allReduce(tensorOf(of, [1]), { op: of.rank ? 'max' : 'sum' })],
+    ['root', (of: SimulatedRank) => of.world.broadcast(tensorOf(of, [1]), { src: of.rank })],
+    ['rows', (of: SimulatedRank) => of.world.allGather(tensorOf(of, [1]), { rows: of.rank ? [1, 1] : [1, 2] })],
+  ])('another %s', async (_, call) => {
+    expect((await failure(2, call)).message).toMatch(/disagree in call #1/);
+  });
+
+  test('blocks of allToAll that do not fit', async () => {
+    const error = await failure(2, (of) => of.world.allToAll(tensorOf(of, [1, 2, 3]), { send: [1, 2], receive: [1, 1 + of.rank] }));
+    expect(error.message).toMatch(/rank 1 sends 2 elements to rank 1, which expects|rank \d sends \d elements to rank \d, which expects \d/);
+  });
+
+  test('a message of another length', async () => {
+    const error = await failure(2, (of) => (of.rank ? of.world.recv(tensorOf(of, [1]), 0) : of.world.send(tensorOf(of, [1, 2]), 1)));
+    expect(error.message).toMatch(/rank 0 calls send\(float32, 2 elements.*rank 1 calls recv\(float32, 1 elements/);
+  });
+
+  test('a rank that leaves', async () => {
+    expect((await failure(3, (of) => (of.rank === 1 ? null : of.world.barrier()))).message).toMatch(/rank 1 has left before barrier #1/);
+  });
+
+  test('a rank that throws: its own error is the one seen', async () => {
+    const error = await failure(3, (of) => {
+      if (of.rank === 2) throw new RangeError('my mistake');
+      return of.world.allReduce(tensorOf(of, [1]));
+    });
+    expect(error).toBeInstanceOf(RangeError);
+  });
+
+  test('a rank that never comes, after the timeout', async () => {
+    const start = Date.now();
+    const error = await simulate(
+      2,
+      async (of) => {
+        if (of.rank === 0) await of.world.barrier();
+        else await new Promise((resolve) => setTimeout(resolve, 1500));
+      },
+      { timeoutMs: 300 },
+    ).catch((e: Error) => e);
+    expect((error as Error).message).toMatch(/barrier #1 of process group world: rank 0 has waited 300 ms for rank 1; its last call is nothing/);
+    expect(Date.now() - start).toBeLessThan(5000);
+  });
+
+  test('wrong arguments are refused before anything is sent', async () => {
+    await simulate(2, async ({ world, device }) => {
+      const x = sg.ones([3], { device });
+      expect(() => world.broadcast(x, { src: 2 })).toThrow('broadcast: src must be a whole number from 0 to 1, got 2');
+      expect(() => world.allReduce(sg.ones([1], { device: 'meta' }))).toThrow(sg.DeviceError);
+      expect(() => world.allReduce(3 as never)).toThrow('allReduce: expected a tensor, got 3');
+      expect(() => world.allReduce(x, { op: 'xor' as never })).toThrow(sg.ValueError);
+      expect(() => world.reduceScatter(x)).toThrow('reduceScatter: 3 rows are not a multiple of 2 ranks; give the rows of each');
+      expect(() => world.allGather(x, { rows: [3] })).toThrow('allGather: expected the rows of each of 2 ranks, got [3]');
+      expect(() => world.allToAll(x, { send: [1, 2] })).toThrow('allToAll: give both send and receive, or neither');
+      await expect(world.allReduce(sg.ones([1], { device, dtype: 'int32' }), { op: 'avg' }).then()).rejects.toThrow(sg.DTypeError);
+    }).catch((error: Error) => expect(error.message).toMatch(/avg|average/));
+    await simulate(1, async ({ world, device }) => {
+      await world.close();
+      expect(() => world.allReduce(sg.ones([1], { device }))).toThrow('allReduce: process group world was closed');
+    });
+  });
+});
