@@ -36,6 +36,7 @@ export interface Native {
   synchronizeAsync(device: number): Promise<void>;
   streamDone(device: number, stream: number): Promise<void>;
   joinGroup(name: string, segment: string, rank: number, size: number, timeoutMs: number): number;
+  shareMemory(group: number, device: number, bytes: number): number;
   sealGroup(group: number): void;
   abortGroup(group: number, reason: string): void;
   leaveGroup(group: number): void;

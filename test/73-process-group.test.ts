@@ -149,6 +149,38 @@ test('sums of floats are equal on every rank and equal the sum in rank order', a
   for (const result of results) expect(Buffer.from(result.buffer).equals(Buffer.from(expected.buffer))).toBe(true);
 });
 
+test.each(['float32', 'bfloat16', 'float16', 'int32'] as const)('shared tensors of %s give the bits of private ones, whole and in part', async (dtype) => {
+  for (const size of [1, 2, 3, 5]) {
+    const next = stream(11);
+    const data = Array.from({ length: size }, () => Array.from({ length: 60_001 }, () => Math.floor((next() - 0.5) * 2000)));
+    const results = await simulate(size, async (of) => {
+      const mine = tensorOf(of, data[of.rank]!, dtype);
+      const shared = of.world.sharedZeros([60_001], { dtype });
+      shared.copy_(mine);
+      const part = of.world.sharedZeros([60_001], { dtype });
+      part.copy_(mine);
+      await of.world.allReduce(shared);
+      await of.world.allReduce(part.slice(0, 17, 50_000));
+      await of.world.allReduce(mine);
+      const [a, b, c] = await Promise.all([shared, part, mine].map((t) => t.toTypedArray({ raw: true })));
+      expect(a).toEqual(c);
+      expect(b!.slice(17, 50_000)).toEqual(c!.slice(17, 50_000));
+      return Array.from(b as ArrayLike<number>).slice(0, 17);
+    });
+    const first = sg.tensor(data[0]!.slice(0, 17)).to(dtype).toTypedArraySync({ raw: true });
+    expect(results[0]).toEqual(Array.from(first as ArrayLike<number>));
+  }
+});
+
+test('one rank with private memory: all copy, and agree', async () => {
+  const results = await simulate(3, async (of) => {
+    const x = of.rank === 1 ? sg.zeros([20_000], { device: of.device }) : of.world.sharedZeros([20_000]);
+    x.add_(of.rank);
+    return (await of.world.allReduce(x)).max().item();
+  });
+  expect(results).toEqual([3, 3, 3]);
+});
+
 test('a tensor that is not contiguous becomes the result in place', async () => {
   const results = await simulate(2, async (of) => {
     const base = tensorOf(of, [1, 2, 3, 4, 5, 6]).reshape([2, 3]);

@@ -45,6 +45,8 @@ class Group {
   virtual void barrier(Stream&) = 0;
   // From any thread: this and every other rank's waits end with an error that gives the reason.
   virtual void abort(const std::string& reason) = 0;
+  // Memory in which collectives need no copy. `owner` keeps it.
+  virtual char* share(size_t bytes, std::shared_ptr<void>& owner) = 0;
   // All ranks have joined: nobody has to find the group any more.
   virtual void seal() = 0;
   // This rank takes part no more; the others are told so if they still expect it.

@@ -59,31 +59,51 @@ SharedSegment::~SharedSegment() {
   if (file_ >= 0) close(file_);
 }
 
+SharedSegment SharedSegment::mapped(std::string name, int file, bool owner, size_t bytes) {
+  SharedSegment segment(std::move(name), file, owner, bytes);
+  if (owner) {
+    if (const int error = reserve(file, bytes)) fail_system("reserve", segment.name_, error);
+  } else {
+    struct stat info;
+    if (fstat(file, &info) != 0) fail_system("open", segment.name_, errno);
+    segment.size_ = size_t(info.st_size);
+  }
+  void* const data = mmap(nullptr, segment.size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (data == MAP_FAILED) fail_system("map", segment.name_, errno);
+  segment.data_ = static_cast<char*>(data);
+  return segment;
+}
+
 SharedSegment SharedSegment::create(const std::string& name, size_t bytes) {
   const int file = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   if (file < 0) fail_system("make", name, errno);
-  SharedSegment segment(name, file, true, bytes);
-  if (const int error = reserve(file, bytes)) fail_system("reserve", name, error);
-  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (data == MAP_FAILED) fail_system("map", name, errno);
-  segment.data_ = static_cast<char*>(data);
-  return segment;
+  return mapped(name, file, true, bytes);
 }
 
 SharedSegment SharedSegment::open(const std::string& name) {
   const int file = shm_open(name.c_str(), O_RDWR | O_CLOEXEC, 0600);
   if (file < 0) fail_system("open", name, errno);
-  struct stat info;
-  if (fstat(file, &info) != 0) {
-    const int error = errno;
-    close(file);
-    fail_system("open", name, error);
-  }
-  SharedSegment segment(name, file, false, size_t(info.st_size));
-  void* const data = mmap(nullptr, segment.size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (data == MAP_FAILED) fail_system("map", name, errno);
-  segment.data_ = static_cast<char*>(data);
+  return mapped(name, file, false, 0);
+}
+
+SharedSegment SharedSegment::create_anonymous(size_t bytes) {
+  const std::string name = "a block of " + std::to_string(bytes) + " bytes";
+#ifdef __linux__
+  const int file = memfd_create("shardgrad", MFD_CLOEXEC);
+  if (file < 0) fail_system("make", name, errno);
+  SharedSegment segment = mapped(name, file, true, bytes);
+  segment.linked_ = false;
   return segment;
+#else
+  fail_system("make", name, ENOSYS);
+#endif
+}
+
+SharedSegment SharedSegment::open_of(int process, int file) {
+  const std::string path = "/proc/" + std::to_string(process) + "/fd/" + std::to_string(file);
+  const int mine = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (mine < 0) fail_system("open", path, errno);
+  return mapped(path, mine, false, 0);
 }
 
 void SharedSegment::unlink() {

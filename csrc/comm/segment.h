@@ -14,12 +14,17 @@ class SharedSegment {
  public:
   static SharedSegment create(const std::string& name, size_t bytes);
   static SharedSegment open(const std::string& name);
+  // Without a name and without a place in /dev/shm: it goes when the last process that maps it does. Others open it by
+  // the process and the file number. Throws where the system has no such thing.
+  static SharedSegment create_anonymous(size_t bytes);
+  static SharedSegment open_of(int process, int file);
   SharedSegment(SharedSegment&& other) noexcept;
   SharedSegment& operator=(SharedSegment&&) = delete;
   ~SharedSegment();
 
   char* data() const { return data_; }
   size_t size() const { return size_; }
+  int file() const { return file_; }
   // No further rank can find it; those that have it keep it. Done by the creator when it goes, at the latest.
   void unlink();
   bool claim(int place);          // false: somebody has it
@@ -27,6 +32,7 @@ class SharedSegment {
 
  private:
   SharedSegment(std::string name, int file, bool owner, size_t bytes);
+  static SharedSegment mapped(std::string name, int file, bool owner, size_t bytes);
   std::string name_;
   int file_;
   bool linked_;

@@ -13,6 +13,8 @@ namespace {
 constexpr size_t kLine = 64;
 // Up to this size every rank of a larger group reduces everything itself: one round instead of two.
 constexpr int64_t kAloneBytes = 16 << 10;
+// From this size on it pays to look whether the tensors lie in shared memory.
+constexpr int64_t kSharedBytes = 32 << 10;
 
 char* bytes_of(const View& v) { return static_cast<char*>(v.data); }
 
@@ -72,6 +74,18 @@ void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
   check_reduction("allReduce", x.dtype, r.op);
   const size_t each = dtype_size(x.dtype);
   begin(Call::kAllReduce, x.dtype, x.numel(), -1, {nullptr, 0}, r);
+  say_where(x.data);
+  if (x.numel() * int64_t(each) >= kSharedBytes) {
+    std::vector<char*> parts;
+    round(stream);
+    round_++;
+    if (find_shared(stream, parts)) {
+      all_reduce_shared(x, r, parts);
+      round(stream);
+      round_++;
+      return;
+    }
+  }
   const bool shared_work = size() > 2 && x.numel() * int64_t(each) > kAloneBytes;
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;

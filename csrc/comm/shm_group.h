@@ -6,6 +6,10 @@
 // is found there, by both sides, before a byte is used.
 #pragma once
 #include "../core/platform.h"
+#include <map>
+#include <mutex>
+#include <vector>
+
 #include "group.h"
 #include "segment.h"
 
@@ -37,6 +41,7 @@ class ShmGroup final : public Group {
   void receive(Stream&, View& x, int from) override;
   void barrier(Stream&) override;
   void abort(const std::string& reason) override;
+  char* share(size_t bytes, std::shared_ptr<void>& owner) override;
   void seal() override { segment_.unlink(); }
   void leave() override;
 
@@ -67,6 +72,10 @@ class ShmGroup final : public Group {
     int64_t count;
     uint64_t counts_hash;  // of the counts per rank
     double factor;
+    // Where the tensor lies in memory that every rank can map; number 0: it does not.
+    uint32_t shared_number;
+    int32_t process, file;
+    uint64_t shared_offset;
   };
   enum class Presence : uint32_t { kExpected, kJoined, kLeft };
   struct alignas(128) RankLine {
@@ -114,6 +123,11 @@ class ShmGroup final : public Group {
   // The reduction of every rank's slot from `offset` bytes on.
   void reduce_slots(DType dtype, Reduction r, size_t offset, void* y, int64_t n);
 
+  // x of every rank, when all of them lie in shared memory that every rank can map.
+  bool find_shared(Stream& stream, std::vector<char*>& parts);
+  void all_reduce_shared(const View& x, Reduction r, const std::vector<char*>& parts);
+  void say_where(const void* data);
+
   SharedSegment segment_;
   const ShmOptions options_;
   uint32_t round_ = 1;  // the round that is being prepared
@@ -121,6 +135,12 @@ class ShmGroup final : public Group {
   Signature current_{};  // what this rank is doing, for messages
   bool signed_ = false;  // the current collective's signatures were compared
   std::atomic<bool> left_{false};
+  // What this rank shares, by number: the blocks may go any time, from JavaScript's thread.
+  std::mutex shared_mutex_;
+  std::map<uint32_t, std::weak_ptr<SharedSegment>> shared_;
+  uint32_t next_shared_ = 1;
+  // What the others share, by rank and number; null where it could not be mapped.
+  std::map<std::pair<int, uint32_t>, std::unique_ptr<SharedSegment>> mapped_;
 };
 
 }  // namespace sg

@@ -243,8 +243,26 @@ void CachingAllocator::free(Block* b) {
   release(b);
 }
 
+Block* CachingAllocator::adopt(char* data, size_t bytes, std::shared_ptr<void> owner) {
+  auto* b = new Block{};
+  b->data = data;
+  b->size = b->requested = bytes;
+  adopted_.emplace(b, std::move(owner));
+  stats_.liveBytes += double(bytes);
+  stats_.liveCount++;
+  stats_.allocations++;
+  stats_.peakLiveBytes = std::max(stats_.peakLiveBytes, stats_.liveBytes);
+  record(MemoryEvent::kAlloc, b->stream, b->data, b->size);
+  return b;
+}
+
 void CachingAllocator::release(Block* b) {
   record(MemoryEvent::kFree, b->stream, b->data, b->size);
+  if (!b->segment) {
+    adopted_.erase(b);
+    delete b;
+    return;
+  }
   if (poisons()) poison(b->data, b->size);
   b->requested = 0;
   if (Block* next = b->after; next && next->free) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "error.h"
@@ -55,9 +56,9 @@ struct Segment;
 
 struct Block {
   char* data;
-  size_t size;       // a multiple of the granule
-  size_t requested;  // what the user asked for; 0 in a free block
-  Segment* segment;
+  size_t size;                       // a multiple of the granule
+  size_t requested;                  // what the user asked for; 0 in a free block
+  Segment* segment;                  // null: adopted memory
   Block *before, *after;             // neighbours by address
   Block *previous_free, *next_free;  // neighbours in the bin
   uint64_t used_until;               // by the other stream; 0: never
@@ -83,6 +84,8 @@ class CachingAllocator {
   // Throws OutOfMemory, having released what is cached. Zero bytes give a block too.
   Block* allocate(size_t bytes, int stream);
   void free(Block* block);
+  // A block over memory of somebody else, which `owner` keeps alive until the block was freed and nobody uses it.
+  Block* adopt(char* data, size_t bytes, std::shared_ptr<void> owner);
   // The command that was just enqueued on `stream` as number `seq` uses the block.
   static void record_use(Block* block, int stream, uint64_t seq);
   void empty_cache();  // gives every wholly free segment back
@@ -114,6 +117,7 @@ class CachingAllocator {
     Block* first[kLevels][kSubBins] = {};
   };
 
+  std::unordered_map<Block*, std::shared_ptr<void>> adopted_;
   Pool& pool_of(size_t size, int stream) { return pools_[stream][size <= kSmallLimit ? 0 : 1]; }
   Block* find(Pool& pool, size_t size);
   void insert(Block* b);

@@ -91,6 +91,16 @@ napi_value joinGroup(Environment& e, const Arguments& a) {
                                                  int(a.integer(3, 1, INT32_MAX, "the size")), options)));
 }
 
+// shareMemory(group, device, bytes): the handle of a storage in which collectives need no copy
+napi_value shareMemory(Environment& e, const Arguments& a) {
+  const auto group = find_group(int(a.integer(0, 1, INT32_MAX, "the group")));
+  DeviceContext& device = a.device(1);
+  const size_t bytes = size_t(a.integer(2, 0, int64_t(1) << 46, "the number of bytes"));
+  std::shared_ptr<void> owner;
+  char* const data = group->share(bytes, owner);
+  return make_number(e, e.storages.add(device, device.allocator().adopt(data, bytes, std::move(owner))));
+}
+
 // All ranks have joined: the segment needs its name no more.
 napi_value sealGroup(Environment&, const Arguments& a) {
   find_group(int(a.integer(0, 1, INT32_MAX, "the group")))->seal();
@@ -110,7 +120,8 @@ napi_value leaveGroup(Environment&, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> collective_functions() {
-  return {SG_FUNCTION(joinGroup), SG_FUNCTION(sealGroup), SG_FUNCTION(abortGroup), SG_FUNCTION(leaveGroup)};
+  return {SG_FUNCTION(joinGroup), SG_FUNCTION(shareMemory), SG_FUNCTION(sealGroup), SG_FUNCTION(abortGroup),
+          SG_FUNCTION(leaveGroup)};
 }
 
 }  // namespace sg

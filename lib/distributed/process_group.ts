@@ -1,11 +1,14 @@
 // ProcessGroup: ranks that communicate, seen from one of them. Every rank of a group calls the same operations in the same order;
 // they run on the device's communication stream, after what was enqueued before them, and return at once.
+import { context } from '../context.js';
 import type { Device } from '../device.js';
+import { checkDType, type DType, dtypeSize } from '../dtype.js';
 import { DeviceError, DistributedError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { clone } from '../ops/copy.js';
 import { type Fresh, fresh, invoke } from '../ops/door.js';
-import { checkInteger, checkNumber, numel, type Shape, showShape } from '../shape.js';
+import { checkInteger, checkNumber, checkShape, numel, type Shape, showShape } from '../shape.js';
+import { born } from '../storage.js';
 import { Tensor, wrap } from '../tensor.js';
 import { COMMUNICATION, COMPUTE, Work } from './work.js';
 
@@ -53,6 +56,21 @@ export class ProcessGroup {
   /** Tells that every rank has joined: the shared memory loses its name, so that nothing is left behind whatever happens. */
   seal(): void {
     native.sealGroup(this.id);
+  }
+
+  /**
+   * A tensor of zeros in memory shared by the ranks: allReduce works in place on it, without a copy. Every rank makes its own; a
+   * tensor, or a part at the same place of it, takes part in that way when all ranks pass such a one.
+   */
+  sharedZeros(shape: readonly number[], options: { dtype?: DType } = {}): Tensor {
+    const dtype = checkDType(options.dtype ?? 'float32', 'sharedZeros');
+    const sizes = checkShape(shape, 'sharedZeros');
+    const bytes = numel(sizes) * dtypeSize[dtype];
+    try {
+      return wrap(born(native.shareMemory(this.id, this.device.slot, bytes), this.device, bytes, context().scope), sizes, dtype);
+    } catch (error) {
+      throw fromNative(error);
+    }
   }
 
   /** Reduces over all ranks; every rank's `x` becomes the result. */

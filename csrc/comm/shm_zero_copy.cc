@@ -1,0 +1,103 @@
+// All-reduce without copies: each rank reduces its part straight from every rank's tensor and writes the result into
+// all of them. That takes tensors in memory that the others can map: `share` makes it, and signatures say where it is.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "rank_reduce.h"
+#include "shm_group.h"
+
+namespace sg {
+
+char* ShmGroup::share(size_t bytes, std::shared_ptr<void>& owner) {
+  auto made = std::make_shared<SharedSegment>(SharedSegment::create_anonymous(std::max<size_t>(bytes, 1)));
+  std::lock_guard lock(shared_mutex_);
+  std::erase_if(shared_, [](const auto& entry) { return entry.second.expired(); });
+  shared_.emplace(next_shared_++, made);
+  owner = made;
+  return made->data();
+}
+
+void ShmGroup::say_where(const void* data) {
+  Signature& mine = line(rank()).signature[sequence_ & 1];
+  const char* const at = static_cast<const char*>(data);
+  std::lock_guard lock(shared_mutex_);
+  for (const auto& [number, segment] : shared_) {
+    const auto s = segment.lock();
+    if (!s || at < s->data() || at >= s->data() + s->size()) continue;
+    mine.shared_number = number;
+    mine.process = int32_t(getpid());
+    mine.file = int32_t(s->file());
+    mine.shared_offset = uint64_t(at - s->data());
+  }
+}
+
+bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
+  bool everywhere = true, fresh = false;
+  for (int r = 0; r < size(); r++) everywhere &= line(r).signature[sequence_ & 1].shared_number != 0;
+  if (!everywhere) return false;
+  for (int r = 0; r < size(); r++) {
+    const Signature& s = line(r).signature[sequence_ & 1];
+    if (r == rank()) continue;
+    auto [entry, added] = mapped_.try_emplace({r, s.shared_number});
+    if (!added) continue;
+    fresh = true;
+    try {
+      entry->second = std::make_unique<SharedSegment>(SharedSegment::open_of(s.process, s.file));
+    } catch (const Error&) {
+      // other containers, for example: copying works there, too
+    }
+  }
+  // Each rank knows what it could map; a new block needs one round to know it of all.
+  bool mine = true;
+  for (int r = 0; r < size(); r++) {
+    const Signature& s = line(r).signature[sequence_ & 1];
+    if (r != rank()) mine &= mapped_[{r, s.shared_number}] != nullptr;
+  }
+  if (fresh || size() == 1) {
+    *slot(rank()) = mine;
+    round(stream);
+    for (int r = 0; r < size(); r++) mine &= *slot(r) != 0;
+    round_++;
+    if (!mine) {
+      for (int r = 0; r < size(); r++) {
+        if (r != rank()) mapped_[{r, line(r).signature[sequence_ & 1].shared_number}] = nullptr;
+      }
+    }
+  }
+  if (!mine) return false;
+  for (int r = 0; r < size(); r++) {
+    const Signature& s = line(r).signature[sequence_ & 1];
+    char* base = nullptr;
+    if (r != rank()) {
+      base = mapped_[{r, s.shared_number}]->data();
+    } else {
+      std::lock_guard lock(shared_mutex_);
+      base = shared_[s.shared_number].lock()->data();
+    }
+    parts.push_back(base + s.shared_offset);
+  }
+  return true;
+}
+
+void ShmGroup::all_reduce_shared(const View& x, Reduction r, const std::vector<char*>& parts) {
+  constexpr int64_t kBlockBytes = 32 << 10, kLine = 64;
+  const int64_t each = int64_t(dtype_size(x.dtype)), n = x.numel(), lines = kLine / each;
+  const int64_t share = (n / size() / lines + 1) * lines;
+  const int64_t end = std::min(n, (rank() + 1) * share);
+  std::vector<const void*> from(parts.size());
+  std::vector<double> factors;
+  for (int p = 0; p < size(); p++) factors.push_back(line(p).signature[sequence_ & 1].factor);
+  for (int64_t at = std::min(n, rank() * share); at < end; at += kBlockBytes / each) {
+    const int64_t count = std::min(end - at, kBlockBytes / each);
+    for (size_t p = 0; p < parts.size(); p++) from[p] = parts[p] + at * each;
+    char* const result = parts[size_t(rank())] + at * each;
+    reduce_parts(x.dtype, r.op, from.data(), factors.data(), size(), result, count);
+    for (int p = 0; p < size(); p++) {
+      if (p != rank()) std::memcpy(parts[size_t(p)] + at * each, result, size_t(count * each));
+    }
+  }
+}
+
+}  // namespace sg
