@@ -104,16 +104,34 @@ describe('saving and loading', () => {
     expect(Object.keys(await io.loadSafetensors(join(path, 'model.safetensors')))).toEqual(['w']);
   });
 
-  test('the newest is found, of the root and of root/latest, by step and not by name', async () => {
+  test('the one saved last is found, of the root and of root/latest, whatever its step', async () => {
     expect(await io.latestCheckpoint(root)).toBeNull();
-    for (const step of [5, 100_000_000, 20]) await io.saveCheckpoint(root, { step, model: box(step) });
-    expect(basename((await io.latestCheckpoint(root))!)).toBe('step-100000000');
-    for (const path of [root, join(root, 'latest')]) expect((await io.loadCheckpoint(path)).step).toBe(100_000_000);
+    for (const step of [5, 20, 100_000_000, 7]) {
+      await io.saveCheckpoint(root, { step, model: box(step) });
+      expect(basename((await io.latestCheckpoint(root))!)).toBe(`step-${String(step).padStart(8, '0')}`);
+      for (const path of [root, join(root, 'latest')]) expect((await io.loadCheckpoint(path)).step).toBe(step);
+    }
   });
 
   test('keep removes the oldest', async () => {
     for (let step = 1; step <= 5; step++) await io.saveCheckpoint(root, { step }, { keep: 2 });
     expect(readdirSync(root).sort()).toEqual(['step-00000004', 'step-00000005']);
+    // a run that began anew in the same folder
+    await io.saveCheckpoint(root, { step: 1 }, { keep: 2 });
+    expect(readdirSync(root).sort()).toEqual(['step-00000001', 'step-00000005']);
+    // a removal that was interrupted
+    rmSync(join(root, 'step-00000005', 'COMMIT'));
+    await io.saveCheckpoint(root, { step: 2 }, { keep: 2 });
+    expect(readdirSync(root).sort()).toEqual(['step-00000001', 'step-00000002']);
+  });
+
+  test('saves into one folder wait for each other', async () => {
+    const paths = await Promise.all([3, 3, 4].map((step, i) => io.saveCheckpoint(root, { step, model: box(i) }, { keep: 1 })));
+    expect(paths.map((path) => basename(path))).toEqual(['step-00000003', 'step-00000003', 'step-00000004']);
+    expect(readdirSync(root)).toEqual(['step-00000004']);
+    const model = box(0);
+    await io.loadCheckpoint(root, { model });
+    expect(await valuesOf(model)).toEqual([2]);
   });
 
   test('a step may be saved again', async () => {

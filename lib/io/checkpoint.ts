@@ -2,7 +2,7 @@
 // an ordinary weights file), the rest to trainer.json. The default random generator is always part of it: a resumed run draws the
 // numbers that the interrupted one would have drawn.
 import nodeFs from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import type { DeviceLike } from '../device.js';
 import { CheckpointError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
@@ -10,7 +10,7 @@ import { defaultGenerator, type GeneratorState } from '../random.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
-import { type FileSink, type FileSystem, fileError } from './files.js';
+import { checkPath, type FileSink, type FileSystem, fileError } from './files.js';
 import { openSafetensorsFile, type SafetensorsReader, writeSafetensors } from './safetensors.js';
 import { decodeState, encodeState } from './state_tree.js';
 
@@ -53,16 +53,35 @@ function isStateful(value: unknown): value is Stateful {
  * await io.saveCheckpoint('runs/gpt', { model, optimizer, schedule, loader, step }, { keep: 3 });
  * ```
  *
- * The state is read while the call runs: do not train until it resolves.
- * @param options.keep how many of the newest checkpoints to leave in the root; all by default
+ * The state is read while the call runs: do not train until it resolves. Calls for the same root run one after another.
+ * @param root a folder, made if needed
+ * @param options.keep how many of the checkpoints saved last to leave in the root, this one included; all by default
  * @returns the path of the checkpoint
  * @throws ValueError for state that cannot be stored, CheckpointError when it cannot be written
  */
 export async function saveCheckpoint(root: string, state: CheckpointState, options: { keep?: number; fs?: FileSystem } = {}): Promise<string> {
-  const fs = options.fs ?? nodeFs;
+  const fs = options?.fs ?? nodeFs;
+  const folder = resolve(checkPath(root, 'saveCheckpoint'));
   const step = checkInteger(state?.step, 'step', 'saveCheckpoint', 0);
-  const keep = options.keep === undefined ? null : checkInteger(options.keep, 'keep', 'saveCheckpoint', 1);
-  const entries: Record<string, Entry> = {};
+  const keep = options?.keep === undefined ? null : checkInteger(options.keep, 'keep', 'saveCheckpoint', 1);
+  const before = saving.get(folder);
+  const mine = (async () => {
+    await before?.catch(() => {});
+    return save(root, step, state, keep, fs);
+  })();
+  saving.set(folder, mine);
+  try {
+    return await mine;
+  } finally {
+    if (saving.get(folder) === mine) saving.delete(folder);
+  }
+}
+
+/** The last save into each folder that runs: two at once would take each other's folders for leftovers. */
+const saving = new Map<string, Promise<string>>();
+
+async function save(root: string, step: number, state: CheckpointState, keep: number | null, fs: FileSystem): Promise<string> {
+  const entries = new Map<string, Entry>();
   const files = new Map<string, (sink: FileSink) => Promise<void>>();
   if (RESERVED in state) throw new ValueError(`saveCheckpoint: "${RESERVED}" is the name of the default generator's state; choose another`);
   const all = { ...state, [RESERVED]: defaultGenerator().getState() };
@@ -74,20 +93,20 @@ export async function saveCheckpoint(root: string, state: CheckpointState, optio
       const stateful = isStateful(value);
       const encoded = encodeState(stateful ? await value.stateDict() : value, tensors, name);
       const file = tensors.size > 0 ? `${name}.safetensors` : null;
-      entries[name] = { stateful, file, state: encoded };
+      entries.set(name, { stateful, file, state: encoded });
       if (file) files.set(file, (sink) => writeSafetensors(sink, tensors, {}, `saveCheckpoint: ${name}`));
     }
-    files.set(TRAINER, (sink) => sink.write(Buffer.from(`${JSON.stringify({ format: 1, entries }, null, 1)}\n`)));
+    files.set(TRAINER, (sink) => sink.write(Buffer.from(`${JSON.stringify({ format: 1, entries: Object.fromEntries(entries) }, null, 1)}\n`)));
     return writeFolder(root, step, files, fs);
   });
   if (keep !== null) await prune(root, keep, fs);
   return path;
 }
 
-/** The newest complete checkpoint under `root`, or null. Folders that a crash left incomplete are passed over. */
+/** The complete checkpoint that was saved last under `root`, or null. Folders that a crash left incomplete are passed over. */
 export async function latestCheckpoint(root: string, options: { fs?: FileSystem } = {}): Promise<string | null> {
   try {
-    return (await listCheckpoints(root, options.fs ?? nodeFs))[0]?.path ?? null;
+    return (await listCheckpoints(checkPath(root, 'latestCheckpoint'), options?.fs ?? nodeFs))[0]?.path ?? null;
   } catch (error) {
     throw fileError(error, `latestCheckpoint: cannot read "${root}"`);
   }
@@ -101,9 +120,10 @@ export async function latestCheckpoint(root: string, options: { fs?: FileSystem 
  * ```
  *
  * Files are compared with their checksums before anything is restored. The default random generator is restored too.
- * @param path a checkpoint, the root of several, or `<root>/latest`
+ * @param path a checkpoint, or the root of several or `<root>/latest` for the one saved last
  * @param into what to restore in place; names that the checkpoint has beside these are not read
  * @param options.device where tensors are made before they are handed over; `cpu` by default
+ * @param options.verify compare with the checksums, true by default: false saves reading the files twice
  * @returns what was saved as plain data: `step` and whatever else the state held. Its tensors belong to the caller's scope; those
  *   given to a loadStateDict of your own live on only if it calls keep()
  * @throws CheckpointError when there is no complete checkpoint, a file is corrupted, or a name is missing in it
@@ -113,8 +133,9 @@ export async function loadCheckpoint(
   into: Readonly<Record<string, Stateful>> = {},
   options: { device?: DeviceLike; verify?: boolean; fs?: FileSystem } = {},
 ): Promise<CheckpointState> {
-  const fs = options.fs ?? nodeFs;
-  const { folder, commit } = await resolveFolder(path, fs);
+  const { device, verify = true, fs = nodeFs } = options ?? {};
+  if (typeof into !== 'object' || into === null) throw new ValueError(`loadCheckpoint: expected what to restore, by name, got ${describe(into)}`);
+  const { folder, commit } = await resolveFolder(checkPath(path, 'loadCheckpoint'), fs);
   const entries = await readTrainer(folder, commit, fs);
   for (const [name, object] of Object.entries(into)) {
     if (!isStateful(object)) throw new ValueError(`loadCheckpoint: ${name} must have stateDict() and loadStateDict(), got ${describe(object)}`);
@@ -125,17 +146,17 @@ export async function loadCheckpoint(
   }
   const wanted = [...entries].filter(([name, entry]) => !entry.stateful || Object.hasOwn(into, name));
   const files = wanted.flatMap(([, { file }]) => file ?? []);
-  if (options.verify ?? true) await verifyFiles(folder, files, commit, fs);
+  if (verify) await verifyFiles(folder, files, commit, fs);
 
   const plain: [string, unknown][] = [];
   let rng: GeneratorState | null = null;
   for (const [name, entry] of wanted) {
     if (Object.hasOwn(into, name)) {
       await scope(async () => {
-        await into[name]!.loadStateDict(await decodeEntry(folder, entry, options.device, fs));
+        await into[name]!.loadStateDict(await decodeEntry(folder, entry, device, fs));
       });
     } else if (name === RESERVED) rng = checkRng(entry.state, folder);
-    else plain.push([name, await decodeEntry(folder, entry, options.device, fs)]);
+    else plain.push([name, await decodeEntry(folder, entry, device, fs)]);
   }
   // last: restoring a state may itself draw numbers
   if (rng) defaultGenerator().setState(rng);

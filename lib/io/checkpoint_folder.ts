@@ -5,7 +5,18 @@ import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { CheckpointError } from '../errors.js';
 import { CHUNK_BYTES } from './chunks.js';
-import { type FileSink, type FileSystem, fileError, isAbandoned, RangeReader, syncFolder, temporaryName, writeAtomically, writeFile } from './files.js';
+import {
+  type FileSink,
+  type FileSystem,
+  fileError,
+  isAbandoned,
+  makeFolder,
+  RangeReader,
+  syncFolder,
+  temporaryName,
+  writeAtomically,
+  writeFile,
+} from './files.js';
 
 const COMMIT = 'COMMIT';
 const FOLDER = /^step-(\d+)(\.replaced)?$/;
@@ -14,6 +25,8 @@ const FOLDER = /^step-(\d+)(\.replaced)?$/;
 export interface Commit {
   readonly format: 1;
   readonly step: number;
+  /** Counts the saves into a root: the newest checkpoint is the one saved last, also when a run began anew at an earlier step. */
+  readonly save: number;
   readonly files: Readonly<Record<string, { readonly bytes: number; readonly crc32: number }>>;
 }
 
@@ -37,7 +50,14 @@ export async function readCommit(folder: string, fs: FileSystem): Promise<Commit
     if (error instanceof SyntaxError) return null;
     throw error;
   }
-  if (commit?.format !== 1 || !Number.isSafeInteger(commit.step) || typeof commit.files !== 'object' || commit.files === null) return null;
+  if (
+    commit?.format !== 1 ||
+    !Number.isSafeInteger(commit.step) ||
+    !Number.isSafeInteger(commit.save) ||
+    typeof commit.files !== 'object' ||
+    commit.files === null
+  )
+    return null;
   for (const [file, entry] of Object.entries(commit.files)) {
     if (file !== basename(file) || !(await exists(join(folder, file), fs))) return null;
     if ((await fs.stat(join(folder, file))).size !== entry?.bytes) return null;
@@ -46,16 +66,15 @@ export async function readCommit(folder: string, fs: FileSystem): Promise<Commit
 }
 
 /** All complete checkpoints under a root, newest first. */
-export async function listCheckpoints(root: string, fs: FileSystem): Promise<{ path: string; step: number }[]> {
+export async function listCheckpoints(root: string, fs: FileSystem): Promise<{ path: string; save: number }[]> {
   if (!(await exists(root, fs))) return [];
-  const found: { path: string; step: number; name: string }[] = [];
+  const found: { path: string; save: number }[] = [];
   for (const name of await fs.readdir(root)) {
     if (!FOLDER.test(name)) continue;
     const commit = await readCommit(join(root, name), fs);
-    if (commit) found.push({ path: join(root, name), step: commit.step, name });
+    if (commit) found.push({ path: join(root, name), save: commit.save });
   }
-  // of two folders of a step, the one that was put aside is the older
-  return found.sort((a, b) => b.step - a.step || a.name.length - b.name.length);
+  return found.sort((a, b) => b.save - a.save);
 }
 
 /** Compares every file with its checksum. Throws CheckpointError naming the first that differs. */
@@ -91,12 +110,13 @@ export async function writeFolder(root: string, step: number, files: ReadonlyMap
   const temporary = temporaryName(target);
   let undo = async (): Promise<void> => fs.rm(temporary, { recursive: true, force: true });
   try {
-    await fs.mkdir(root, { recursive: true });
+    await makeFolder(root, fs);
     for (const name of await fs.readdir(root)) if (isAbandoned(name)) await fs.rm(join(root, name), { recursive: true, force: true });
     await fs.mkdir(temporary);
     const sizes: Record<string, { bytes: number; crc32: number }> = {};
     for (const [name, fill] of files) sizes[name] = await writeFile(join(temporary, name), fill, fs);
     await syncFolder(temporary, fs);
+    const save = ((await listCheckpoints(root, fs))[0]?.save ?? 0) + 1;
 
     const replaces = (await readCommit(target, fs)) !== null;
     if (replaces) {
@@ -111,7 +131,7 @@ export async function writeFolder(root: string, step: number, files: ReadonlyMap
     };
     await fs.rename(temporary, target);
     await syncFolder(root, fs);
-    const commit: Commit = { format: 1, step, files: sizes };
+    const commit: Commit = { format: 1, step, save, files: sizes };
     await writeAtomically(join(target, COMMIT), 'saveCheckpoint', (sink) => sink.write(Buffer.from(`${JSON.stringify(commit, null, 2)}\n`)), fs);
   } catch (error) {
     // what the disk refuses to undo is ignored by readers, having no COMMIT
@@ -122,12 +142,17 @@ export async function writeFolder(root: string, step: number, files: ReadonlyMap
   return target;
 }
 
-/** Removes all complete checkpoints but the newest `keep`. COMMIT goes first, so a half-removed folder counts as incomplete. */
+/**
+ * Removes all complete checkpoints but the newest `keep`, and folders that an interrupted save or removal left without COMMIT, which is
+ * written last and removed first.
+ */
 export async function prune(root: string, keep: number, fs: FileSystem): Promise<void> {
   try {
     for (const { path } of (await listCheckpoints(root, fs)).slice(keep)) {
       await fs.rm(join(path, COMMIT), { force: true });
-      await fs.rm(path, { recursive: true, force: true });
+    }
+    for (const name of await fs.readdir(root)) {
+      if (FOLDER.test(name) && !(await exists(join(root, name, COMMIT), fs))) await fs.rm(join(root, name), { recursive: true, force: true });
     }
   } catch (error) {
     throw fileError(error, `saveCheckpoint: cannot remove old checkpoints of "${root}"`);

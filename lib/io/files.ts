@@ -6,7 +6,7 @@ import nodeFs, { type FileHandle } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
-import { CheckpointError, ShardgradError } from '../errors.js';
+import { CheckpointError, describe, ShardgradError, ValueError } from '../errors.js';
 
 /** The calls that are used of `node:fs/promises`. */
 export type FileSystem = Pick<typeof nodeFs, 'open' | 'rename' | 'rm' | 'mkdir' | 'readdir' | 'stat' | 'readFile'>;
@@ -18,6 +18,7 @@ const reasons: Record<string, string> = {
   EACCES: 'permission denied',
   EPERM: 'operation not permitted',
   ENOENT: 'no such file or directory',
+  EEXIST: 'a file with that name exists',
   EISDIR: 'it is a directory',
   ENOTDIR: 'part of the path is not a directory',
   EIO: 'the device reported an input/output error',
@@ -30,6 +31,29 @@ export function fileError(error: unknown, doing: string): ShardgradError {
   const code = (error as NodeJS.ErrnoException)?.code;
   const reason = code && reasons[code] ? `${reasons[code]} (${code})` : error instanceof Error ? error.message : String(error);
   return new CheckpointError(`${doing}: ${reason}`, { cause: error });
+}
+
+/** Checks a path that a user gave. Throws ValueError for what no file system takes. */
+export function checkPath(path: unknown, op: string): string {
+  if (typeof path === 'string' && path !== '' && !path.includes('\0')) return path;
+  throw new ValueError(`${op}: the path must be a string that is not empty, without zero bytes, got ${describe(path)}`);
+}
+
+/** Makes a folder and those above it. Not Node's own recursion: where the system refuses with ENOENT, as in /proc, that never ends. */
+export async function makeFolder(path: string, fs: FileSystem): Promise<void> {
+  const made = async (): Promise<boolean> => {
+    try {
+      await fs.mkdir(path);
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code === 'ENOENT' && dirname(path) !== path) return false;
+      if (code !== 'EEXIST' || !(await fs.stat(path)).isDirectory()) throw error;
+    }
+    return true;
+  };
+  if (await made()) return;
+  await makeFolder(dirname(path), fs);
+  if (!(await made())) throw Object.assign(new Error(`cannot make ${path}`), { code: 'ENOENT' });
 }
 
 /** A name that no other process picks, beside `path`; it tells its owner, so that leftovers of dead processes can be swept. */
@@ -98,8 +122,9 @@ export async function writeFile(path: string, fill: (sink: FileSink) => Promise<
  * Throws CheckpointError naming `op`, the path and the reason.
  */
 export async function writeAtomically(path: string, op: string, fill: (sink: FileSink) => Promise<void>, fs: FileSystem = nodeFs): Promise<void> {
-  const temporary = temporaryName(path);
+  const temporary = temporaryName(checkPath(path, op));
   try {
+    await refuseDevice(path, op, fs);
     await writeFile(temporary, fill, fs);
     try {
       await fs.rename(temporary, path);
@@ -113,6 +138,15 @@ export async function writeAtomically(path: string, op: string, fill: (sink: Fil
   }
 }
 
+/** A rename would put a file in the place of a pipe or a device such as /dev/full. */
+async function refuseDevice(path: string, op: string, fs: FileSystem): Promise<void> {
+  const old = await fs.stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  });
+  if (old && !old.isFile() && !old.isDirectory()) throw new CheckpointError(`${op}: cannot write "${path}": it is not a regular file`);
+}
+
 /** A file being read by position. Keeps the handle, so a file that is replaced meanwhile is still read whole. */
 export class RangeReader {
   private constructor(
@@ -123,6 +157,7 @@ export class RangeReader {
   ) {}
 
   static async open(path: string, op: string, fs: FileSystem = nodeFs): Promise<RangeReader> {
+    checkPath(path, op);
     try {
       // before opening: opening a pipe would wait for its writer
       if (!(await fs.stat(path)).isFile()) throw new CheckpointError(`${op}: "${path}" is not a regular file`);

@@ -26,11 +26,12 @@ function toNative(bytes: Uint8Array, header: NpyHeader, where: string): void {
 }
 
 /**
- * Reads one array. Throws CheckpointError for a file that is missing, malformed, truncated or of a dtype without a counterpart.
+ * Reads one array, in the shape that NumPy shows, on `device` (`cpu` by default). It belongs to the scope of the caller.
+ * @throws CheckpointError for a file that is missing, malformed, truncated or of a dtype without a counterpart
  */
 export async function loadNpy(path: string, options: { device?: DeviceLike; fs?: FileSystem } = {}): Promise<Tensor> {
   const where = `loadNpy: "${path}"`;
-  const file = await RangeReader.open(path, 'loadNpy', options.fs ?? nodeFs);
+  const file = await RangeReader.open(path, 'loadNpy', options?.fs ?? nodeFs);
   try {
     const prefix = Buffer.alloc(Math.min(12, file.size));
     await file.read(prefix, 0);
@@ -52,7 +53,7 @@ export async function loadNpy(path: string, options: { device?: DeviceLike; fs?:
       throw new CheckpointError(`${where}: ${dtype} ${showShape(shape)} needs ${bytes} bytes, the file holds ${file.size - dataStart}`);
     }
     if (shape.length > 8) throw new CheckpointError(`${where}: ${shape.length} dimensions, at most 8 are supported`);
-    const tensor = empty(header.fortranOrder ? shape.toReversed() : shape, { dtype, device: options.device ?? 'cpu' });
+    const tensor = empty(header.fortranOrder ? shape.toReversed() : shape, { dtype, device: options?.device ?? 'cpu' });
     try {
       await fillFrom(tensor, async (into, offset) => {
         await file.read(into, dataStart + offset);
@@ -72,7 +73,11 @@ export async function loadNpy(path: string, options: { device?: DeviceLike; fs?:
   }
 }
 
-/** Writes a tensor as a .npy file in row-major order, atomically. bfloat16 and float8 have no name in NumPy: cast them first. */
+/**
+ * Writes a tensor as a .npy file in row-major order, atomically.
+ * @param tensor any shape and strides; bfloat16 and float8 have no name in NumPy: cast them first
+ * @throws DTypeError for those, CheckpointError when the file cannot be written
+ */
 export async function saveNpy(path: string, tensor: Tensor, options: { fs?: FileSystem } = {}): Promise<void> {
   if (!(tensor instanceof Tensor)) throw new ValueError(`saveNpy: expected a tensor, got ${describe(tensor)}`);
   const descr = npyDescr(tensor.dtype);
@@ -85,6 +90,6 @@ export async function saveNpy(path: string, tensor: Tensor, options: { fs?: File
       await sink.write(encodeNpyHeader(descr, tensor.shape));
       for await (const chunk of chunksOf(tensor, 'saveNpy')) await sink.write(chunk);
     },
-    options.fs ?? nodeFs,
+    options?.fs ?? nodeFs,
   );
 }

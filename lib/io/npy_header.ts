@@ -41,7 +41,7 @@ export function npyDescr(dtype: DType): string | null {
   return descrOf[dtype] ?? null;
 }
 
-const TOKEN = /\s*(?:'([^'\\\n]*)'|"([^"\\\n]*)"|(\d+)L?|(True|False)|([{}(),:]))/y;
+const TOKEN = /\s*(?:'([^'\\\n]*)'|"([^"\\\n]*)"|(\d+)L?|(True|False)|([{}()[\],:]))/y;
 
 /** Reads the dict text. `where` begins every error text. */
 export function parseNpyHeader(text: string, where: string): NpyHeader {
@@ -71,6 +71,7 @@ export function parseNpyHeader(text: string, where: string): NpyHeader {
     if (fields.has(key.text)) throw bad(`"${key.text}" appears twice`);
     expect(':');
     const value = tokens[next++];
+    if (value === '[') throw new CheckpointError(`${where}: structured types are not supported`);
     if (value === '(') {
       const items: number[] = [];
       while (tokens[next] !== ')') {
@@ -93,7 +94,7 @@ export function parseNpyHeader(text: string, where: string): NpyHeader {
 function interpret(fields: Map<string, unknown>, where: string): NpyHeader {
   const [descr, fortranOrder, shape] = [fields.get('descr'), fields.get('fortran_order'), fields.get('shape')];
   if (typeof descr !== 'string' || typeof fortranOrder !== 'boolean' || !Array.isArray(shape) || fields.size !== 3) {
-    throw new CheckpointError(`${where}: malformed header: expected exactly descr, fortran_order and shape (structured types are not supported)`);
+    throw new CheckpointError(`${where}: malformed header: expected exactly descr, fortran_order and shape`);
   }
   const dtype = dtypeOfKind.get(descr.slice(1));
   if (!dtype || !'<>|='.includes(descr[0]!)) throw new CheckpointError(`${where}: dtype ${JSON.stringify(descr)} has no counterpart here`);

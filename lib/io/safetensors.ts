@@ -122,7 +122,10 @@ export type NamedTensors = Readonly<Record<string, Tensor>> | ReadonlyMap<string
 
 /** The tensors in the order of the file: by size of the element, so that all stay aligned, then by name. */
 export function inFileOrder(tensors: NamedTensors, where: string): [string, Tensor][] {
-  const entries: [string, Tensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors ?? {});
+  if (typeof tensors !== 'object' || tensors === null || tensors instanceof Tensor) {
+    throw new ValueError(`${where}: expected tensors by name, got ${describe(tensors)}`);
+  }
+  const entries: [string, Tensor][] = tensors instanceof Map ? [...tensors] : Object.entries(tensors);
   for (const [name, tensor] of entries) {
     if (!(tensor instanceof Tensor)) throw new ValueError(`${where}: ${show(name)} must be a tensor, got ${describe(tensor)}`);
     if (tensor.isMeta) throw new DTypeError(`${where}: tensor ${show(name)} is on device meta and has no values`);
@@ -132,7 +135,7 @@ export function inFileOrder(tensors: NamedTensors, where: string): [string, Tens
 }
 
 function checkMetadata(metadata: Readonly<Record<string, string>>, where: string): Record<string, string> {
-  for (const [key, value] of Object.entries(metadata)) {
+  for (const [key, value] of Object.entries(metadata ?? {})) {
     if (typeof value !== 'string') throw new ValueError(`${where}: metadata ${show(key)} must be a string, got ${describe(value)}`);
   }
   // transformers refuses files without it
@@ -161,7 +164,7 @@ export async function saveSafetensors(
   metadata: Readonly<Record<string, string>> = {},
   options: { fs?: FileSystem } = {},
 ): Promise<void> {
-  await writeAtomically(path, 'saveSafetensors', (sink) => writeSafetensors(sink, tensors, metadata, 'saveSafetensors'), options.fs);
+  await writeAtomically(path, 'saveSafetensors', (sink) => writeSafetensors(sink, tensors, metadata, 'saveSafetensors'), options?.fs);
 }
 
 /**

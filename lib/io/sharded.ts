@@ -6,7 +6,7 @@ import { basename, dirname, join } from 'node:path';
 import { CheckpointError, describe } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { type FileSystem, fileError, writeAtomically } from './files.js';
+import { checkPath, type FileSystem, fileError, makeFolder, writeAtomically } from './files.js';
 import {
   inFileOrder,
   type LoadOptions,
@@ -103,8 +103,8 @@ async function openIndex(path: string, fs: FileSystem): Promise<SafetensorsReade
  * @throws CheckpointError naming the file and, where there is one, the tensor
  */
 export async function openSafetensors(path: string, options: { fs?: FileSystem } = {}): Promise<SafetensorsReader> {
-  const fs = options.fs ?? nodeFs;
-  let file = path;
+  const fs = options?.fs ?? nodeFs;
+  let file = checkPath(path, 'openSafetensors');
   try {
     if ((await fs.stat(path)).isDirectory()) {
       const names = await fs.readdir(path);
@@ -121,7 +121,7 @@ export async function openSafetensors(path: string, options: { fs?: FileSystem }
  * @param options.dtype casts the floating-point tensors, leaving integers and bools alone
  */
 export async function loadSafetensors(path: string, options: LoadOptions & { fs?: FileSystem } = {}): Promise<Record<string, Tensor>> {
-  const { fs, ...load } = options;
+  const { fs, ...load } = options ?? {};
   const reader = await openSafetensors(path, fs ? { fs } : {});
   try {
     return await loadAll(reader, load);
@@ -141,8 +141,9 @@ export async function saveShardedSafetensors(
   options: { maxShardBytes?: number; metadata?: Readonly<Record<string, string>>; fs?: FileSystem } = {},
 ): Promise<string> {
   const op = 'saveShardedSafetensors';
-  const limit = checkInteger(options.maxShardBytes ?? 5e9, 'maxShardBytes', op, 1);
-  const fs = options.fs ?? nodeFs;
+  const limit = checkInteger(options?.maxShardBytes ?? 5e9, 'maxShardBytes', op, 1);
+  const fs = options?.fs ?? nodeFs;
+  checkPath(folder, op);
   const shards: Map<string, Tensor>[] = [];
   let room = 0;
   for (const [name, tensor] of inFileOrder(tensors, op)) {
@@ -154,14 +155,14 @@ export async function saveShardedSafetensors(
     room -= tensor.nbytes;
   }
   try {
-    await fs.mkdir(folder, { recursive: true });
+    await makeFolder(folder, fs);
   } catch (error) {
     throw fileError(error, `${op}: cannot make "${folder}"`);
   }
   const index = join(folder, SINGLE + INDEX_SUFFIX);
   if (shards.length <= 1) {
     const path = join(folder, SINGLE);
-    await saveSafetensors(path, shards[0] ?? new Map(), options.metadata, { fs });
+    await saveSafetensors(path, shards[0] ?? new Map(), options?.metadata, { fs });
     // an index of an earlier, larger model would win over the file
     await fs.rm(index, { force: true });
     return path;
@@ -172,7 +173,7 @@ export async function saveShardedSafetensors(
   let elements = 0;
   for (const [i, shard] of shards.entries()) {
     const file = `model-${digits(i + 1)}-of-${digits(shards.length)}.safetensors`;
-    await saveSafetensors(join(folder, file), shard, options.metadata, { fs });
+    await saveSafetensors(join(folder, file), shard, options?.metadata, { fs });
     for (const [name, tensor] of shard) {
       weights[name] = file;
       bytes += tensor.nbytes;

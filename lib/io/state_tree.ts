@@ -40,7 +40,8 @@ export function encodeState(value: unknown, tensors: Map<string, Tensor>, path: 
     if (typeof x === 'bigint') return { $bigint: String(x) };
     if (x === undefined) return { $undefined: true };
     if (x instanceof Tensor) return { $tensor: addTensor(tensors, keys.join('.') || 'value', x) };
-    if (Array.isArray(x)) return x.map((item, i) => encode(item, [...keys, String(i)]));
+    // from, not map: map would leave the holes of a sparse array, which JSON writes as null
+    if (Array.isArray(x)) return Array.from(x, (item, i) => encode(item, [...keys, String(i)]));
     if (ArrayBuffer.isView(x)) {
       const kind = x instanceof Uint8Array ? 'Uint8Array' : Object.prototype.toString.call(x).slice(8, -1);
       if (kind in arrayKinds) return { $array: kind, base64: Buffer.from(x.buffer, x.byteOffset, x.byteLength).toString('base64') };
