@@ -6,7 +6,7 @@ import type { DeviceLike } from '../device.js';
 import type { DType, TypedArray } from '../dtype.js';
 import { DataError, describe, ShapeError } from '../errors.js';
 import { stack as stackTensors } from '../ops/joining.js';
-import { sameShape, showShape } from '../shape.js';
+import { numel, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { dtypeOf, type HostArray, isHostArray, isTypedArray } from './host_array.js';
 
@@ -108,7 +108,12 @@ export function stackSamples(samples: readonly unknown[], arena: Arena | null, p
   }
   if (isPlain(first)) {
     const keys = Object.keys(first);
-    expectAll((x) => isPlain(x) && Object.keys(x).length === keys.length && keys.every((key) => key in x));
+    expectAll(isPlain);
+    const odd = samples.findIndex((x) => Object.keys(x as object).length !== keys.length || !keys.every((key) => Object.hasOwn(x as object, key)));
+    if (odd >= 0) {
+      const other = Object.keys(samples[odd] as object).join(', ');
+      throw new DataError(`collate: ${path} has the keys ${keys.join(', ')} in sample 0 of the batch and ${other} in sample ${odd}`);
+    }
     return Object.fromEntries(
       keys.map((key) => [
         key,
@@ -129,6 +134,9 @@ function stackArrays(values: readonly (TypedArray | HostArray)[], arena: Arena |
   const kind = dtypeOf(head, 'collate');
   const out = newArray(kindOf(head), arrays.length * head.length, arena);
   arrays.forEach(({ data, shape: other, dtype: otherType }, i) => {
+    if (numel(other) !== data.length) {
+      throw new ShapeError(`collate: ${path} of sample ${i} of the batch has ${data.length} elements, its shape ${showShape(other)} has ${numel(other)}`);
+    }
     if (!sameShape(other, shape) || data.length !== head.length) {
       throw new ShapeError(
         `collate: ${path} is ${showShape(shape)} in sample 0 of the batch and ${showShape(other)} in sample ${i}; pad them, or pass a collate function`,

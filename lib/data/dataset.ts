@@ -2,6 +2,7 @@
 // bigints, booleans, strings, typed arrays, HostArrays or tensors: see collate.ts for what a batch makes of them.
 import { DataError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
+import { isTypedArray } from './host_array.js';
 import { construct, isModuleRef, type ModuleRef, OWN_MODULE, portable, resolveFunction } from './module_ref.js';
 import { Permutation } from './permutation.js';
 import type { SampleRandom } from './sample_random.js';
@@ -49,6 +50,12 @@ export function checkDataset(value: unknown, where: string): Dataset | IterableD
   return value as Dataset;
 }
 
+/** Checks that a value is a dataset with samples by index. */
+export function checkMapDataset(value: unknown, where: string): Dataset {
+  if (isIterableDataset(value)) throw new ValueError(`${where}: expected a dataset with length and get(index), got a stream`);
+  return checkDataset(value, where) as Dataset;
+}
+
 export function checkIndex(index: number, length: number, where: string): void {
   if (!Number.isSafeInteger(index) || index < 0 || index >= length) {
     throw new ValueError(`${where}: index ${describe(index)} is out of range of ${length} samples`);
@@ -72,6 +79,8 @@ export class Subset<S> implements Dataset<S> {
     private readonly dataset: Dataset<S>,
     private readonly indices: ArrayLike<number>,
   ) {
+    checkMapDataset(dataset, 'Subset');
+    if (!Array.isArray(indices) && !isTypedArray(indices)) throw new ValueError(`Subset: indices must be an array of whole numbers, got ${describe(indices)}`);
     for (let i = 0; i < indices.length; i++) checkIndex(indices[i]!, dataset.length, `Subset: entry ${i}`);
   }
   get length(): number {
@@ -97,7 +106,8 @@ export async function subsetInWorker(base: ModuleRef, indices: ArrayLike<number>
  * @param options.seed the same seed gives the same parts on every machine
  */
 export function randomSplit<S>(dataset: Dataset<S>, lengths: readonly number[], options: { seed?: number } = {}): Subset<S>[] {
-  const n = dataset.length;
+  const n = checkMapDataset(dataset, 'randomSplit').length;
+  if (!Array.isArray(lengths) || lengths.length === 0) throw new ValueError(`randomSplit: lengths must be an array of numbers, got ${describe(lengths)}`);
   const sum = lengths.reduce((a, b) => a + b, 0);
   let sizes = lengths.slice();
   if (lengths.every((x) => x >= 0 && x <= 1) && Math.abs(sum - 1) < 1e-6) {
@@ -109,7 +119,7 @@ export function randomSplit<S>(dataset: Dataset<S>, lengths: readonly number[], 
   for (const [i, size] of sizes.entries()) checkInteger(size, `length ${i}`, 'randomSplit', 0);
   if (sizes.reduce((a, b) => a + b, 0) !== n)
     throw new ShapeError(`randomSplit: lengths [${lengths.join(', ')}] do not sum to the ${n} samples of the dataset, nor to 1`);
-  const order = new Permutation(n, checkInteger(options.seed ?? 0, 'seed', 'randomSplit'));
+  const order = new Permutation(n, checkInteger(options?.seed ?? 0, 'seed', 'randomSplit'));
   let start = 0;
   return sizes.map((size) => {
     const indices = Float64Array.from({ length: size }, (_, i) => order.at(start + i));
@@ -129,6 +139,7 @@ export class MappedDataset<S, T> implements Dataset<T> {
     private readonly dataset: Dataset<S>,
     private readonly transform: SampleTransform<S, T> | ModuleRef,
   ) {
+    checkMapDataset(dataset, 'MappedDataset');
     if (typeof transform !== 'function' && !isModuleRef(transform))
       throw new ValueError(`MappedDataset: expected a function or { module, export }, got ${describe(transform)}`);
     this.resolved = typeof transform === 'function' ? transform : null;

@@ -6,7 +6,7 @@ import { checkInteger } from '../shape.js';
 import { Scope } from '../storage.js';
 import { type Collated, type CollateFunction, toTensors } from './collate.js';
 import { checkDataset, type Dataset, type IterableDataset, isIterableDataset, type StreamShare, workerRef } from './dataset.js';
-import { type DataLoaderOptions, type DataLoaderState, type ResolvedOptions, resolveOptions } from './loader_options.js';
+import { checkState, type DataLoaderOptions, type DataLoaderState, type ResolvedOptions, resolveOptions } from './loader_options.js';
 import { construct, isModuleRef, type ModuleRef, portable, resolveFunction } from './module_ref.js';
 import { END, Producer, type ProducerSettings } from './producer.js';
 import { type BatchOrder, BatchSampler, checkIndices, DistributedSampler, RandomSampler, type Sampler, SequentialSampler } from './sampler.js';
@@ -108,19 +108,23 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   /**
    * The next loop goes on after the batch the state was taken at, in the same order: the state's seed replaces this loader's.
-   * @throws DataError when the state belongs to a dataset of another length, or to readers of a stream that were not as many
+   * @throws ValueError for what is no state, DataError when it belongs to a dataset of another length, to a position past the end of
+   *   an epoch, or to readers of a stream that were not as many
    */
   loadStateDict(state: DataLoaderState): void {
     const where = 'DataLoader.loadStateDict';
-    const epoch = checkInteger(state?.epoch, 'epoch', where, 0);
-    const batch = checkInteger(state.batch, 'batch', where, 0);
-    const seed = checkInteger(state.seed, 'seed', where, 0);
+    const { epoch, batch, seed } = checkState(state, where);
     const samples = this.samples();
+    if (this.dataset !== null && (samples === null) !== (state.samples === null)) {
+      throw new DataError(
+        `${where}: the state was taken over ${state.samples === null ? 'a stream' : 'a dataset'}, here is ${samples === null ? 'a stream' : 'a dataset'}`,
+      );
+    }
     if (samples !== null && state.samples !== null && samples !== state.samples) {
       throw new DataError(`${where}: the state was taken over ${state.samples} samples, the dataset has ${samples}`);
     }
     const { batchSize } = this.options;
-    const position = (batch * checkInteger(state.batchSize, 'batchSize', where, 1)) / batchSize;
+    const position = (batch * state.batchSize) / batchSize;
     if (!Number.isInteger(position) || (state.stream && position !== batch)) {
       throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${batchSize}`);
     }
@@ -128,6 +132,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
       throw new DataError(
         `${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`,
       );
+    }
+    if (samples !== null && (batch - 1) * state.batchSize >= Math.max(1, this.length * batchSize)) {
+      throw new DataError(`${where}: the state stands after ${batch} batches of ${state.batchSize}, an epoch has ${this.length} of ${batchSize}`);
     }
     this.epochNumber = epoch;
     this.batch = position;

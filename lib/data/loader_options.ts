@@ -4,7 +4,7 @@ import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
 import type { CollateFunction } from './collate.js';
 import { isModuleRef, type ModuleRef } from './module_ref.js';
-import type { BatchOrder, Sampler } from './sampler.js';
+import { type BatchOrder, checkOrder, type Sampler } from './sampler.js';
 
 export interface DataLoaderOptions<S = unknown> {
   /** Samples in a batch; 1 by default. */
@@ -58,6 +58,19 @@ export interface ResolvedOptions<S> extends DataLoaderOptions<S> {
   readonly world: number;
 }
 
+/** Checks a state given to loadStateDict. Throws ValueError for what stateDict() does not return. */
+export function checkState(state: DataLoaderState, where: string): DataLoaderState {
+  for (const name of ['epoch', 'batch', 'seed'] as const) checkInteger(state?.[name], name, where, 0);
+  checkInteger(state.batchSize, 'batchSize', where, 1);
+  if (state.samples !== null) checkInteger(state.samples, 'samples', where, 0);
+  if (state.stream === null) return state;
+  const { delivered, rotation } = state.stream ?? {};
+  if (!Array.isArray(delivered) || !Array.isArray(rotation)) throw new ValueError(`${where}: stream must be null or { delivered, rotation }`);
+  for (const [i, count] of delivered.entries()) checkInteger(count, `stream.delivered[${i}]`, where, 0);
+  for (const [i, reader] of rotation.entries()) checkInteger(reader, `stream.rotation[${i}]`, where, 0, delivered.length - 1);
+  return state;
+}
+
 /** Fills in the defaults. Throws ValueError for values out of range and for options that exclude each other. */
 export function resolveOptions<S>(options: DataLoaderOptions<S>): ResolvedOptions<S> {
   const where = 'DataLoader';
@@ -81,6 +94,8 @@ export function resolveOptions<S>(options: DataLoaderOptions<S>): ResolvedOption
   if (workers > 0 && typeof collate === 'function') {
     throw new ValueError(`${where}: a collate function cannot be sent to workers; name it as { module, export }, or use workers: 0`);
   }
+  if (sampler) checkOrder(sampler, 'sampler', where);
+  if (batchSampler) checkOrder(batchSampler, 'batchSampler', where);
   if (batchSampler && (sampler || shuffle || dropLast || options.batchSize !== undefined || world > 1)) {
     throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast and world`);
   }

@@ -114,7 +114,12 @@ export class Producer {
 }
 
 function open(dataset: IterableDataset, share: StreamShare): Iterator<unknown> | AsyncIterator<unknown> {
-  const stream = dataset.iterate(share) as Partial<AsyncIterable<unknown> & Iterable<unknown>> | null;
+  let stream: Partial<AsyncIterable<unknown> & Iterable<unknown>> | null;
+  try {
+    stream = dataset.iterate(share);
+  } catch (cause) {
+    throw failed(`dataset.iterate() (shard ${share.shard} of ${share.shards})`, cause);
+  }
   const iterator = stream?.[Symbol.asyncIterator]?.() ?? stream?.[Symbol.iterator]?.();
   if (!iterator) throw new ValueError(`DataLoader: dataset.iterate() must return an iterable, got ${describe(stream)}`);
   return iterator;

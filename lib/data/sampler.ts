@@ -20,6 +20,14 @@ export interface BatchOrder {
   at(batch: number, epoch: number): number[];
 }
 
+/** Checks a user's order of samples or batches. */
+export function checkOrder(order: unknown, name: string, where: string): void {
+  const { length, at } = (order ?? {}) as Partial<Sampler>;
+  if (typeof at !== 'function' || !Number.isSafeInteger(length) || length! < 0) {
+    throw new ValueError(`${where}: ${name} must have length and at(), got ${describe(order)}`);
+  }
+}
+
 /** What a sampler can take the length from: a dataset, an array, or the number itself. */
 export type Sized = number | { readonly length: number };
 

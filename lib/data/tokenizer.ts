@@ -21,6 +21,10 @@ function checkText(text: unknown, where: string): asserts text is string {
   if (typeof text !== 'string') throw new ValueError(`${where}: expected a string, got ${describe(text)}`);
 }
 
+function checkIds(ids: unknown, where: string): asserts ids is ArrayLike<number> {
+  if (!Array.isArray(ids) && !ArrayBuffer.isView(ids)) throw new ValueError(`${where}: expected an array of ids, got ${describe(ids)}`);
+}
+
 function unknownId(id: unknown, position: number, vocabSize: number, where: string): ValueError {
   return new ValueError(`${where}: id ${describe(id)} at position ${position} is outside [0, ${vocabSize})`);
 }
@@ -37,6 +41,7 @@ export class CharTokenizer implements Tokenizer {
     private readonly vocabulary: readonly string[],
     private readonly options: { unknown?: string } = {},
   ) {
+    if (!Array.isArray(vocabulary)) throw new ValueError(`CharTokenizer: the vocabulary must be an array of characters, got ${describe(vocabulary)}`);
     vocabulary.forEach((char, id) => {
       if (typeof char !== 'string' || [...char].length !== 1) {
         throw new ValueError(`CharTokenizer: vocabulary entry ${id} must be one character, got ${describe(char)}`);
@@ -91,8 +96,9 @@ export class CharTokenizer implements Tokenizer {
   }
 
   decode(ids: ArrayLike<number>): string {
+    checkIds(ids, 'CharTokenizer.decode');
     return Array.from(ids, (id, i) => {
-      const char = this.vocabulary[id];
+      const char = typeof id === 'number' ? this.vocabulary[id] : undefined;
       if (char === undefined) throw unknownId(id, i, this.vocabSize, 'CharTokenizer.decode');
       return char;
     }).join('');
@@ -109,6 +115,7 @@ export class ByteTokenizer implements Tokenizer {
   }
 
   decode(ids: ArrayLike<number>): string {
+    checkIds(ids, 'ByteTokenizer.decode');
     const bytes = Uint8Array.from(ids, (id, i) => {
       if (!(Number.isInteger(id) && id >= 0 && id < 256)) throw unknownId(id, i, 256, 'ByteTokenizer.decode');
       return id;
