@@ -6,7 +6,17 @@ import { native } from './native.js';
 
 export const debugMode = process.env['SHARDGRAD_DEBUG'] === '1';
 
-const own = import.meta.url.replace(/debug\.[jt]s$/, '');
+/** The folder of this package's code: lib/, or all of the bundle's chunks. */
+const own = new URL('.', import.meta.url).href;
+
+/** The present stack, deep enough to reach from an op through nested modules to the user's line. */
+export function callStack(): string {
+  const limit = Error.stackTraceLimit;
+  Error.stackTraceLimit = 200;
+  const { stack } = new Error('made');
+  Error.stackTraceLimit = limit;
+  return stack ?? '';
+}
 
 /** The first place of a stack that lies outside this package. */
 export function firstFrame(stack: string): string {
@@ -21,7 +31,7 @@ export function enqueueAndWait(device: Device, enqueue: () => void): void {
     native.synchronize(device.slot);
   } catch (cause) {
     const error = fromNative(cause) as Error;
-    error.message += ` (enqueued at ${firstFrame(new Error().stack ?? '')})`;
+    error.message += ` (enqueued at ${firstFrame(callStack())})`;
     throw error;
   }
 }

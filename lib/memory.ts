@@ -2,40 +2,52 @@
 // says what is live; `checkLeaks()` says what a function left behind and where it was made.
 import { context, withContext } from './context.js';
 import { type DeviceLike, device, openDevices } from './device.js';
-import { describe, ShardgradError, ValueError } from './errors.js';
+import { describe, ValueError } from './errors.js';
 import { native } from './native.js';
-import { leakSites, Scope, sweep } from './storage.js';
+import { leakSites, Scope, type Storage, sweep } from './storage.js';
 import { Tensor } from './tensor.js';
 
-/** Calls `visit` with every tensor reachable through arrays, maps and plain objects. */
-export function eachTensor(value: unknown, visit: (t: Tensor) => void, seen: Set<unknown> = new Set()): void {
+/** Calls `visit` with every tensor reachable through arrays, maps, sets and plain objects, however deep. */
+export function eachTensor(value: unknown, visit: (t: Tensor) => void): void {
   if (value instanceof Tensor) {
     visit(value);
     return;
   }
-  if (typeof value !== 'object' || value === null || seen.has(value)) return;
-  seen.add(value);
-  if (Array.isArray(value)) for (const v of value) eachTensor(v, visit, seen);
-  else if (value instanceof Map || value instanceof Set) for (const v of value.values()) eachTensor(v, visit, seen);
-  else {
-    const proto = Object.getPrototypeOf(value);
-    if (proto === Object.prototype || proto === null) for (const v of Object.values(value)) eachTensor(v, visit, seen);
+  if (typeof value !== 'object' || value === null) return;
+  // grows while it is walked, and has everything once
+  const found = new Set<object>([value]);
+  for (const x of found) {
+    for (const item of itemsOf(x)) {
+      if (item instanceof Tensor) visit(item);
+      else if (typeof item === 'object' && item !== null) found.add(item);
+    }
   }
+}
+
+function itemsOf(container: object): Iterable<unknown> {
+  if (Array.isArray(container)) return container;
+  if (container instanceof Map || container instanceof Set) return container.values();
+  const prototype: unknown = Object.getPrototypeOf(container);
+  return prototype === Object.prototype || prototype === null ? Object.values(container) : [];
 }
 
 /** Ends a scope, handing what `result` holds to the outer one. */
 export function endScope(scope: Scope, outer: Scope | null, result: unknown): void {
-  eachTensor(result, (t) => {
-    if (t.storage.scope !== scope) return;
-    if (outer) outer.add(t.storage);
-    else t.keep();
-  });
-  scope.end(outer);
+  try {
+    eachTensor(result, (t) => {
+      if (t.storage.scope !== scope) return;
+      if (outer) outer.add(t.storage);
+      else t.keep();
+    });
+  } finally {
+    scope.end(outer);
+  }
 }
 
 /**
- * Runs `fn` and then frees every tensor made inside, except those it returns (also inside arrays and objects), those that
- * `keep()` was called on, and those stored as `.grad`, buffer or optimizer state. Takes async functions as well.
+ * Runs `fn` and then frees every tensor made inside, except those it returns (also inside arrays, maps, sets and plain objects; in an
+ * object of a class, call `keep()` on them), those that `keep()` was called on, and those stored as `.grad`, buffer or optimizer state.
+ * Takes async functions as well. What a timer or a forgotten promise makes after the end belongs to the scope outside.
  */
 export function scope<T>(fn: () => T): T {
   const mine = new Scope();
@@ -63,7 +75,7 @@ export function scope<T>(fn: () => T): T {
   return result;
 }
 
-/** Takes a tensor out of the scope that made it. Returns it. */
+/** Takes a tensor out of the scope that made it, so that it lives until it is disposed or no longer reached. Returns it. */
 export function keep(t: Tensor): Tensor {
   if (!(t instanceof Tensor)) throw new ValueError(`keep: expected a tensor, got ${describe(t)}`);
   return t.keep();
@@ -91,12 +103,14 @@ export function memory(on: DeviceLike = 'cpu'): MemoryStats {
 
 /** Starts a new measurement of the peak. */
 export function resetPeakMemory(on: DeviceLike = 'cpu'): void {
-  native.resetPeak(device(on).slot);
+  const d = device(on);
+  if (d.type !== 'meta') native.resetPeak(d.slot);
 }
 
 /** Returns cached blocks to the system. */
 export function emptyCache(on: DeviceLike = 'cpu'): void {
-  native.emptyCache(device(on).slot);
+  const d = device(on);
+  if (d.type !== 'meta') native.emptyCache(d.slot);
 }
 
 /** Frees tensors that JavaScript no longer reaches, now. Returns how many. */
@@ -110,21 +124,27 @@ export interface Leak {
   readonly site: string;
 }
 
-/** Runs `fn` and reports the tensors it made that are still alive afterwards. Slow: it records a stack for each tensor. */
+/**
+ * Runs `fn` and reports the tensors it made that are still alive afterwards. Slow: it records a stack for each tensor.
+ * @param fn a synchronous function: during an async one, other code makes tensors too
+ * @throws ValueError for anything else
+ */
 export function checkLeaks(fn: () => unknown): Leak[] {
-  const before = leakSites.enabled;
-  leakSites.enabled = true;
-  leakSites.collecting = true;
-  leakSites.made = [];
+  if (typeof fn !== 'function') throw new ValueError(`checkLeaks: expected a function, got ${describe(fn)}`);
+  const outer = leakSites.made;
+  const mine: Storage[] = [];
+  leakSites.made = mine;
   try {
     const result = fn();
-    if (result instanceof Promise) throw new ShardgradError('checkLeaks: takes a synchronous function');
-    const made = leakSites.made;
-    return made.filter((s) => s.alive).map((s) => ({ bytes: s.bytes, site: s.site ?? '' }));
+    if (result instanceof Promise) {
+      // what becomes of it is no longer anyone's concern
+      result.catch(() => {});
+      throw new ValueError('checkLeaks: expected a synchronous function, got an async one');
+    }
+    return mine.filter((s) => s.alive).map((s) => ({ bytes: s.bytes, site: s.site ?? '' }));
   } finally {
-    leakSites.enabled = before;
-    leakSites.collecting = false;
-    leakSites.made = [];
+    leakSites.made = outer;
+    outer?.push(...mine);
   }
 }
 

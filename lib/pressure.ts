@@ -10,6 +10,11 @@ function mebibytes(bytes: number): string {
   return `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 }
 
+/** What a storage is to the user: a temporary that a graph saved is an activation. */
+function kindOf(s: Storage): string {
+  return s.kind === 'temporary' && s.saves > 0 ? 'activation' : s.kind;
+}
+
 function owned(scope: Scope | null): Storage[] {
   return scope ? scope.alive() : [];
 }
@@ -19,8 +24,7 @@ export function memoryReport(device: Device): string {
   const storages = [...new Set([...watchedStorages(), ...owned(context().scope)])].filter((s) => s.device === device);
   const byKind = new Map<string, number>();
   for (const s of storages) {
-    const kind = s.kind === 'temporary' && s.saves > 0 ? 'activation' : s.kind;
-    byKind.set(kind, (byKind.get(kind) ?? 0) + s.bytes);
+    byKind.set(kindOf(s), (byKind.get(kindOf(s)) ?? 0) + s.bytes);
   }
   const stats = new Float64Array(32);
   native.stats(device.slot, stats);
@@ -33,7 +37,7 @@ export function memoryReport(device: Device): string {
   const largest = storages
     .sort((a, b) => b.bytes - a.bytes)
     .slice(0, 5)
-    .map((s) => `  ${mebibytes(s.bytes).padStart(14)}  ${s.kind}${s.site ? ` made at ${firstFrame(s.site)}` : ''}`);
+    .map((s) => `  ${mebibytes(s.bytes).padStart(14)}  ${kindOf(s)}${s.site ? ` made at ${firstFrame(s.site)}` : ''}`);
   const hint = storages.some((s) => s.site) ? '' : '\n(SHARDGRAD_DEBUG=1 records where each tensor is made)';
   return `${device} holds ${mebibytes(live)} in tensors, ${mebibytes(reserved)} from the system:\n${rows.join('\n')}\nlargest:\n${largest.join('\n')}${hint}`;
 }

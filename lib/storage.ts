@@ -3,7 +3,7 @@
 // JavaScript references. Tensors nobody frees are found by the safety net, which works inside a loop that never awaits.
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import { debugMode } from './debug.js';
+import { callStack, debugMode } from './debug.js';
 import { type Device, openDevices } from './device.js';
 import { DisposedError } from './errors.js';
 import { block, growBlock, HEADER, native } from './native.js';
@@ -73,9 +73,16 @@ export class Storage {
 
 export class Scope {
   private storages: Storage[] = [];
+  /** Once ended: who gets what late code, such as a timer set inside, still makes. */
+  private heir: Scope | null | undefined = undefined;
   add(s: Storage): void {
-    s.scope = this;
-    this.storages.push(s);
+    if (this.heir) {
+      this.heir.add(s);
+      return;
+    }
+    s.scope = this.heir === null ? null : this;
+    if (s.scope) this.storages.push(s);
+    else if (s.handle !== META) watch(s);
   }
   /** The storages made here that nobody took out since the last call; empties the list. */
   take(): Storage[] {
@@ -89,6 +96,7 @@ export class Scope {
   }
   /** Releases all that is still owned here. */
   end(heir: Scope | null): void {
+    this.heir = heir;
     const batch: Storage[] = [];
     for (const s of this.storages) {
       if (s.scope !== this || s.handle === DEAD) continue;
@@ -100,15 +108,15 @@ export class Scope {
   }
 }
 
-/** Creation sites: recorded in debug mode and while checkLeaks() runs, which also collects what is made. */
-export const leakSites = { enabled: debugMode, collecting: false, made: [] as Storage[] };
+/** While checkLeaks() runs, what is made. Creation sites are recorded then, and always in debug mode. */
+export const leakSites: { made: Storage[] | null } = { made: null };
 
 /** Registers a fresh storage with its owner. */
 export function born(handle: number, device: Device, bytes: number, scope: Scope | null): Storage {
   const s = new Storage(handle, device, bytes, scope);
-  if (leakSites.enabled) {
-    s.site = new Error('made').stack;
-    if (leakSites.collecting) leakSites.made.push(s);
+  if (debugMode || leakSites.made) {
+    s.site = callStack();
+    leakSites.made?.push(s);
   }
   if (scope !== null) scope.add(s);
   else if (handle !== META) watch(s);

@@ -44,6 +44,60 @@ describe('scope', () => {
     expect(live()).toBe(before);
   });
 
+  test('what runs on after its end belongs to the scope outside, or to the safety net', async () => {
+    const before = live();
+    const later: Promise<sg.Tensor>[] = [];
+    const inner = async (): Promise<sg.Tensor> => {
+      await new Promise((resolve) => setTimeout(resolve, 2));
+      return sg.ones([256]).add(1);
+    };
+    sg.scope(() => {
+      later.push(inner());
+    });
+    expect(() =>
+      sg.scope(() => {
+        later.push(inner());
+        throw new Error('stop');
+      }),
+    ).toThrow('stop');
+    const late = await Promise.all(later);
+    for (const t of late) t.dispose();
+    expect(live()).toBe(before);
+    await sg.scope(async () => {
+      sg.scope(() => {
+        later.push(inner());
+      });
+      await later.at(-1);
+    });
+    expect(sg.memory().live).toBe(before);
+  });
+
+  test('looks for tensors in whatever is returned, however deep, and ends if that fails', () => {
+    const before = live();
+    type Nested = { inner: Nested | sg.Tensor };
+    const deep = sg.scope(() => {
+      let value: Nested = { inner: sg.ones([4]) };
+      for (let i = 0; i < 50_000; i++) value = { inner: value };
+      return new Map([['deep', new Set([value])]]);
+    });
+    let value: Nested | sg.Tensor = [...deep.get('deep')!][0]!;
+    while (!(value instanceof sg.Tensor)) value = value.inner;
+    expect(value.toArraySync()).toEqual([1, 1, 1, 1]);
+    value.dispose();
+    const broken = {
+      get loss(): never {
+        throw new Error('no loss');
+      },
+    };
+    expect(() =>
+      sg.scope(() => {
+        sg.ones([4096]);
+        return broken;
+      }),
+    ).toThrow('no loss');
+    expect(sg.memory().live).toBe(before);
+  });
+
   test('frees everything when the function throws', () => {
     const before = live();
     expect(() =>
@@ -169,6 +223,32 @@ describe('safety net', () => {
     expect(leaks[0]!.site).toContain('13-memory.test');
   });
 
+  test('checkLeaks inside checkLeaks, below many modules, and what it does not take', async () => {
+    const held: sg.Tensor[] = [];
+    let inner: sg.Leak[] = [];
+    const outer = sg.checkLeaks(() => {
+      held.push(sg.ones([4]));
+      inner = sg.checkLeaks(() => held.push(sg.ones([8])));
+      held.push(sg.ones([16]));
+    });
+    expect([inner, outer].map((leaks) => leaks.map((l) => l.bytes))).toEqual([[32], [16, 32, 64]]);
+    let model: nn.Module & { forward(x: sg.Tensor): sg.Tensor } = new nn.Tanh();
+    for (let i = 0; i < 10; i++) model = new nn.Sequential(model) as typeof model;
+    const below = sg.checkLeaks(() => held.push(model.forward(sg.ones([2]))));
+    for (const { site } of below) expect(site).toContain('13-memory.test');
+    expect(() => sg.checkLeaks(3 as never)).toThrow(sg.ValueError);
+    // its rejection is not left unhandled, which would end the process
+    expect(() => sg.checkLeaks(async () => Promise.reject(new Error('later')))).toThrow(/expected a synchronous function/);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    for (const t of held) t.dispose();
+  });
+
+  test('device meta has no memory to report or free', () => {
+    sg.emptyCache('meta');
+    sg.resetPeakMemory('meta');
+    expect(sg.memory('meta')).toEqual({ live: 0, count: 0, reserved: 0, peak: 0, peakReserved: 0 });
+  });
+
   const cases: [string, number, number, number][] = [
     ['plain', 10_000, 0, 0],
     ['with 1 MB of garbage a step', 10_000, 1 << 20, 0],
@@ -197,5 +277,23 @@ describe('out of memory', () => {
   test('an impossible allocation is a typed error, and the next op works', () => {
     expect(() => sg.zeros([2 ** 40])).toThrow(sg.OutOfMemoryError);
     expect(sg.ones([2]).sum().itemSync()).toBe(2);
+  });
+
+  test('the report says what fills the memory and, in debug mode, the user’s line that made it', () => {
+    const script = `
+      import { nn, ones, OutOfMemoryError } from '${new URL('../dist/bundle/index.js', import.meta.url).href}';
+      const model = new nn.Sequential(new nn.Sequential(new nn.Linear(256, 1024)));
+      const held = [];
+      try {
+        for (;;) held.push(model.forward(ones([512, 256])));
+      } catch (error) {
+        console.log(error instanceof OutOfMemoryError, error.message);
+      }`;
+    const env = { ...process.env, SHARDGRAD_DEBUG: '1', SHARDGRAD_MEMORY_LIMIT: String(64 * 2 ** 20) };
+    const run = spawnSync(process.execPath, ['--input-type=module', '-e', script], { encoding: 'utf8', env });
+    expect(run.stderr).toBe('');
+    expect(run.stdout).toMatch(/^true \w+: out of memory on cpu:0: requested \S+ [KM]iB, live \S+ MiB, reserved \S+ MiB, limit 64\.00 MiB/);
+    expect(run.stdout).toMatch(/\n {2}activation +\d+\.\d MiB\n/);
+    expect(run.stdout.match(/2\.0 MiB {2}temporary made at file:.*\[eval1\]:6:\d+/g)).toHaveLength(5);
   });
 });
