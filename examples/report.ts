@@ -1,4 +1,32 @@
-// What the examples print and draw: one progress line that stays readable in a log file, and a loss curve as SVG.
+// What the examples read and print: options, one sentence for a mistake, a progress line that stays readable in a log file, and a loss
+// curve as SVG.
+import { parseArgs } from 'node:util';
+import { ShardgradError, ValueError } from 'shardgrad';
+
+/** From here on a user's mistake ends the program with its sentence and exit code 1; what is unexpected keeps its stack. */
+export function explainMistakes(): void {
+  process.on('uncaughtException', (error: Error & { code?: string }) => {
+    const mistake = error instanceof ShardgradError || error.code?.startsWith('ERR_PARSE_ARGS');
+    console.error(mistake ? error.message.replaceAll(/\n(?=[A-Z])/g, ' ') : error);
+    process.exit(1);
+  });
+}
+
+/** The options of the command line, all of them texts with a default or switches, and a reader for those that are numbers. */
+export function readOptions<T extends Record<string, { type: 'string'; default: string } | { type: 'boolean'; default: boolean }>>(options: T) {
+  const { values } = parseArgs({ options });
+  const args = values as unknown as { [K in keyof T]: T[K]['default'] extends boolean ? boolean : string };
+  const read = (name: keyof T & string, kind: string, right: (value: number) => boolean): number => {
+    const value = args[name] === '' ? Number.NaN : Number(args[name]);
+    if (!right(value)) throw new ValueError(`--${name} must be ${kind}, got "${args[name]}"`);
+    return value;
+  };
+  return {
+    args,
+    number: (name: keyof T & string): number => read(name, 'a number from 0', (x) => x >= 0 && x < Number.POSITIVE_INFINITY),
+    count: (name: keyof T & string, least = 1): number => read(name, `a whole number from ${least}`, (x) => Number.isSafeInteger(x) && x >= least),
+  };
+}
 
 export interface Progress {
   step: number;
@@ -58,7 +86,10 @@ export function curve(history: readonly { step: number; loss: number; validation
   const x = (step: number): string => (left + (step / lastStep) * (width - left - margin)).toFixed(1);
   const y = (loss: number): string => (margin + ((top - loss) / (top - floor)) * (height - bottom - margin)).toFixed(1);
   const path = (points: [number, number][], colour: string): string =>
-    `<polyline fill="none" stroke="${colour}" stroke-width="1.5" points="${points.map(([s, v]) => `${x(s)},${y(v)}`).join(' ')}"/>`;
+    `<polyline fill="none" stroke="${colour}" stroke-width="1.5" points="${points
+      .filter(([, v]) => Number.isFinite(v))
+      .map(([s, v]) => `${x(s)},${y(v)}`)
+      .join(' ')}"/>`;
   const ticks = Array.from({ length: Math.round((top - floor) * 2) + 1 }, (_, i) => floor + i / 2)
     .map(
       (v) =>

@@ -6,13 +6,14 @@
 //   npm run quickstart -- --steps 5000 --dtype bfloat16
 //
 // Options: --steps --batch --layers --heads --dim --context --lr --dropout --dtype --device --seed --out --eval-every --save-every
-// --seconds (stop after so many) --resume. Ctrl-C saves a checkpoint and ends cleanly.
+// --seconds (stop after so many) --resume. Ctrl-C saves a checkpoint and ends cleanly; a second Ctrl-C ends at once.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import * as sg from 'shardgrad';
 import { data, io, nn, optim } from 'shardgrad';
-import { curve, progressLine } from './report.js';
+import { curve, explainMistakes, progressLine, readOptions } from './report.js';
+
+explainMistakes();
 
 const options = {
   steps: { type: 'string', default: '1200' },
@@ -32,35 +33,38 @@ const options = {
   'save-every': { type: 'string', default: '500' },
   resume: { type: 'boolean', default: false },
 } as const;
-const { values: args } = parseArgs({ options });
-const number = (name: Exclude<keyof typeof args, 'resume'>): number => {
-  const value = Number(args[name]);
-  if (!Number.isFinite(value) || value < 0) throw new sg.ValueError(`--${name} must be a number from 0, got "${args[name]}"`);
-  return value;
-};
-const steps = number('steps');
-const context = number('context');
+const { args, number, count } = readOptions(options);
+const steps = count('steps');
+const context = count('context');
+const batchSize = count('batch');
+const seed = count('seed', 0);
+const [evalEvery, saveEvery] = [count('eval-every'), count('save-every')];
+const deadline = number('seconds') > 0 ? Date.now() + 1000 * number('seconds') : Number.POSITIVE_INFINITY;
+if (!['float32', 'float64', 'float16', 'bfloat16'].includes(args.dtype)) {
+  throw new sg.ValueError(`--dtype must be float32, float64, float16 or bfloat16, got "${args.dtype}"`);
+}
 
 // Data: the first nine tenths train, the last tenth validates.
 const text = data.mobyDick();
 const tokenizer = data.CharTokenizer.fit(text.train + text.validation);
 const windows = (part: string, length?: number): data.TextDataset => new data.TextDataset(part, tokenizer, { context, windows: 'random', length });
 const loader = new data.DataLoader(windows(text.train), {
-  batchSize: number('batch'),
+  batchSize,
   shuffle: true,
-  seed: number('seed'),
+  seed,
   dropLast: true,
   device: args.device,
 });
-const validation = new data.DataLoader(windows(text.validation, 160), { batchSize: number('batch'), dropLast: true, device: args.device });
+if (loader.length === 0) throw new sg.ValueError(`--batch ${batchSize} is more than there are windows of ${context} characters`);
+const validation = new data.DataLoader(windows(text.validation, 160), { batchSize: 16, device: args.device });
 
 // Model and optimizer. Biases and norms are not decayed, as usual.
-sg.manualSeed(number('seed'));
+sg.manualSeed(seed);
 const model = new nn.GPT({
   vocabSize: tokenizer.vocabSize,
-  layers: number('layers'),
-  heads: number('heads'),
-  dim: number('dim'),
+  layers: count('layers'),
+  heads: count('heads'),
+  dim: count('dim'),
   context,
   dropout: number('dropout'),
   device: args.device,
@@ -82,10 +86,13 @@ if (args.resume) {
   const saved = await io.loadCheckpoint(join(args.out, 'latest'), { model, optimizer, schedule, loader });
   step = saved.step;
   history.push(...(saved['history'] as typeof history));
+  if (step >= steps) throw new sg.ValueError(`the run in ${args.out} stands at step ${step}: give --steps more than that`);
   console.log(`resumed from step ${step}`);
 }
 const save = (): Promise<string> =>
   io.saveCheckpoint(args.out, { model, optimizer, schedule, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
+// at once, so that a folder that cannot be written is found now
+if (!args.resume) await save();
 
 /** Mean loss over the validation windows: always the same ones. */
 async function evaluate(): Promise<number> {
@@ -117,8 +124,7 @@ process.once('SIGINT', () => {
 process.once('SIGTERM', () => {
   stop = 'terminated';
 });
-const progress = progressLine({ total: steps, tokensPerStep: number('batch') * context, from: step });
-const deadline = number('seconds') > 0 ? Date.now() + 1000 * number('seconds') : Number.POSITIVE_INFINITY;
+const progress = progressLine({ total: steps, tokensPerStep: batchSize * context, from: step });
 let valid = history.findLast((h) => h.validation !== undefined)?.validation ?? Number.NaN;
 
 training: while (step < steps) {
@@ -135,11 +141,12 @@ training: while (step < steps) {
     step++;
     const value = await loss.item(); // the event loop runs while the step does
     loss.dispose();
-    if (step % number('eval-every') === 0 || step === steps) valid = await evaluate();
-    if (step % 10 === 0 || step === steps) history.push({ step, loss: value, ...(step % number('eval-every') === 0 ? { validation: valid } : {}) });
+    const evaluates = step % evalEvery === 0 || step === steps;
+    if (evaluates) valid = await evaluate();
+    if (evaluates || step % 10 === 0) history.push({ step, loss: value, ...(evaluates ? { validation: valid } : {}) });
     progress.update({ step, loss: value, validation: valid, memory: sg.memory(args.device).peak });
     if (Date.now() > deadline) stop = 'time is up';
-    if (step % number('save-every') === 0 && step < steps) await save();
+    if (step % saveEvery === 0 && step < steps) await save();
     if (stop !== null || step >= steps) break training;
   }
 }
@@ -159,7 +166,7 @@ console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}
 const more = stop ? steps : steps + 1000;
 const kept = (Object.keys(options) as (keyof typeof options)[])
   .filter((name) => name !== 'resume' && name !== 'steps' && args[name] !== options[name].default)
-  .map((name) => ` --${name} ${args[name]}`);
+  .map((name) => ` --${name} ${/\s/.test(String(args[name])) ? JSON.stringify(args[name]) : args[name]}`);
 console.log(`checkpoint  ${path}`);
 console.log(`loss curve  ${join(args.out, 'loss.svg')}`);
 console.log(`resume      npm run quickstart -- --resume --steps ${more}${kept.join('')}`);
