@@ -81,6 +81,7 @@ export function keep(t: Tensor): Tensor {
   return t.keep();
 }
 
+/** What a device's memory holds; all but `count` in bytes. */
 export interface MemoryStats {
   /** Bytes of tensors that are alive. */
   live: number;
@@ -90,6 +91,7 @@ export interface MemoryStats {
   reserved: number;
   /** Highest `live` since the start or resetPeakMemory(). */
   peak: number;
+  /** Highest `reserved` since then. */
   peakReserved: number;
 }
 
@@ -118,6 +120,7 @@ export function collectGarbage(): number {
   return sweep('major');
 }
 
+/** A tensor that outlived the function given to checkLeaks(). */
 export interface Leak {
   readonly bytes: number;
   /** The stack of the call that made it. */

@@ -4,6 +4,7 @@ import type { DType, TypedArray } from '../dtype.js';
 import { DTypeError, describe, ShapeError } from '../errors.js';
 import { numel, showShape } from '../shape.js';
 
+/** An array with a shape, in JavaScript memory; `data.length` is the product of the shape. */
 export interface HostArray<T extends TypedArray = TypedArray> {
   readonly data: T;
   readonly shape: readonly number[];

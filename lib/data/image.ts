@@ -97,6 +97,8 @@ export function flipVertical(image: ImageArray): ImageArray {
 /**
  * Turns the image counter-clockwise by `degrees` around its centre, keeping its size. Corners that come from outside are `fill`;
  * at the border, bilinear sampling mixes with `fill`.
+ * @param options.interpolation `bilinear` by default
+ * @param options.fill 0 by default
  */
 export function rotate(image: ImageArray, degrees: number, options: { interpolation?: Interpolation; fill?: number } = {}): ImageArray {
   const { channels, height, width } = sizeOf(image, 'rotate');
@@ -143,7 +145,7 @@ function taps(from: number, to: number, nearest: boolean): { first: Int32Array; 
   return out;
 }
 
-/** The image at another size. Equal to PyTorch's interpolate without anti-aliasing. */
+/** The image at another size, `bilinear` unless told. Equal to PyTorch's interpolate without anti-aliasing. */
 export function resize(image: ImageArray, height: number, width: number, options: { interpolation?: Interpolation } = {}): ImageArray {
   const size = sizeOf(image, 'resize');
   checkInteger(height, 'height', 'resize', 1);

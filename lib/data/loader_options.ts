@@ -6,14 +6,15 @@ import type { CollateFunction } from './collate.js';
 import { isModuleRef, type ModuleRef } from './module_ref.js';
 import { type BatchOrder, checkOrder, type Sampler } from './sampler.js';
 
+/** Options of a DataLoader; each may be left out. */
 export interface DataLoaderOptions<S = unknown> {
   /** Samples in a batch; 1 by default. */
   batchSize?: number;
-  /** A new order every epoch, from `seed` and the epoch. */
+  /** A new order every epoch, from `seed` and the epoch; false by default. */
   shuffle?: boolean;
   /** Seed of the order and of the random streams that samples get; 0 by default. */
   seed?: number;
-  /** Leave out a last batch that is not full. */
+  /** Leave out a last batch that is not full; false by default, where that batch is shorter. */
   dropLast?: boolean;
   /** An order of samples of your own, in place of `shuffle`. */
   sampler?: Sampler;
@@ -29,8 +30,9 @@ export interface DataLoaderOptions<S = unknown> {
   prefetchFactor?: number;
   /** Longest wait for a worker before the iteration fails; 10 minutes by default. */
   timeoutMs?: number;
-  /** Which share of the samples is this process's, for data-parallel training. */
+  /** Which share of the samples is this process's, for data-parallel training; 0 by default. */
   rank?: number;
+  /** Into how many shares the samples are dealt; 1 by default. */
   world?: number;
 }
 

@@ -7,6 +7,7 @@ const ROUNDS = 8;
 /** Tiny networks have too few round keys to reach all orders; walking a larger one costs nothing at such sizes. */
 const MIN_BITS = 10;
 
+/** An order of 0..n-1 that a key chooses; `at(i)` costs a few operations and no memory. */
 export class Permutation {
   private readonly keys: number[];
   private readonly highSize: number;

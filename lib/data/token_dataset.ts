@@ -18,12 +18,13 @@ export type TokenArray = Uint16Array | Uint32Array;
 export type TokenShard = string | TokenArray;
 export type TokenDType = 'uint16' | 'uint32';
 
+/** Options of TokenDataset and TextDataset; only `context` is required. */
 export interface TokenWindowOptions {
   /** Tokens of one sample. A window reads one more: the last target. */
   context: number;
   /** Element type of shard files; `uint16` by default. */
   dtype?: TokenDType;
-  /** `consecutive`: window i begins at i · stride, all data once an epoch. `random`: anywhere, drawn anew for each epoch and index. */
+  /** `consecutive` (the default): window i begins at i · stride, all data once an epoch. `random`: anywhere, drawn anew for each epoch and index. */
   windows?: 'consecutive' | 'random';
   /** Distance of consecutive windows; `context` by default, so that they do not overlap. */
   stride?: number;

@@ -35,7 +35,10 @@ export function centerCrop(size: ImageSize): Transform {
   return (x) => image.centerCrop(x, height, width);
 }
 
-/** A window of this size anywhere in the image, which is padded first. An image that is still smaller is centred on zeros. */
+/**
+ * A window of this size anywhere in the image, which is padded first by `padding` pixels (0 by default) of `fill` (0). An image that
+ * is still smaller is centred on `fill`.
+ */
 export function randomCrop(size: ImageSize, options: { padding?: number; fill?: number } = {}): Transform {
   const [height, width] = pair(size, 'randomCrop');
   const padding = checkInteger(options.padding ?? 0, 'padding', 'randomCrop', 0);
@@ -50,6 +53,9 @@ export function randomCrop(size: ImageSize, options: { padding?: number; fill?: 
 /**
  * A window of random area (`scale`, as a share of the image) and aspect ratio, resized to `size`: the usual augmentation of
  * ImageNet training (Szegedy et al., 2015).
+ * @param options.scale [0.08, 1] by default
+ * @param options.ratio width by height, [3/4, 4/3] by default
+ * @param options.interpolation `bilinear` by default
  */
 export function randomResizedCrop(
   size: ImageSize,
@@ -83,7 +89,7 @@ export function randomVerticalFlip(p = 0.5): Transform {
   return (x, random) => (random.chance(p) ? image.flipVertical(x) : x);
 }
 
-/** Turns by an angle from [−degrees, degrees]. */
+/** Turns by an angle from [−degrees, degrees]; `bilinear` and a `fill` of 0 by default. */
 export function randomRotation(degrees: number, options: { interpolation?: Interpolation; fill?: number } = {}): Transform {
   checkNumber(degrees, 'degrees', 'randomRotation', 0, 1e6);
   return (x, random) => image.rotate(x, random.uniform(-degrees, degrees), options);
@@ -100,7 +106,7 @@ export function randomScale(scale: readonly [number, number], options: { interpo
   };
 }
 
-/** To this size, whatever the aspect ratio. */
+/** To this size, whatever the aspect ratio; `bilinear` by default. */
 export function resize(size: ImageSize, options: { interpolation?: Interpolation } = {}): Transform {
   const [height, width] = pair(size, 'resize');
   return (x) => image.resize(x, height, width, options);
@@ -111,7 +117,7 @@ export function toFloat(): Transform {
   return (x) => image.toFloat(x);
 }
 
-/** (pixel − mean) / std for each channel. */
+/** (pixel − mean) / std with one number for each channel; bytes are taken as 0..1 first. */
 export function normalize(mean: readonly number[], std: readonly number[]): Transform {
   return (x) => image.normalize(x, mean, std);
 }

@@ -10,6 +10,7 @@ import { chunksOf, fillFrom } from './chunks.js';
 import { type FileSink, type FileSystem, RangeReader, writeAtomically } from './files.js';
 import { encodeHeader, type Header, MAX_HEADER, parseHeader, show, type TensorEntry } from './safetensors_header.js';
 
+/** How tensors are loaded. */
 export interface LoadOptions {
   /** Cast to this dtype; the file's own by default. */
   dtype?: DType;
