@@ -22,6 +22,8 @@ export interface StoreOptions {
   readonly token: string;
   /** How long to wait for the server to come up, and the default of every call; 5 minutes unless given. */
   readonly timeoutMs?: number;
+  /** Ends the waiting for the server. */
+  readonly abort?: AbortSignal;
 }
 
 /** Options of one call. */
@@ -53,7 +55,7 @@ export class Store {
     const ports = typeof port === 'number' ? [port] : port;
     for (const one of ports) checkInteger(one, 'port', 'Store.connect', 1, 65535);
     checkNumber(timeoutMs, 'timeoutMs', 'Store.connect', 0);
-    const connection = await StoreConnection.open(host, ports, checkToken(options.token, 'Store.connect'), timeoutMs);
+    const connection = await StoreConnection.open(host, ports, checkToken(options.token, 'Store.connect'), timeoutMs, options.abort);
     return new Store(connection, '', timeoutMs);
   }
 

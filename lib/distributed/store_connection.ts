@@ -52,7 +52,7 @@ export class StoreConnection {
    * Connects to the first of `ports` where a server knows the token, trying again until the time is over, for it may start later.
    * @throws DistributedError saying what was found at each port
    */
-  static async open(host: string, ports: readonly number[], token: string, timeoutMs: number): Promise<StoreConnection> {
+  static async open(host: string, ports: readonly number[], token: string, timeoutMs: number, abort?: AbortSignal): Promise<StoreConnection> {
     const end = Date.now() + timeoutMs;
     const found = new Map<number, string>();
     let refusedSince = Infinity;
@@ -66,11 +66,11 @@ export class StoreConnection {
         }
       }
       const refused = Date.now() >= refusedSince + (ports.length > 1 ? REFUSED_FOR_MS : 0);
-      if (refused || Date.now() + pause > end) {
+      if (refused || abort?.aborted || Date.now() + pause > end) {
         const places = [...found].map(([port, why]) => `${host}:${port} ${why}`).join('; ');
-        throw new DistributedError(`store: no connection${refused ? '' : ` within ${timeoutMs / 1000} s`}: ${places}`);
+        throw new DistributedError(`store: no connection${refused || abort?.aborted ? '' : ` within ${timeoutMs / 1000} s`}: ${places}`);
       }
-      await sleep(pause);
+      await sleep(pause, null, { signal: abort }).catch(() => {});
     }
   }
 

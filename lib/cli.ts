@@ -1,0 +1,52 @@
+#!/usr/bin/env node
+// The command `shardgrad`. Commands are rows of a table; a mistake on the command line is one sentence and exit code 2. Nothing
+// here loads the addon.
+import { readFileSync } from 'node:fs';
+import { UsageError } from './distributed/launcher/options.js';
+import { run } from './distributed/launcher/run.js';
+
+interface Command {
+  readonly summary: string;
+  readonly start: (args: readonly string[]) => Promise<number>;
+}
+
+const commands: Readonly<Record<string, Command>> = {
+  run: { summary: 'start the ranks of a training job', start: run },
+};
+
+const HELP = `shardgrad <command> [options]
+
+${Object.entries(commands)
+  .map(([name, { summary }]) => `  ${name.padEnd(12)}${summary}`)
+  .join('\n')}
+
+shardgrad <command> --help describes a command, shardgrad --version says which version this is.
+`;
+
+function version(): string {
+  // the same place from the compiled file and from the bundle
+  const file = new URL('../../package.json', import.meta.url);
+  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+}
+
+async function main([name, ...args]: readonly string[]): Promise<number> {
+  if (name === undefined || name === '--help' || name === '-h') {
+    process.stdout.write(HELP);
+    return name === undefined ? 2 : 0;
+  }
+  if (name === '--version') {
+    process.stdout.write(`${version()}\n`);
+    return 0;
+  }
+  const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+  try {
+    if (!command) throw new UsageError(`unknown ${name.startsWith('-') ? 'option' : 'command'} ${name}; shardgrad --help lists all`);
+    return await command.start(args);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    process.stderr.write(`shardgrad${command ? ` ${name}` : ''}: ${error.message}\n`);
+    return 2;
+  }
+}
+
+process.exitCode = await main(process.argv.slice(2));

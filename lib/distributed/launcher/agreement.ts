@@ -1,0 +1,120 @@
+// What the launchers of a job's hosts say to each other through the store: that they are there and with how many ranks, the first
+// failure, that all is done. One launcher alone goes the same way. A launcher that vanishes leaves a failure behind as its last will.
+import { hostname } from 'node:os';
+import { DistributedError } from '../../errors.js';
+import type { Store } from '../store.js';
+import type { Plan } from './plan.js';
+
+/** How long to wait for the launchers of all hosts. */
+const JOIN_TIMEOUT_MS = 600_000;
+
+/** Why a job, or one start of it, ended before its time. */
+export interface Failure {
+  readonly host: string;
+  readonly nodeRank: number;
+  /** Null: no rank failed, the launcher itself ended or was told to. */
+  readonly rank: number | null;
+  readonly how: string;
+  readonly exitCode: number;
+  readonly tail: readonly string[];
+  /** Set when somebody asked for the end by a signal to a launcher. */
+  readonly signal: NodeJS.Signals | null;
+  /** Starting again is no remedy: a launcher is gone, or somebody asked for the end. */
+  readonly final: boolean;
+}
+
+interface Member {
+  readonly host: string;
+  readonly count: number;
+  readonly nnodes: number;
+  readonly maxRestarts: number;
+}
+
+/** The ranks of this host within the job. */
+export interface Placement {
+  readonly firstRank: number;
+  readonly worldSize: number;
+}
+
+export class Agreement {
+  /** How far this launcher has come: those who never joined owe nobody a farewell. */
+  private state: 'outside' | 'waiting' | 'joined' = 'outside';
+
+  constructor(
+    private readonly store: Store,
+    private readonly plan: Plan,
+  ) {}
+
+  /**
+   * Waits until all hosts are ready for a start of the job.
+   * @throws DistributedError when one does not come, or was started with other options
+   */
+  async join(attempt: number): Promise<Placement> {
+    const { plan, store } = this;
+    const me: Member = { host: hostname(), count: plan.count, nnodes: plan.nnodes, maxRestarts: plan.maxRestarts };
+    const key = (node: number): string => `ready/${attempt}/node ${node}`;
+    const { swapped, value } = await store.compareSet(key(plan.nodeRank), null, JSON.stringify(me));
+    if (!swapped) {
+      const other = JSON.parse(String(value)) as Member;
+      throw new DistributedError(`--node-rank ${plan.nodeRank} is taken: the launcher on ${other.host} has it`);
+    }
+    this.state = 'waiting';
+    const gone = this.failureHere({ how: `the launcher on ${me.host} (node ${plan.nodeRank}) ended or lost its connection`, exitCode: 1, final: true });
+    await store.will(`failure/${attempt}`, JSON.stringify(gone));
+    await store.will(`left/node ${plan.nodeRank}`, '');
+    const nodes = Array.from({ length: plan.nnodes }, (_, node) => node);
+    const early = this.failure(attempt).then(({ how }) => {
+      throw new DistributedError(how);
+    });
+    await Promise.race([store.wait(nodes.map(key), { timeoutMs: JOIN_TIMEOUT_MS }), early]);
+    this.state = 'joined';
+    const members = await Promise.all(nodes.map(async (node) => JSON.parse(String(await store.get(key(node)))) as Member));
+    for (const [node, member] of members.entries()) {
+      for (const [name, option] of [
+        ['nnodes', '--nnodes'],
+        ['maxRestarts', '--max-restarts'],
+      ] as const) {
+        if (member[name] === me[name]) continue;
+        throw new DistributedError(
+          `node ${node} (${member.host}) was started with ${option} ${member[name]}, node ${plan.nodeRank} (${me.host}) with ${me[name]}`,
+        );
+      }
+    }
+    const sum = (upTo: number): number => members.slice(0, upTo).reduce((total, { count }) => total + count, 0);
+    return { firstRank: sum(plan.nodeRank), worldSize: sum(plan.nnodes) };
+  }
+
+  /** A failure on this host. */
+  failureHere(facts: Pick<Failure, 'how' | 'exitCode'> & Partial<Failure>): Failure {
+    return { host: hostname(), nodeRank: this.plan.nodeRank, rank: null, tail: [], signal: null, final: false, ...facts };
+  }
+
+  /** Reports a failure and gives the first that was reported: the one all go by. */
+  async report(attempt: number, failure: Failure): Promise<Failure> {
+    const { value } = await this.store.compareSet(`failure/${attempt}`, null, JSON.stringify(failure));
+    return JSON.parse(String(value)) as Failure;
+  }
+
+  /** Resolves when a failure is reported, by whichever host. */
+  async failure(attempt: number): Promise<Failure> {
+    return JSON.parse(String(await this.store.get(`failure/${attempt}`, { timeoutMs: Infinity }))) as Failure;
+  }
+
+  /** Says that all ranks of this host ended well, and waits for those of the others. */
+  async done(attempt: number): Promise<void> {
+    const { plan, store } = this;
+    const all = Array.from({ length: plan.nnodes }, (_, node) => `done/${attempt}/node ${node}`);
+    // sent together: another that is through may end, with its will, before a second round trip
+    await Promise.all([store.set(all[plan.nodeRank]!, ''), store.wait(all, { timeoutMs: Infinity })]);
+    await store.will(`failure/${attempt}`, null);
+  }
+
+  /** Says that this launcher needs the store no more; the one that runs it waits until none does, or for so long. */
+  async leave(timeoutMs: number): Promise<void> {
+    const { plan, store, state } = this;
+    if (state === 'outside') return;
+    const all = Array.from({ length: plan.nnodes }, (_, node) => `left/node ${node}`);
+    await store.set(all[plan.nodeRank]!, '');
+    if (plan.nodeRank === 0) await store.wait(all, { timeoutMs: state === 'joined' ? timeoutMs : Math.min(timeoutMs, 1000) });
+  }
+}

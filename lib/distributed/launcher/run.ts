@@ -1,0 +1,41 @@
+// `shardgrad run`: from the command line to an exit code.
+import { DistributedError } from '../../errors.js';
+import { runJob, type Signals } from './job.js';
+import { parseRunOptions, RUN_HELP, UsageError } from './options.js';
+import { Terminal } from './output.js';
+import { makePlan } from './plan.js';
+
+const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+/**
+ * Runs the command.
+ * @param args what follows `run`
+ * @returns the exit code: 0, that of the rank that failed first, or 1 when the job could not be run. Throws UsageError
+ */
+export async function run(args: readonly string[]): Promise<number> {
+  const options = parseRunOptions(args);
+  const { env } = process;
+  const [out, err] = [new Terminal(process.stdout, env), new Terminal(process.stderr, env)];
+  if (options === 'help') {
+    out.write(RUN_HELP);
+    return 0;
+  }
+  try {
+    const plan = await makePlan(options, env);
+    return await runJob(plan, listen(), { out, err });
+  } catch (error) {
+    if (!(error instanceof DistributedError)) throw error;
+    err.write(`shardgrad run: ${error.message}\n`);
+    return 1;
+  }
+}
+
+function listen(): Signals {
+  const settle: ((signal: NodeJS.Signals) => void)[] = [];
+  const first = new Promise<NodeJS.Signals>((resolve) => settle.push(resolve));
+  const second = new Promise<NodeJS.Signals>((resolve) => settle.push(resolve));
+  for (const name of FORWARDED) process.on(name, () => settle.shift()?.(name));
+  return { first, second };
+}
+
+export { UsageError };

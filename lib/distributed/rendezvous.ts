@@ -1,0 +1,40 @@
+// How a rank finds its job's store: the launcher runs it, or under other launchers rank 0 does. Keys of one start of a job are apart from
+// those of the starts before it.
+import { DistributedError } from '../errors.js';
+import type { Environment, RankLaunch } from './environment.js';
+import { checkToken } from './handshake.js';
+import { Store } from './store.js';
+import { StoreServer } from './store_server.js';
+
+export interface Rendezvous {
+  /** The store, under a prefix of this job and this start of it. */
+  readonly store: Store;
+  /** On rank 0 under other launchers than ours: the server, to be closed last. */
+  readonly server: StoreServer | null;
+}
+
+/**
+ * Connects a rank to the store of its job.
+ * @param launch what detectLaunch said
+ * @param env where SHARDGRAD_TOKEN is; our launcher sets it, under others it must be given
+ * @throws DistributedError when there is no token, no port is free, or the store does not answer in time
+ */
+export async function meet(launch: RankLaunch, env: Environment, options: { timeoutMs?: number } = {}): Promise<Rendezvous> {
+  const token = checkToken(env['SHARDGRAD_TOKEN'], launch.launcher === 'none' ? 'dist.init' : `dist.init under ${launch.launcher}`);
+  const server = launch.storeRuns || launch.rank > 0 ? null : await serve(launch, token);
+  const host = server?.host ?? launch.masterAddr;
+  const root = await Store.connect({ host, port: server?.port ?? launch.storePorts, token, ...options });
+  return { store: root.prefix('jobs').prefix(launch.runId).prefix(String(launch.restartCount)), server };
+}
+
+async function serve({ masterAddr, storePorts }: RankLaunch, token: string): Promise<StoreServer> {
+  const faults: string[] = [];
+  for (const port of storePorts) {
+    try {
+      return await StoreServer.listen({ token, host: masterAddr, port });
+    } catch (error) {
+      faults.push((error as Error).message);
+    }
+  }
+  throw new DistributedError(`rank 0 cannot run the store of the job: ${faults.join('; ')}`);
+}
