@@ -46,6 +46,40 @@ describe('dtypes', () => {
     });
   });
 
+  test('whole numbers are neither NaN nor infinite', () => {
+    for (const dtype of ['int64', 'int32', 'uint8', 'bool'] as const) {
+      const x = sg.tensor([0, 1], { dtype });
+      expect([x.isnan(), x.isinf(), x.isfinite()].map((t) => t.toArraySync())).toEqual([
+        [false, false],
+        [false, false],
+        [true, true],
+      ]);
+    }
+  });
+
+  test('whole numbers have no negative powers, and bool holds no sums', () => {
+    const x = sg.tensor([1, 2], { dtype: 'int64' });
+    expect(() => x.pow(-1)).toThrow(/int64 to the power -1 is not whole/);
+    expect(() => x.clone().pow_(-1)).toThrow(sg.ValueError);
+    expect(x.float().pow(-1).toArraySync()).toEqual([1, 0.5]);
+    expect(() => x.to('bool').add_(x)).toThrow(sg.DTypeError);
+    expect(
+      x
+        .to('bool')
+        .add_(sg.tensor([true, false]))
+        .toArraySync(),
+    ).toEqual([true, true]);
+  });
+
+  test('clamp keeps the dtype that its bounds give, in place the tensor’s', () => {
+    const x = sg.tensor([-3n, 5n, 2n ** 60n + 1n]);
+    expect(x.clamp(0).toTypedArraySync()).toEqual(BigInt64Array.of(0n, 5n, 2n ** 60n + 1n));
+    expect(x.clamp(null, 4.5).toArraySync()).toEqual([-3, 4.5, 4.5]);
+    expect(x.clone().clamp_(-1, 7).toArraySync()).toEqual([-1, 5, 7]);
+    expect(() => x.clamp_(0.5)).toThrow(sg.DTypeError);
+    expect(() => x.clamp_()).toThrow(sg.ValueError);
+  });
+
   test('every dtype holds what it can represent', () => {
     const ranges: [DType, fc.Arbitrary<number>][] = [
       ['float32', fc.float({ noNaN: true })],

@@ -1,4 +1,5 @@
 // Pointwise functions with options or operands of their own: choosing, limiting and mixing elements, activations with a parameter.
+import { isFloating, resultType } from '../dtype.js';
 import { describe, ValueError } from '../errors.js';
 import type { Operand, Tensor } from '../tensor.js';
 import { checkOperand, checkTensor } from './arguments.js';
@@ -24,11 +25,23 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
 }
 /** x limited to [min, max]; either may be absent. */
 export function clamp(x: Tensor, min?: Operand | null, max?: Operand | null): Tensor {
-  if (min === undefined || min === null) {
-    if (max === undefined || max === null) throw new ValueError('clamp: give min, max or both');
-    return apply('minimum', x, max);
-  }
-  return max === undefined || max === null ? apply('maximum', x, min) : apply('clamp', x, min, max);
+  const [op, operands] = limits('clamp', x, min, max);
+  return apply(op, ...operands);
+}
+/** In place: x limited to [min, max]; either may be absent. */
+export function clamp_(x: Tensor, min?: Operand | null, max?: Operand | null): Tensor {
+  const [op, operands] = limits('clamp_', x, min, max);
+  return pointwiseInto(op, 'same', x, operands);
+}
+/** clamp as a row of the table. An absent bound is infinite, for which whole numbers have no value. */
+function limits(where: string, x: Tensor, min?: Operand | null, max?: Operand | null): ['clamp' | 'maximum' | 'minimum', Operand[]] {
+  checkTensor(x, where);
+  const given = [min, max].filter((b) => b !== undefined && b !== null);
+  if (given.length === 0) throw new ValueError(`${where}: give min, max or both`);
+  for (const b of given) checkOperand(where, b, 'a bound');
+  const one = given.length === 1 && !isFloating(resultType([x, ...given]));
+  if (one) return [given[0] === min ? 'maximum' : 'minimum', [x, given[0]!]];
+  return ['clamp', [x, min ?? Number.NEGATIVE_INFINITY, max ?? Number.POSITIVE_INFINITY]];
 }
 /** `value` where the mask is true, else x. */
 export function maskedFill(x: Tensor, mask: Tensor, value: Operand): Tensor {

@@ -197,8 +197,8 @@ export function checkInPlace(op: string, target: Tensor, sources: readonly Input
   if (target.isView) throw new AutogradError(`${op}: a view inside a graph cannot be changed in place; use the out-of-place form`);
 }
 
-/** Result dtype of a pointwise op: that of the promoted operands, at least float32, or bool. */
-export type ResultKind = 'same' | 'float' | 'bool';
+/** Result dtype of a pointwise op: that of the promoted operands, at least float32, or bool; `test` is bool computed in floats. */
+export type ResultKind = 'same' | 'float' | 'bool' | 'test';
 
 /** A row of the pointwise table: broadcasts, promotes, computes in the promoted type, records. */
 export function pointwise(op: PointwiseName, kind: ResultKind, inputs: readonly Operand[]): Tensor {
@@ -220,8 +220,8 @@ export function pointwise(op: PointwiseName, kind: ResultKind, inputs: readonly 
     if (typeof x === 'number' ? !isFloating(common) : x.dtype !== common) common = null;
   }
   common ??= resultType(op === 'where' ? inputs.slice(1) : inputs);
-  if (kind === 'float' && !isFloating(common)) common = 'float32';
-  return runPointwise(op, device, inputs, shape!, common, kind === 'bool' ? 'bool' : common, null);
+  if ((kind === 'float' || kind === 'test') && !isFloating(common)) common = 'float32';
+  return runPointwise(op, device, inputs, shape!, common, kind === 'bool' || kind === 'test' ? 'bool' : common, null);
 }
 
 /** In place: the result goes into `target`, whose shape and dtype stay. */
@@ -236,7 +236,7 @@ export function pointwiseInto(op: PointwiseName, kind: ResultKind, target: Tenso
   }
   let common = resultType(op === 'where' ? inputs.slice(1) : inputs);
   if (kind === 'float' && !isFloating(common)) common = 'float32';
-  if (kind !== 'bool' && isFloating(common) && !isFloating(target.dtype)) {
+  if (kind !== 'bool' && ((isFloating(common) && !isFloating(target.dtype)) || (target.dtype === 'bool' && common !== 'bool'))) {
     throw new DTypeError(`${name}: the result is ${common} and cannot go into a tensor of ${target.dtype}`);
   }
   return runPointwise(op, device, inputs, target.shape, common, target.dtype, target);

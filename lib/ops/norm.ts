@@ -1,6 +1,6 @@
 // Normalizations. Weights may have another floating-point dtype than the input (float32 weights with bfloat16 activations);
 // the statistics that backward needs are kept in float32, or float64 for float64.
-import { describe, ShapeError, ValueError } from '../errors.js';
+import { ShapeError, ValueError } from '../errors.js';
 import { checkDims, checkInteger, checkNumber, checkShape, numel, type Shape, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkFlag, checkFloat, checkParameter } from './arguments.js';
@@ -115,11 +115,9 @@ export function batchNorm(
   return withoutStatistics(made);
 }
 
-/** x / max(‖x‖, eps) along `dims`, for the norm of order `order` (1, 2 or Infinity). */
+/** x / max(‖x‖, eps) along `dims`, for the norm of order `order`. */
 export function normalize(x: Tensor, order = 2, dims: Dims = 1, eps = 1e-12): Tensor {
   checkFloat(x, 'normalize');
   checkFinite(eps, 'eps', 'normalize', 0);
-  if (order !== 1 && order !== 2 && order !== Number.POSITIVE_INFINITY)
-    throw new ValueError(`normalize: order must be 1, 2 or Infinity, got ${describe(order)}`);
   return div(x, maximum(norm(x, order, checkDims(dims, x.ndim, 'normalize'), true), eps));
 }

@@ -1,5 +1,6 @@
 // The pointwise functions. The names repeat csrc/ops/pointwise.h for the type checker (the addon's list is compared at load);
 // the value says what the result's dtype is: the operands' promoted one, at least float32, or bool.
+import { isFloating } from '../dtype.js';
 import { describe, InternalError, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { type Operand, Tensor } from '../tensor.js';
@@ -54,9 +55,9 @@ const table = {
   round: 'same',
   trunc: 'same',
   frac: 'float',
-  isnan: 'bool',
-  isinf: 'bool',
-  isfinite: 'bool',
+  isnan: 'test',
+  isinf: 'test',
+  isfinite: 'test',
   logicalNot: 'bool',
   bitwiseNot: 'same',
   add: 'same',
@@ -180,6 +181,15 @@ function binaryInto(op: PointwiseName): Binary {
   };
 }
 
+const power = binary('pow');
+const powerInto = binaryInto('pow');
+function wholePower(op: string, x: Tensor, exponent: Operand): Operand {
+  checkTensor(x, op);
+  if (typeof exponent === 'number' && Number.isInteger(exponent) && exponent < 0 && !isFloating(x.dtype))
+    throw new ValueError(`${op}: ${x.dtype} to the power ${exponent} is not whole; convert it with float()`);
+  return exponent;
+}
+
 /** −x. */
 export const neg: Unary = unary('neg');
 export const abs: Unary = unary('abs');
@@ -242,7 +252,8 @@ export const sub: Binary = binary('sub');
 export const mul: Binary = binary('mul');
 /** True division: integers give float32. */
 export const div: Binary = binary('div');
-export const pow: Binary = binary('pow');
+/** x to a power. Whole numbers stay whole, so that a negative power of them is refused. */
+export const pow: Binary = (x, exponent) => power(x, wholePower('pow', x, exponent));
 /** Element-wise larger; NaN wins. */
 export const maximum: Binary = binary('maximum');
 export const minimum: Binary = binary('minimum');
@@ -276,7 +287,7 @@ export const add_: Binary = binaryInto('add');
 export const sub_: Binary = binaryInto('sub');
 export const mul_: Binary = binaryInto('mul');
 export const div_: Binary = binaryInto('div');
-export const pow_: Binary = binaryInto('pow');
+export const pow_: Binary = (x, exponent) => powerInto(x, wholePower('pow_', x, exponent));
 export const neg_: Unary = unaryInto('neg');
 export const exp_: Unary = unaryInto('exp');
 export const sqrt_: Unary = unaryInto('sqrt');

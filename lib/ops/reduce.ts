@@ -7,9 +7,10 @@ import { type DType, isFloating } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor, wrap } from '../tensor.js';
+import { where } from './blend.js';
 import { to } from './copy.js';
 import { fresh, invoke } from './door.js';
-import { div, sqrt, sub } from './pointwise.js';
+import { abs, div, eq, ne, pow, sqrt, sub } from './pointwise.js';
 import { reshape } from './view.js';
 
 export type Dims = number | readonly number[] | null;
@@ -103,15 +104,18 @@ export function sumSquares(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'sumSquares');
   return reduce('sumSquares', x, checkDims(dims, x.ndim, 'sumSquares'), integerSum(x.dtype), keepdim);
 }
-/** Vector norm over `dims` (all by default) of order 1, 2 (default) or Infinity. */
+/** Vector norm (Σ|x|^order)^(1/order) over `dims` (all by default). Orders Infinity and -Infinity are max and min of |x|, 0 counts what is not 0. */
 export function norm(x: Tensor, order = 2, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'norm');
   if (!isFloating(x.dtype)) throw new DTypeError(`norm: expects a floating-point tensor, got ${x.dtype}`);
   const over = checkDims(dims, x.ndim, 'norm');
   if (order === 1) return reduce('norm1', x, over, x.dtype, keepdim);
   if (order === 2) return reduce('norm2', x, over, x.dtype, keepdim);
-  if (order === Number.POSITIVE_INFINITY) return max(x.abs(), over, keepdim);
-  throw new ValueError(`norm: order must be 1, 2 or Infinity, got ${describe(order)}`);
+  checkNumber(order, 'order', 'norm');
+  if (order === Number.POSITIVE_INFINITY) return max(abs(x), over, keepdim);
+  if (order === Number.NEGATIVE_INFINITY) return min(abs(x), over, keepdim);
+  if (order === 0) return sum(to(ne(x, 0), x.dtype), over, keepdim);
+  return pow(sum(pow(abs(x), order), over, keepdim), 1 / order);
 }
 
 /** Variance over `dims` (all by default); divides by n − correction (1: unbiased, as PyTorch). */
@@ -128,7 +132,10 @@ export function variance(x: Tensor, dims?: Dims, options: { correction?: number;
 }
 /** Square root of the variance. */
 export function std(x: Tensor, dims?: Dims, options: { correction?: number; keepdim?: boolean } = {}): Tensor {
-  return sqrt(variance(x, dims, options));
+  const v = variance(x, dims, options);
+  if (!v.requiresGrad) return sqrt(v);
+  const zero = eq(v, 0); // where the root has no slope, the subgradient 0
+  return where(zero, 0, sqrt(where(zero, 1, v)));
 }
 
 /** Sums a gradient down to the shape it was broadcast from. */

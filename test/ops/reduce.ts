@@ -66,7 +66,7 @@ const zeroOrMore: Options = { dtypes: [...numbers, 'bool'], result: 'bool', low:
 const asInteger: Options = { dtypes: [...integers, 'bool'], result: 'int64', low: 0, high: 2 };
 const position: Options = { dtypes: numbers, result: 'int64' };
 
-/** One element has no spread. */
+/** Without the row of one element, which has no spread. */
 const spread = (rows: Row[]): Row[] => rows.filter((r) => !r.name.endsWith('scalar'));
 
 export const rows: readonly Row[] = [
@@ -99,6 +99,27 @@ export const rows: readonly Row[] = [
     (x, dims, keepdim) => sg.norm(x, Number.POSITIVE_INFINITY, dims, keepdim),
     (v) => largest(v.map(Math.abs)),
   ),
+  // of one element it is linear: nothing to difference
+  ...spread(
+    row(
+      'norm of order 3',
+      (x, dims, keepdim) => sg.norm(x, 3, dims, keepdim),
+      (v) => Math.cbrt(sum(v.map((e) => Math.abs(e) ** 3))),
+      { dtypes: ['float32', 'float64'], low: 0.5, high: 2, tolerance: 10 },
+    ),
+  ),
+  ...row(
+    'norm of order −∞',
+    (x, dims, keepdim) => sg.norm(x, Number.NEGATIVE_INFINITY, dims, keepdim),
+    (v) => smallest(v.map(Math.abs)),
+  ),
+  {
+    name: 'norm of order 0',
+    inputs: [float([4, 5], 0, 1.5)],
+    fn: (x) => sg.norm(x!.gt(0.5).to(x!.dtype), 0, 1),
+    ref: (x) => reduce(x!, 1, false, (v) => v.filter((e) => e > 0.5).length),
+    dtypes: ['float32', 'float64'],
+  },
   {
     name: 'countNonzero',
     inputs: [float([4, 5], 0, 1.5)],

@@ -1,6 +1,7 @@
 // The forms that most pointwise rules have, and arithmetic on operands that may be numbers.
 import { zerosLike } from '../../create.js';
-import { apply, log, mul, neg, type PointwiseName, sigmoid, square, sub } from '../../ops/pointwise.js';
+import { where } from '../../ops/blend.js';
+import { apply, eq, le, log, logicalAnd, mul, neg, type PointwiseName, sigmoid, square, sub } from '../../ops/pointwise.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 import type { Rule } from './types.js';
@@ -32,11 +33,19 @@ export function times(a: Tensor | number, b: Tensor | number): Tensor {
   if (typeof a === 'number') return (typeof b === 'number' ? a * b : mul(b, a)) as Tensor;
   return mul(a, b);
 }
-export function square2(n: N, i: number): Tensor {
-  const x = n.input(i)!;
-  return (typeof x === 'number' ? x * x : square(x)) as Tensor;
+/** t / (x² + y²) of inputs 0 and 1, and 0 at the origin. */
+export function overSquares(n: N, t: Tensor): Tensor {
+  const squared = (x: Tensor | number): Tensor | number => (typeof x === 'number' ? x * x : square(x));
+  const sum = apply('add', squared(n.input(0)!), squared(n.input(1)!));
+  return where(eq(sum, 0), 0, apply('div', t, sum));
 }
 export function logOf(n: N, i: number): Tensor {
   const x = n.input(i)!;
   return (typeof x === 'number' ? Math.log(x) : log(x)) as Tensor;
+}
+/** ln y of inputs x and y, but 0 where x·ln y is 0 because x is and y has no logarithm. */
+export function logWhereUsed(n: N): Tensor | number {
+  const [x, y] = [n.in(0), n.input(1)!];
+  const none = typeof y === 'number' ? y <= 0 && eq(x, 0) : logicalAnd(eq(x, 0), le(y, 0));
+  return none === false ? logOf(n, 1) : where(none, 0, logOf(n, 1));
 }

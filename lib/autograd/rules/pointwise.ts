@@ -4,7 +4,7 @@
 import { where } from '../../ops/blend.js';
 import * as P from '../../ops/pointwise.js';
 import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
-import { backwardRow, byAll, byInput, byOutput, constant, logOf, operand, square2 } from './forms.js';
+import { backwardRow, byAll, byInput, byOutput, constant, logWhereUsed, operand, overSquares } from './forms.js';
 import { backwardRowRules } from './pointwise_second.js';
 import type { Rules } from './types.js';
 
@@ -94,8 +94,8 @@ export const pointwiseRules: Rules<PointwiseName> = {
   ),
   floorDivide: constant,
   atan2: byAll(
-    (n, g) => div(mul(g, operand(n, 1)), add(square2(n, 0), square2(n, 1))),
-    (n, g) => neg(div(mul(g, operand(n, 0)), add(square2(n, 0), square2(n, 1)))),
+    (n, g) => mul(g, overSquares(n, operand(n, 1))),
+    (n, g) => neg(mul(g, overSquares(n, operand(n, 0)))),
   ),
   hypot: {
     inputs: [0, 1],
@@ -112,7 +112,7 @@ export const pointwiseRules: Rules<PointwiseName> = {
     grad: (n, g) => [() => mul(g, mul(P.sign(n.in(0)), P.sign(n.out(0)))), () => mul(g, 0)],
   },
   xlogy: byAll(
-    (n, g) => mul(g, where(P.eq(operand(n, 0), 0), 0, logOf(n, 1))),
+    (n, g) => mul(g, logWhereUsed(n)),
     (n, g) => mul(g, div(operand(n, 0), operand(n, 1))),
   ),
   eq: null,
@@ -140,12 +140,13 @@ export const pointwiseRules: Rules<PointwiseName> = {
     inputs: [0],
     grad: (n, g) => [null, () => where(n.in(0), g, 0), () => where(n.in(0), 0, g)],
   },
+  // where the bounds cross, the upper one counts
   clamp: {
     inputs: [0, 1, 2],
     grad: (n, g) => [
       () => mul(g, apply('between', operand(n, 0), operand(n, 1), operand(n, 2))),
-      () => mul(g, P.lt(operand(n, 0), operand(n, 1))),
-      () => mul(g, P.gt(operand(n, 0), operand(n, 2))),
+      () => mul(g, P.logicalAnd(P.gt(operand(n, 1), operand(n, 0)), P.lt(operand(n, 1), operand(n, 2)))),
+      () => mul(g, P.logicalOr(P.lt(operand(n, 2), operand(n, 0)), P.lt(operand(n, 2), operand(n, 1)))),
     ],
   },
   between: null,
