@@ -3,8 +3,8 @@ export { type GradHook, type NestedArray, type Operand, Tensor } from './tensor.
 
 import './ops/methods.js';
 
+export { type BackwardOptions, backward, grad } from './autograd/backward.js';
 export { checkpoint } from './autograd/checkpoint.js';
-export { type BackwardOptions, backward, grad } from './autograd/engine.js';
 export { defineFunction, defineFunctions, FunctionContext, type FunctionDefinition } from './autograd/function.js';
 export { gradcheck } from './autograd/gradcheck.js';
 export { detectAnomaly, enableGrad, inferenceMode, isGradEnabled, noGrad } from './autograd/modes.js';

@@ -33,7 +33,6 @@ export class Tensor {
   epoch = 0;
   hooks: GradHook[] | null = null;
   accumulateHooks: ((leaf: Tensor) => void)[] | null = null;
-  retainsGrad = false;
   private wantsGrad = false;
 
   /** Internal: use `tensor`, `zeros`, … to make one. */
@@ -112,7 +111,8 @@ export class Tensor {
 
   /** Keeps the gradient of a non-leaf after backward. */
   retainGrad(): this {
-    this.retainsGrad = true;
+    if (!this.requiresGrad) throw new AutogradError('retainGrad: the tensor does not require a gradient');
+    this.gradFn?.retain(this.outputIndex, this);
     return this;
   }
 

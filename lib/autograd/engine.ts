@@ -2,8 +2,7 @@
 // counts its own uses of every gradient storage, so a gradient is freed, or added to in place, exactly when nothing else
 // can see it.
 import { context, withContext } from '../context.js';
-import { onesLike } from '../create.js';
-import { AutogradError, describe, ShapeError, ValueError } from '../errors.js';
+import { AutogradError, describe, ShapeError } from '../errors.js';
 import { anyNaN } from '../ops/check.js';
 import { addInto, clone, to } from '../ops/copy.js';
 import { add } from '../ops/pointwise.js';
@@ -12,6 +11,7 @@ import { sameShape, showShape } from '../shape.js';
 import { Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
 import type { Edge, Node } from './node.js';
+import type { OpAttrs } from './rules/types.js';
 
 export interface BackwardOptions {
   /** The gradient of the root; needed unless it has one element. */
@@ -22,7 +22,7 @@ export interface BackwardOptions {
   createGraph?: boolean;
 }
 
-class Run {
+export class Run {
   /** Gradients that wait for their node, by output. */
   private readonly waiting = new Map<Node, (Tensor | null)[]>();
   /** Storages that only this run can see, with the number of waiting gradients that use them. */
@@ -30,6 +30,9 @@ class Run {
   private readonly scope = new Scope();
   private readonly outer: Scope | null;
   private readonly anomaly: boolean;
+  /** Nodes that may still get a gradient, the newest last. */
+  private readonly pending: Node[] = [];
+  private readonly seen = new Set<Node>();
   /** For grad(): results by leaf; null: accumulate into .grad. */
   readonly captured: Map<Tensor, Tensor> | null;
 
@@ -46,12 +49,13 @@ class Run {
     const create = this.options.createGraph ?? false;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
       try {
-        this.send(edgeTo(root), gradient, root);
-        for (const node of root.gradFn ? reachable(root.gradFn) : []) {
+        this.enter(root, gradient);
+        for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
           const grads = this.waiting.get(node);
           if (grads === undefined) continue;
           this.waiting.delete(node);
-          this.step(node, grads);
+          // what a checkpoint recomputed in this run serves this run alone
+          this.step(node, grads, node.id > (root.gradFn?.id ?? 0));
         }
       } finally {
         this.scope.end(this.outer);
@@ -59,14 +63,44 @@ class Run {
     });
   }
 
-  private step(node: Node, grads: (Tensor | null)[]): void {
+  /** Lets a gradient into the graph behind a tensor. */
+  private enter(root: Tensor, gradient: Tensor): void {
+    if (root.gradFn && !this.seen.has(root.gradFn)) {
+      this.pending.push(...reachable(root.gradFn, this.seen));
+      this.pending.sort((a, b) => a.id - b.id);
+    }
+    this.send(edgeTo(root), gradient);
+  }
+
+  private step(node: Node, grads: (Tensor | null)[], temporary: boolean): void {
     for (let i = 0; i < grads.length; i++) {
       if (grads[i] === null || grads[i] === undefined) continue;
       for (const hook of node.hooks?.get(i) ?? []) grads[i] = this.runHook(hook, grads[i]!);
     }
     for (const { index, tensor } of node.retained ?? []) if (grads[index]) this.keepGrad(tensor, clone(grads[index]!));
     node.checkAlive();
-    const results = node.rule.grad(node as never, grads[0]!, ...grads.slice(1));
+    if (node.op === 'checkpoint') this.recompute(node, grads);
+    else this.differentiate(node, grads);
+    if (this.options.createGraph) return;
+    if (!this.options.retainGraph || temporary) node.free();
+    for (const g of grads) if (g) this.drop(g);
+    this.collect();
+  }
+
+  /** Runs a checkpointed segment again and goes on through the graph that this records. */
+  private recompute(node: Node, grads: readonly (Tensor | null)[]): void {
+    node.checkInputs();
+    (node.attrs as OpAttrs<'checkpoint'>).recompute().forEach((y, i) => {
+      const g = grads[i];
+      if (!g || !y.requiresGrad) return;
+      if (!sameShape(g.shape, y.shape))
+        throw new AutogradError(`checkpoint: the recomputation gave ${showShape(y.shape)}, the first run ${showShape(g.shape)}; it must be deterministic`);
+      this.enter(y, g);
+    });
+  }
+
+  private differentiate(node: Node, grads: readonly (Tensor | null)[]): void {
+    const results = node.rule.grad(node as never, grads[0]!, ...(grads.slice(1) as Tensor[]));
     for (let i = 0; i < node.edges.length; i++) {
       const edge = node.edges[i]!;
       if (edge === null) continue;
@@ -81,12 +115,8 @@ class Run {
           `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,
         );
       }
-      this.send(edge, g, null);
+      this.send(edge, g);
     }
-    if (this.options.createGraph) return;
-    if (!this.options.retainGraph) node.free();
-    for (const g of grads) if (g) this.drop(g);
-    this.collect();
   }
 
   /** What the last rule made and nothing waiting uses goes. */
@@ -107,7 +137,7 @@ class Run {
     return g.storage.scope === this.scope;
   }
 
-  private send(edge: Edge, g: Tensor, root: Tensor | null): void {
+  private send(edge: Edge, g: Tensor): void {
     if (edge === null) return;
     if ('leaf' in edge) {
       this.deliver(edge.leaf, g);
@@ -126,7 +156,6 @@ class Run {
       slots[edge.index] = sum;
       this.uses.set(sum.storage, 1);
     }
-    if (root?.retainsGrad) this.keepGrad(root, clone(g));
   }
 
   private mayAddInto(g: Tensor): boolean {
@@ -134,6 +163,7 @@ class Run {
   }
 
   private deliver(leaf: Tensor, gradient: Tensor): void {
+    if (!leaf.requiresGrad) return; // no longer
     let g = gradient;
     for (const hook of leaf.hooks ?? []) g = this.runHook(hook, g);
     if (this.captured) {
@@ -187,69 +217,16 @@ function edgeTo(t: Tensor): Edge {
   return t.gradFn ? { node: t.gradFn, index: t.outputIndex } : { leaf: t };
 }
 
-/** All nodes that lead to the root, newest first. */
-function reachable(root: Node): Node[] {
-  const seen = new Set<Node>([root]);
-  const stack = [root];
-  while (stack.length > 0) {
-    for (const edge of stack.pop()!.edges) {
+/** All nodes that lead to the root and have not been seen, in any order. */
+function reachable(root: Node, seen: Set<Node>): Node[] {
+  const found = [root];
+  seen.add(root);
+  for (const node of found) {
+    for (const edge of node.edges) {
       if (edge === null || 'leaf' in edge || seen.has(edge.node)) continue;
       seen.add(edge.node);
-      stack.push(edge.node);
+      found.push(edge.node);
     }
   }
-  return [...seen].sort((a, b) => b.id - a.id);
-}
-
-function rootGradient(root: Tensor, gradient: Tensor | undefined, where: string): Tensor {
-  if (!(root instanceof Tensor)) throw new ValueError(`${where}: expected a tensor, got ${describe(root)}`);
-  if (!root.requiresGrad) throw new AutogradError(`${where}: the tensor does not require a gradient: no input of its graph does, or it was made under noGrad`);
-  if (gradient !== undefined && gradient !== null) {
-    if (!(gradient instanceof Tensor)) throw new ValueError(`${where}: the gradient must be a tensor, got ${describe(gradient)}`);
-    if (!sameShape(gradient.shape, root.shape)) {
-      throw new ShapeError(`${where}: the gradient has shape ${showShape(gradient.shape)}, the tensor ${showShape(root.shape)}`);
-    }
-    return gradient;
-  }
-  if (root.numel !== 1) throw new ShapeError(`${where}: the tensor has ${root.numel} elements; only one-element tensors need no gradient argument`);
-  return onesLike(root);
-}
-
-function checkOptions(options: unknown, where: string): void {
-  if (typeof options !== 'object' || options === null || options instanceof Tensor)
-    throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
-}
-
-/**
- * Adds the gradient of `root` with respect to every leaf that led to it to the leaf's `.grad`. Frees what the graph saved
- * as it walks, unless retainGraph.
- */
-export function backward(root: Tensor, options: BackwardOptions = {}): void {
-  checkOptions(options, 'backward');
-  const gradient = rootGradient(root, options.gradient, 'backward');
-  new Run(options, null).start(root, gradient);
-}
-
-/** The gradients of `output` with respect to `inputs`, without touching any `.grad`. Unreached inputs give null. */
-export function grad(output: Tensor, inputs: readonly Tensor[], options: BackwardOptions = {}): (Tensor | null)[] {
-  checkOptions(options, 'grad');
-  if (!Array.isArray(inputs)) throw new ValueError(`grad: inputs must be an array of tensors, got ${describe(inputs)}`);
-  const captured = new Map<Tensor, Tensor>();
-  for (const x of inputs) {
-    if (!(x instanceof Tensor)) throw new ValueError(`grad: inputs must be tensors, got ${describe(x)}`);
-    if (!x.requiresGrad) throw new AutogradError('grad: an input does not require a gradient');
-    captured.set(x, undefined as unknown as Tensor);
-  }
-  const inner = inputs.filter((x) => x.gradFn !== null);
-  const removers = inner.map((x) =>
-    x.gradFn!.addHook(x.outputIndex, (g: Tensor) => {
-      captured.set(x, options.createGraph ? g : clone(g));
-    }),
-  );
-  try {
-    new Run(options, captured).start(output, rootGradient(output, options.gradient, 'grad'));
-  } finally {
-    for (const remove of removers) remove();
-  }
-  return inputs.map((x) => captured.get(x) ?? null);
+  return found;
 }

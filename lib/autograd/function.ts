@@ -1,7 +1,8 @@
 // Custom differentiable functions: a forward outside the graph and a backward of the user's own, under one node.
 
 import { zerosLike } from '../create.js';
-import { describe, ValueError } from '../errors.js';
+import { DeviceError, describe, ShapeError, ValueError } from '../errors.js';
+import { broadcastShapes, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { noGrad } from './modes.js';
 import { type Node, record, recording } from './node.js';
@@ -52,6 +53,16 @@ export function defineFunction<A extends readonly unknown[]>(definition: Functio
   return (...args) => call(...args)[0]!;
 }
 
+/** A gradient is absent, or a tensor of its argument's shape or of one that was broadcast from it. */
+function checkGradient(g: unknown, node: Node, i: number, name: string): void {
+  const meta = node.inputMeta[i];
+  if (g === null || g === undefined || !meta) return;
+  if (!(g instanceof Tensor)) throw new ValueError(`${name}: backward must return tensors or null, got ${describe(g)} for argument ${i}`);
+  if (g.device !== meta.device) throw new DeviceError(`${name}: the gradient of argument ${i} is on ${g.device}, the argument on ${meta.device}`);
+  if (!sameShape(broadcastShapes(g.shape, meta.shape, `${name}: gradient ${i}`), g.shape))
+    throw new ShapeError(`${name}: backward gave ${showShape(g.shape)} as the gradient of argument ${i}, which is ${showShape(meta.shape)}`);
+}
+
 /** As defineFunction, for forwards with several outputs. */
 export function defineFunctions<A extends readonly unknown[]>(definition: FunctionDefinition<A>): (...args: A) => Tensor[] {
   if (typeof definition?.forward !== 'function' || typeof definition.backward !== 'function') {
@@ -76,6 +87,7 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
         if (list.length !== node.edges.length) {
           throw new ValueError(`${name}: backward must return ${node.edges.length} gradients, one for each argument, got ${list.length}`);
         }
+        list.forEach((g, i) => checkGradient(g, node, i, name));
         return list;
       },
     });

@@ -4,7 +4,7 @@ import { fromTypedArray } from '../create.js';
 import { AutogradError, DTypeError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
 import { Tensor } from '../tensor.js';
-import { grad } from './engine.js';
+import { grad } from './backward.js';
 
 export interface GradcheckOptions {
   /** Step of the central difference. */
@@ -30,6 +30,7 @@ export function gradcheck(fn: (...inputs: Tensor[]) => Tensor, inputs: readonly 
   const leaves = inputs.filter((x) => x.requiresGrad);
   if (leaves.length === 0) throw new AutogradError('gradcheck: no input requires a gradient');
   const weigh = (y: Tensor): Tensor => {
+    if (!(y instanceof Tensor)) throw new ValueError(`gradcheck: the function must give one tensor, got ${describe(y)}`);
     const n = y.numel;
     const weights = Float64Array.from({ length: n }, (_, i) => Math.cos(i * 1.7) + 1.5); // all different, none 0
     return y.mul(fromTypedArray(weights, y.shape)).sum();

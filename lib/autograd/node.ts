@@ -52,12 +52,18 @@ export class Node {
 
   addHook(index: number, hook: GradHook): () => void {
     this.hooks ??= new Map();
-    const list = this.hooks.get(index) ?? [];
-    list.push(hook);
-    this.hooks.set(index, list);
+    const hooks = this.hooks;
+    const others = (): GradHook[] => hooks.get(index)?.filter((h) => h !== own) ?? [];
+    const own: GradHook = (g) => hook(g); // an identity of its own: the same function may be registered twice
+    hooks.set(index, [...others(), own]);
     return () => {
-      list.splice(list.indexOf(hook), 1);
+      hooks.set(index, others());
     };
+  }
+
+  /** Has backward leave the gradient of output `index` in the tensor's `.grad`. */
+  retain(index: number, tensor: Tensor): void {
+    if (!this.retained?.some((r) => r.tensor === tensor)) this.retained = [...(this.retained ?? []), { index, tensor }];
   }
 
   /** The saved input i: a tensor, a number operand, or null when absent. */
@@ -90,6 +96,10 @@ export class Node {
   /** For rules made of native calls that have no second derivative. */
   refuseDouble(): void {
     if (context().gradEnabled) throw new AutogradError(`createGraph: no second derivative of ${this.where}`);
+  }
+  /** Throws if a saved input was changed in place since. */
+  checkInputs(): void {
+    for (const s of this.inputs) if (s !== null && typeof s !== 'number') this.unpack(s);
   }
   checkAlive(): void {
     if (this.freed) {

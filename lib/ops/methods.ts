@@ -1,7 +1,7 @@
 // Every free function whose first argument is a tensor is also a method. This is the one list: the types of the methods are
 // derived from it, and so are the methods.
 
-import { backward } from '../autograd/engine.js';
+import { backward } from '../autograd/backward.js';
 import * as random from '../random.js';
 import { Tensor } from '../tensor.js';
 import * as blend from './blend.js';

@@ -191,7 +191,7 @@ export const compositeRules: Rules<CompositeName> = {
       return [dqkv];
     },
   },
-  // saves its inputs: the segment runs again from them
-  checkpoint: { inputs: (needs) => needs.map((_, i) => i), grad: (n, g) => n.attrs.backward(g) },
+  // saves its inputs: the segment runs again from them, and the engine goes on through what that records
+  checkpoint: { inputs: (needs) => needs.map((_, i) => i), grad: () => [] },
   custom: { grad: (n, ...grads) => n.attrs.backward(n, grads) },
 };

@@ -63,7 +63,7 @@ export interface Attrs {
   dropout: { p: number; key: readonly number[]; layout: readonly number[] };
   // composites: several native calls under one node
   attentionPacked: { heads: number; causal: boolean; scale: number };
-  checkpoint: { backward: (g: Tensor) => readonly (Tensor | null)[] };
+  checkpoint: { recompute: () => readonly Tensor[] };
   custom: { name: string; backward: (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[] };
 }
 

@@ -1,0 +1,62 @@
+// backward() and grad(): what the engine does, as the user asks for it.
+import { onesLike } from '../create.js';
+import { AutogradError, describe, ShapeError, ValueError } from '../errors.js';
+import { clone } from '../ops/copy.js';
+import { sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
+import { type BackwardOptions, Run } from './engine.js';
+
+export type { BackwardOptions };
+
+function rootGradient(root: Tensor, gradient: Tensor | undefined, where: string): Tensor {
+  if (!(root instanceof Tensor)) throw new ValueError(`${where}: expected a tensor, got ${describe(root)}`);
+  if (!root.requiresGrad) throw new AutogradError(`${where}: the tensor does not require a gradient: no input of its graph does, or it was made under noGrad`);
+  if (gradient !== undefined && gradient !== null) {
+    if (!(gradient instanceof Tensor)) throw new ValueError(`${where}: the gradient must be a tensor, got ${describe(gradient)}`);
+    if (!sameShape(gradient.shape, root.shape)) {
+      throw new ShapeError(`${where}: the gradient has shape ${showShape(gradient.shape)}, the tensor ${showShape(root.shape)}`);
+    }
+    return gradient;
+  }
+  if (root.numel !== 1) throw new ShapeError(`${where}: the tensor has ${root.numel} elements; only one-element tensors need no gradient argument`);
+  return onesLike(root);
+}
+
+function checkOptions(options: unknown, where: string): void {
+  if (typeof options !== 'object' || options === null || options instanceof Tensor)
+    throw new ValueError(`${where}: options must be an object, got ${describe(options)}`);
+}
+
+/**
+ * Adds the gradient of `root` with respect to every leaf that led to it to the leaf's `.grad`. Frees what the graph saved
+ * as it walks, unless retainGraph.
+ */
+export function backward(root: Tensor, options: BackwardOptions = {}): void {
+  checkOptions(options, 'backward');
+  const gradient = rootGradient(root, options.gradient, 'backward');
+  new Run(options, null).start(root, gradient);
+}
+
+/** The gradients of `output` with respect to `inputs`, without touching any `.grad`. Unreached inputs give null. */
+export function grad(output: Tensor, inputs: readonly Tensor[], options: BackwardOptions = {}): (Tensor | null)[] {
+  checkOptions(options, 'grad');
+  if (!Array.isArray(inputs)) throw new ValueError(`grad: inputs must be an array of tensors, got ${describe(inputs)}`);
+  const captured = new Map<Tensor, Tensor>();
+  for (const x of inputs) {
+    if (!(x instanceof Tensor)) throw new ValueError(`grad: inputs must be tensors, got ${describe(x)}`);
+    if (!x.requiresGrad) throw new AutogradError('grad: an input does not require a gradient');
+    captured.set(x, undefined as unknown as Tensor);
+  }
+  const inner = inputs.filter((x) => x.gradFn !== null);
+  const removers = inner.map((x) =>
+    x.gradFn!.addHook(x.outputIndex, (g: Tensor) => {
+      captured.set(x, options.createGraph ? g : clone(g));
+    }),
+  );
+  try {
+    new Run(options, captured).start(output, rootGradient(output, options.gradient, 'grad'));
+  } finally {
+    for (const remove of removers) remove();
+  }
+  return inputs.map((x) => captured.get(x) ?? null);
+}
