@@ -124,6 +124,75 @@ describe('optimizers', () => {
   });
 });
 
+describe('groups and options that change', () => {
+  const one = (): sg.Tensor => sg.tensor([1], { dtype: 'float64', requiresGrad: true });
+  const grad = (): sg.Tensor => sg.tensor([1], { dtype: 'float64' });
+  const step = (optimizer: AnyOptimizer, ...params: sg.Tensor[]): void => {
+    for (const p of params) p.grad = grad();
+    optimizer.step();
+  };
+
+  test('a momentum that begins later starts from zero', () => {
+    const p = one();
+    const optimizer = new optim.SGD([p], { lr: 0.1 });
+    step(optimizer, p);
+    optimizer.groups[0]!.momentum = 0.9;
+    step(optimizer, p);
+    step(optimizer, p);
+    expect(p.itemSync()).toBeCloseTo(0.61, 12);
+  });
+  test('a group that needs more state joins one that needs less', () => {
+    const [p, q] = [one(), one()];
+    const optimizer = new optim.Adam([p], { lr: 0.1 });
+    step(optimizer, p);
+    optimizer.addGroup({ params: [q], amsgrad: true });
+    step(optimizer, p, q);
+    expect([p.itemSync(), q.itemSync()]).toEqual([expect.closeTo(0.8, 6), expect.closeTo(0.9, 6)]);
+  });
+  test('a group that is refused leaves no trace', () => {
+    const [p, q] = [one(), one()];
+    const optimizer = new optim.SGD([p]);
+    expect(() => optimizer.addGroup({ params: [q], lr: -1 })).toThrow(sg.ValueError);
+    expect(() => optimizer.addGroup({ params: [q, q] })).toThrow(/appears twice/);
+    optimizer.addGroup({ params: [q], lr: 1 });
+    expect(optimizer.groups.map((g) => g.params)).toEqual([[p], [q]]);
+  });
+  test('options given as undefined are the defaults', () => {
+    const { lr, betas, weightDecay } = new optim.AdamW([one()], { lr: undefined, betas: undefined, weightDecay: undefined }).groups[0]!;
+    expect({ lr, betas, weightDecay }).toEqual({ lr: 1e-3, betas: [0.9, 0.999], weightDecay: 0.01 });
+  });
+  test('an option that stops being finite is found before anything changes', () => {
+    const p = one();
+    const optimizer = new optim.AdamW([p]);
+    optimizer.groups[0]!.weightDecay = Number.NaN;
+    expect(() => step(optimizer, p)).toThrow(/AdamW: group 0: weightDecay must be a finite number/);
+    expect([p.itemSync(), optimizer.steps]).toEqual([1, 0]);
+  });
+  test('going back to an earlier state goes back in all of it', () => {
+    const p = one();
+    const optimizer = new optim.Adam([p], { lr: 0.1 });
+    const fresh = optimizer.stateDict();
+    step(optimizer, p);
+    optimizer.loadStateDict(fresh);
+    expect([optimizer.steps, optimizer.stateDict().state]).toEqual([0, {}]);
+    step(optimizer, p);
+    expect(p.itemSync()).toBeCloseTo(0.8, 6); // twice a first step
+  });
+  test.each([
+    ['no state', { state: null }],
+    ['a count that is no number', { state: { 0: { step: 'x' } } }],
+    ['a rate that is none', { paramGroups: [{ lr: Number.NaN, params: [0] }] }],
+    ['betas out of range', { paramGroups: [{ betas: [2, 2], params: [0] }] }],
+  ])('a state dict with %s', (_, part) => {
+    const p = one();
+    const optimizer = new optim.Adam([p]);
+    step(optimizer, p);
+    const options = { ...optimizer.groups[0]! };
+    expect(() => optimizer.loadStateDict({ ...optimizer.stateDict(), ...part } as never)).toThrow(sg.ValueError);
+    expect(optimizer.groups[0]).toEqual(options);
+  });
+});
+
 const schedulers = new Golden('schedulers');
 
 type AnySchedule = sg.optim.Schedule | sg.optim.ReduceLROnPlateau;
@@ -180,6 +249,27 @@ describe('schedules', () => {
   });
 });
 
+test('ConstantLR', () => {
+  const optimizer = new optim.SGD([sg.zeros([1], { requiresGrad: true })], { lr: 1 });
+  const schedule = new optim.ConstantLR(optimizer, { factor: 0.25, totalIters: 2 });
+  const seen = [0, 1, 2, 3].map(() => {
+    const [lr] = schedule.lrs;
+    schedule.step();
+    return lr;
+  });
+  expect(seen).toEqual([0.25, 0.25, 1, 1]);
+});
+
+test('a plateau schedule that has seen nothing yet comes through JSON', () => {
+  const optimizer = new optim.SGD([sg.zeros([1], { requiresGrad: true })], { lr: 1 });
+  const schedule = new optim.ReduceLROnPlateau(optimizer, { patience: 0 });
+  schedule.loadStateDict(JSON.parse(JSON.stringify(schedule.stateDict())));
+  schedule.step(5);
+  schedule.step(4);
+  expect(schedule.lrs).toEqual([1]);
+  expect(() => schedule.loadStateDict(null as never)).toThrow(sg.ValueError);
+});
+
 describe('clipping', () => {
   const clipping = new Golden('clipping');
   const gradients = (c: Case): sg.Tensor[] =>
@@ -197,6 +287,41 @@ describe('clipping', () => {
       expectClose(read(norm).data, clipping.values(`${c.name}/norm`) as Float32Array, 1e-6, 'the norm before');
     }
     parameters.forEach((p, i) => expectClose(read(p.grad!).data, clipping.values(`${c.name}/out${i}`) as Float32Array, 2e-6, `gradient ${i}`));
+  });
+
+  // torch.nn.utils.clip_grad_norm_ of [3, 0, -4] and [1, 2]
+  test.each([
+    [3, 4.641588833612779],
+    [0.5, 37.7765657052182],
+    [Number.NEGATIVE_INFINITY, 0],
+    [0, 2],
+  ])('norm of order %s', (normType, expected) => {
+    const parameters = [
+      [3, 0, -4],
+      [1, 2],
+    ].map((g) => {
+      const p = sg.zeros([g.length], { dtype: 'float64', requiresGrad: true });
+      p.grad = sg.tensor(g, { dtype: 'float64' });
+      return p;
+    });
+    expect(optim.gradNorm(parameters, normType).itemSync()).toBeCloseTo(expected, 4);
+  });
+
+  test('float64 gradients are clipped in float64', () => {
+    const p = sg.zeros([2], { dtype: 'float64', requiresGrad: true });
+    p.grad = sg.tensor([0.1, 0.7], { dtype: 'float64' });
+    const size = Math.hypot(0.1, 0.7);
+    expect(Math.abs(optim.clipGradNorm([p], 0.3).itemSync() - size)).toBeLessThan(1e-15);
+    expect(
+      relativeError(
+        read(p.grad).data,
+        [0.1, 0.7].map((g) => (g * 0.3) / (size + 1e-6)),
+      ),
+    ).toBeLessThan(1e-14);
+  });
+
+  test('without gradients the norm is 0', () => {
+    expect(optim.clipGradNorm([sg.zeros([2], { requiresGrad: true })], 1).itemSync()).toBe(0);
   });
 
   test('16-bit gradients are clipped by their common norm', () => {

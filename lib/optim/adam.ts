@@ -15,7 +15,7 @@ export class Adam extends Optimizer<AdamOptions> {
   protected readonly op = 'adamStep';
   protected readonly decoupled: boolean = false;
   constructor(params: Params<AdamOptions>, options: Partial<AdamOptions> = {}) {
-    super(params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, maximize: false, ...options });
+    super(params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     return this.groups.some((g) => g.amsgrad) ? ['exp_avg', 'exp_avg_sq', 'max_exp_avg_sq'] : ['exp_avg', 'exp_avg_sq'];
@@ -35,6 +35,6 @@ export class Adam extends Optimizer<AdamOptions> {
 export class AdamW extends Adam {
   protected override readonly decoupled = true;
   constructor(params: Params<AdamOptions>, options: Partial<AdamOptions> = {}) {
-    super(params, { weightDecay: 0.01, ...options });
+    super(params, { ...options, weightDecay: options?.weightDecay ?? 0.01 });
   }
 }

@@ -1,9 +1,13 @@
 // Gradient clipping, on the device: the factor never visits the host.
 
 import { noGrad } from '../autograd/modes.js';
-import { describe, ShapeError, ValueError } from '../errors.js';
+import { zeros } from '../create.js';
+import { describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
-import { fresh, invoke } from '../ops/door.js';
+import { to } from '../ops/copy.js';
+import { deviceOf, fresh, invoke } from '../ops/door.js';
+import { stack } from '../ops/pieces.js';
+import { norm } from '../ops/reduce.js';
 import { checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
 
@@ -20,19 +24,23 @@ function gradients(parameters: Iterable<Tensor>, op: string): Tensor[] {
 }
 
 export interface ClipOptions {
-  /** Order of the norm: 2 (default), 1 or Infinity. */
+  /** Order of the norm; 2 by default. 1, 2 and Infinity are one native call. */
   normType?: number;
   /** Throw when the norm is not finite; waits for the device. */
   errorIfNonfinite?: boolean;
 }
 
-/** The norm of all gradients as if they were one vector: one float32 element, on the device. */
+/** The norm of all gradients as if they were one vector, on the device: float32, float64 if all gradients are. 0 without gradients. */
 export function gradNorm(parameters: Iterable<Tensor>, normType = 2): Tensor {
   const grads = gradients(parameters, 'gradNorm');
-  if (normType !== 1 && normType !== 2 && normType !== Number.POSITIVE_INFINITY)
-    throw new ValueError(`gradNorm: the norm type must be 1, 2 or Infinity, got ${describe(normType)}`);
-  if (grads.length === 0) throw new ShapeError('gradNorm: no parameter has a gradient');
-  return invoke('globalNorm', grads[0]!.device, [fresh([], 'float32'), ...grads], [normType])[0]!;
+  checkNumber(normType, 'the norm type', 'gradNorm');
+  if (grads.length === 0) return zeros([]);
+  const dtype = grads.every((g) => g.dtype === 'float64') ? 'float64' : 'float32';
+  if (normType !== 1 && normType !== 2 && normType !== Number.POSITIVE_INFINITY) {
+    const parts = grads.map((g) => norm(to(g, dtype), normType));
+    return norm(stack(parts), normType);
+  }
+  return invoke('globalNorm', deviceOf('gradNorm', grads), [fresh([], dtype), ...grads], [normType])[0]!;
 }
 
 /**
@@ -46,13 +54,14 @@ export function clipGradNorm(parameters: Iterable<Tensor>, maxNorm: number, opti
   const list = [...parameters];
   return noGrad(() =>
     scope(() => {
-      const norm = gradNorm(list, options?.normType ?? 2);
-      if (options?.errorIfNonfinite && !Number.isFinite(norm.itemSync())) throw new ValueError(`clipGradNorm: the gradient norm is ${norm.itemSync()}`);
-      const factor = norm.add(1e-6).reciprocal().mul(maxNorm).clamp(null, 1);
+      const total = gradNorm(list, options?.normType ?? 2);
+      if (options?.errorIfNonfinite && !Number.isFinite(total.itemSync())) throw new ValueError(`clipGradNorm: the gradient norm is ${total.itemSync()}`);
       const grads = gradients(list, 'clipGradNorm');
-      invoke('scaleMany', norm.device, [factor, ...grads]);
+      if (grads.length === 0) return total;
+      const factor = total.add(1e-6).reciprocal().mul(maxNorm).clamp(null, 1);
+      invoke('scaleMany', total.device, [factor, ...grads]);
       for (const g of grads) g.storage.wrote('clipGradNorm');
-      return norm;
+      return total;
     }),
   );
 }

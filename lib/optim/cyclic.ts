@@ -74,8 +74,8 @@ export class OneCycleLR extends Schedule {
     const max = checkNumber(options?.maxLr, 'maxLr', where, 0);
     const total = checkInteger(options.totalSteps, 'totalSteps', where, 1);
     const pct = checkNumber(options.pctStart ?? 0.3, 'pctStart', where, 0, 1);
-    const initial = max / checkNumber(options.divFactor ?? 25, 'divFactor', where, 0);
-    const last = initial / checkNumber(options.finalDivFactor ?? 1e4, 'finalDivFactor', where, 0);
+    const initial = max / checkNumber(options.divFactor ?? 25, 'divFactor', where, Number.MIN_VALUE);
+    const last = initial / checkNumber(options.finalDivFactor ?? 1e4, 'finalDivFactor', where, Number.MIN_VALUE);
     this.strategy = oneOf(options.annealStrategy ?? 'cos', ['cos', 'linear'], 'annealStrategy', where);
     this.totalSteps = total;
     this.phases = options.threePhase
@@ -166,7 +166,10 @@ export class ReduceLROnPlateau {
       minLr: checkNumber(options?.minLr ?? 0, 'minLr', where, 0),
       eps: checkNumber(options?.eps ?? 1e-8, 'eps', where, 0),
     };
-    this.best = this.o.mode === 'min' ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY;
+    this.best = this.worst;
+  }
+  private get worst(): number {
+    return this.o.mode === 'min' ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY;
   }
   step(metric: number): void {
     if (typeof metric !== 'number') throw new ValueError(`ReduceLROnPlateau: step needs the metric as a number, got ${describe(metric)}`);
@@ -190,16 +193,19 @@ export class ReduceLROnPlateau {
     return this.optimizer.groups.map((g) => g.lr);
   }
   stateDict(): Record<string, unknown> {
-    return { best: this.best, bad: this.bad, wait: this.wait, lrs: this.lrs };
+    // JSON, which may carry the state, has no infinity
+    return { best: Number.isFinite(this.best) ? this.best : null, bad: this.bad, wait: this.wait, lrs: this.lrs };
   }
   loadStateDict(state: Record<string, unknown>): void {
-    this.best = Number(state['best']);
-    this.bad = checkInteger(state['bad'], 'bad', 'ReduceLROnPlateau.loadStateDict', 0);
-    this.wait = checkInteger(state['wait'], 'wait', 'ReduceLROnPlateau.loadStateDict', 0);
-    const lrs = state['lrs'];
-    if (!Array.isArray(lrs) || lrs.length !== this.optimizer.groups.length) throw new ValueError('ReduceLROnPlateau.loadStateDict: the state has other groups');
+    const where = 'ReduceLROnPlateau.loadStateDict';
+    const { best, lrs } = state ?? {};
+    if (!Array.isArray(lrs) || lrs.length !== this.optimizer.groups.length) throw new ValueError(`${where}: the state has other groups`);
+    const rates = lrs.map((lr) => checkNumber(lr, 'a rate', where, 0));
+    this.best = best === null ? this.worst : checkNumber(best, 'best', where);
+    this.bad = checkInteger(state['bad'], 'bad', where, 0);
+    this.wait = checkInteger(state['wait'], 'wait', where, 0);
     this.optimizer.groups.forEach((g, i) => {
-      g.lr = checkNumber(lrs[i], 'a rate', 'ReduceLROnPlateau.loadStateDict', 0);
+      g.lr = rates[i]!;
     });
   }
   private improves(metric: number): boolean {

@@ -37,9 +37,10 @@ export const Slot = { clipFactor: 0, lossScale: 1, foundInf: 2 } as const;
 
 export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   readonly groups: ParamGroup<O>[] = [];
-  /** State tensors by parameter, in the order of `stateNames`; the float32 master last, where there is one. */
-  protected readonly state = new Map<Tensor, Tensor[]>();
+  /** State tensors by parameter and name; names come as groups with further options do. */
+  protected readonly state = new Map<Tensor, Map<string, Tensor>>();
   private readonly masters = new Map<Tensor, Tensor>();
+  private readonly defaults: O;
   private buffer: Tensor | null = null;
   private written: Float64Array | null = null;
   private readonly order: Tensor[] = [];
@@ -58,10 +59,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     return 0;
   }
 
-  protected constructor(
-    params: Params<O>,
-    private readonly defaults: O,
-  ) {
+  protected constructor(params: Params<O>, defaults: O, options?: Partial<O>) {
+    this.defaults = { ...defaults, ...definedOnly(options ?? {}) };
     if (params === null || params === undefined || typeof (params as Iterable<unknown>)[Symbol.iterator] !== 'function') {
       throw new ValueError(`${this.constructor.name}: expected parameters or groups of them, got ${describe(params)}`);
     }
@@ -78,23 +77,30 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       throw new ValueError(`${where}: a group is an object with params, got ${describe(group)}`);
     }
     const params = [...group.params];
-    for (const p of params) {
+    params.forEach((p, i) => {
       if (!(p instanceof Tensor)) throw new ValueError(`${where}: parameters must be tensors, got ${describe(p)}`);
       if (!p.isLeaf) throw new ValueError(`${where}: a parameter of shape [${p.shape}] is not a leaf`);
-      if (this.position.has(p)) throw new ValueError(`${where}: a parameter of shape [${p.shape}] appears twice`);
-      if (this.order[0] && this.order[0].device !== p.device) throw new DeviceError(`${where}: parameters are on ${this.order[0].device} and ${p.device}`);
-      this.position.set(p, this.order.push(p) - 1);
-    }
+      if (this.position.has(p) || params.indexOf(p) !== i) throw new ValueError(`${where}: a parameter of shape [${p.shape}] appears twice`);
+      const first = this.order[0] ?? params[0]!;
+      if (first.device !== p.device) throw new DeviceError(`${where}: parameters are on ${first.device} and ${p.device}`);
+    });
     const full = { ...this.defaults, ...definedOnly(group), params } as ParamGroup<O>;
-    checkRange(where, 'lr', full.lr, 0);
-    checkRange(where, 'weightDecay', full.weightDecay, 0);
-    this.checkOptions(full, where);
+    this.checkGroup(full, where);
+    const counts = this.counts(); // the buffer is laid out for the groups that there are
+    for (const p of params) this.position.set(p, this.order.push(p) - 1);
     this.groups.push(full);
-    this.dropBuffer();
+    this.dropBuffer(counts);
+  }
+
+  private checkGroup(group: ParamGroup<O>, where: string): void {
+    checkRange(where, 'lr', group.lr, 0);
+    checkRange(where, 'weightDecay', group.weightDecay, 0);
+    this.checkOptions(group, where);
   }
 
   /** Updates every parameter that has a gradient. Enqueues one native call; nothing waits. */
   step(): void {
+    this.groups.forEach((g, i) => this.checkGroup(g, `${this.constructor.name}: group ${i}`));
     const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
     const params = used.flat();
     this.steps++;
@@ -106,7 +112,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const states = this.groups.flatMap((g, i) => used[i]!.map((p) => this.stateOf(p, g)));
       const withMasters = this.masters.size > 0;
       const lists: Tensor[][] = [params, params.map((p) => checkGrad(p))];
-      for (let k = 0; k < names.length; k++) lists.push(states.map((s) => s[k]!));
+      for (const name of names) lists.push(states.map((s) => s.get(name)!));
       if (withMasters) lists.push(params.map((p) => this.masters.get(p) ?? p));
       const numbers = [lists.length, this.groups.length, Number(withMasters)];
       this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), ...this.fields(g)));
@@ -131,16 +137,13 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 
   /** State by the parameter's position, as torch.optim's state dicts; tensors are not copied. */
   stateDict(): OptimizerState {
-    const names = this.stateNames();
     const counts = this.counts();
     const state: OptimizerState['state'] = {};
     this.order.forEach((p, i) => {
       const tensors = this.state.get(p);
       if (!tensors) return;
       const entry: Record<string, Tensor | number> = { step: counts[i]! };
-      names.forEach((name, k) => {
-        entry[name] = tensors[k]!;
-      });
+      for (const [name, t] of tensors) entry[name] = t;
       const master = this.masters.get(p);
       if (master) entry['master'] = master;
       state[i] = entry;
@@ -153,32 +156,49 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /** Restores a state dict of an optimizer with the same groups. Values are copied. */
   loadStateDict(dict: OptimizerState): void {
     const where = `${this.constructor.name}.loadStateDict`;
-    if (typeof dict?.state !== 'object' || !Array.isArray(dict.paramGroups))
+    if (typeof dict?.state !== 'object' || dict.state === null || !Array.isArray(dict.paramGroups))
       throw new ValueError(`${where}: expected {state, paramGroups}, got ${describe(dict)}`);
     if (dict.paramGroups.length !== this.groups.length)
       throw new ValueError(`${where}: the dict has ${dict.paramGroups.length} groups, the optimizer ${this.groups.length}`);
-    dict.paramGroups.forEach((g, i) => {
-      const { params, ...options } = g as { params: unknown[] };
+    const groups = dict.paramGroups.map((g, i) => {
+      const { params, ...options } = (g ?? {}) as { params?: unknown[] };
       if (params?.length !== this.groups[i]!.params.length)
         throw new ValueError(`${where}: group ${i} has ${params?.length} parameters in the dict, ${this.groups[i]!.params.length} here`);
-      Object.assign(this.groups[i]!, options);
+      const full = { ...this.groups[i]!, ...definedOnly(options) };
+      this.checkGroup(full, `${where}: group ${i}`);
+      return full;
     });
-    const names = this.stateNames();
-    const counts = new Float64Array(this.order.length);
+    const counts = Float64Array.from(this.order, (_, i) => {
+      const step = dict.state[i]?.['step'] ?? 0;
+      if (!Number.isSafeInteger(step) || (step as number) < 0)
+        throw new ValueError(`${where}: state ${i}.step must be a whole number from 0, got ${describe(step)}`);
+      return step as number;
+    });
+    this.groups.forEach((g, i) => Object.assign(g, groups[i]));
     noGrad(() => {
       const owners = this.groups.flatMap((g) => g.params.map(() => g));
       this.order.forEach((p, i) => {
         const entry = dict.state[i];
-        if (!entry) return;
-        counts[i] = entry['step'] as number;
+        if (!entry) {
+          this.forget(p);
+          return;
+        }
         const tensors = this.stateOf(p, owners[i]!);
-        names.forEach((name, k) => restore(tensors[k]!, entry[name], `${where}: state ${i}.${name}`));
+        for (const name of this.stateNames()) restore(tensors.get(name)!, entry[name], `${where}: state ${i}.${name}`);
         const master = this.masters.get(p);
         if (master) restore(master, entry['master'], `${where}: state ${i}.master`);
       });
     });
     this.dropBuffer(counts);
-    this.steps = Math.max(this.steps, ...counts);
+    this.steps = Math.max(0, ...counts);
+  }
+
+  /** The parameter has taken no step. */
+  private forget(p: Tensor): void {
+    for (const t of this.state.get(p)?.values() ?? []) t.dispose();
+    this.state.delete(p);
+    this.masters.get(p)?.dispose();
+    this.masters.delete(p);
   }
 
   /** Steps each parameter has taken, from the device: waits. */
@@ -189,11 +209,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
   private initialCounts: Float64Array | null = null;
 
-  private dropBuffer(counts?: Float64Array): void {
-    if (this.order.length === 0) return;
-    const old = counts ?? this.counts();
+  /** The next step lays the buffer out anew, with these counts and zeros for parameters that follow. */
+  private dropBuffer(counts: Float64Array): void {
     this.initialCounts = new Float64Array(this.order.length);
-    this.initialCounts.set(old.subarray(0, Math.min(old.length, this.order.length)));
+    this.initialCounts.set(counts);
     this.buffer?.dispose();
     this.buffer = null;
     this.written = null;
@@ -212,7 +231,6 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     }
     const rates = Float64Array.from(this.groups, (g) => g.lr);
     if (rates.some((lr, i) => !Object.is(lr, this.written![i]))) {
-      rates.forEach((lr, i) => checkRange(this.constructor.name, `lr of group ${i}`, lr, 0));
       try {
         native.write(this.buffer.storage.handle, SLOTS * 8, rates);
       } catch (error) {
@@ -223,14 +241,16 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     return this.buffer;
   }
 
-  /** The state tensors of a parameter, made at its first step: zeros in at least float32. */
-  private stateOf(p: Tensor, group: ParamGroup<O>): Tensor[] {
+  /** The state tensors of a parameter, made when first needed: zeros in at least float32. */
+  private stateOf(p: Tensor, group: ParamGroup<O>): Map<string, Tensor> {
     let tensors = this.state.get(p);
     if (!tensors) {
-      const dtype = stateType(p.dtype);
-      tensors = this.stateNames().map((name) => stateTensor(full(p.shape, this.startOf(name, group), { dtype, device: p.device })));
+      tensors = new Map();
       this.state.set(p, tensors);
       if (dtypeSize[p.dtype] < 4) this.masters.set(p, stateTensor(to(p.detach(), 'float32')));
+    }
+    for (const name of this.stateNames()) {
+      if (!tensors.has(name)) tensors.set(name, stateTensor(full(p.shape, this.startOf(name, group), { dtype: stateType(p.dtype), device: p.device })));
     }
     return tensors;
   }

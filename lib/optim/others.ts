@@ -13,7 +13,7 @@ export interface SGDOptions extends GroupOptions {
 export class SGD extends Optimizer<SGDOptions> {
   protected readonly op = 'sgdStep';
   constructor(params: Params<SGDOptions>, options: Partial<SGDOptions> = {}) {
-    super(params, { lr: 1e-3, momentum: 0, dampening: 0, nesterov: false, weightDecay: 0, maximize: false, ...options });
+    super(params, { lr: 1e-3, momentum: 0, dampening: 0, nesterov: false, weightDecay: 0, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     return this.groups.some((g) => g.momentum !== 0) ? ['momentum_buffer'] : [];
@@ -40,7 +40,7 @@ export interface AdagradOptions extends GroupOptions {
 export class Adagrad extends Optimizer<AdagradOptions> {
   protected readonly op = 'adagradStep';
   constructor(params: Params<AdagradOptions>, options: Partial<AdagradOptions> = {}) {
-    super(params, { lr: 1e-2, lrDecay: 0, eps: 1e-10, initialAccumulatorValue: 0, weightDecay: 0, maximize: false, ...options });
+    super(params, { lr: 1e-2, lrDecay: 0, eps: 1e-10, initialAccumulatorValue: 0, weightDecay: 0, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     return ['sum'];
@@ -71,7 +71,7 @@ export interface RMSpropOptions extends GroupOptions {
 export class RMSprop extends Optimizer<RMSpropOptions> {
   protected readonly op = 'rmspropStep';
   constructor(params: Params<RMSpropOptions>, options: Partial<RMSpropOptions> = {}) {
-    super(params, { lr: 1e-2, alpha: 0.99, eps: 1e-8, momentum: 0, centered: false, weightDecay: 0, maximize: false, ...options });
+    super(params, { lr: 1e-2, alpha: 0.99, eps: 1e-8, momentum: 0, centered: false, weightDecay: 0, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     // lists are positional: a later one needs the earlier ones
@@ -97,7 +97,7 @@ export interface LAMBOptions extends GroupOptions {
 export class LAMB extends Optimizer<LAMBOptions> {
   protected readonly op = 'lambStep';
   constructor(params: Params<LAMBOptions>, options: Partial<LAMBOptions> = {}) {
-    super(params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-6, weightDecay: 0, maximize: false, ...options });
+    super(params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-6, weightDecay: 0, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     return ['exp_avg', 'exp_avg_sq'];
@@ -120,7 +120,7 @@ export interface LionOptions extends GroupOptions {
 export class Lion extends Optimizer<LionOptions> {
   protected readonly op = 'lionStep';
   constructor(params: Params<LionOptions>, options: Partial<LionOptions> = {}) {
-    super(params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0, maximize: false, ...options });
+    super(params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0, maximize: false }, options);
   }
   protected stateNames(): readonly string[] {
     return ['exp_avg'];

@@ -60,6 +60,21 @@ abstract class FromStart extends Schedule {
   }
 }
 
+/** The base rate times a factor for totalIters steps, then the base rate. */
+export class ConstantLR extends FromStart {
+  private readonly factor: number;
+  private readonly totalIters: number;
+  constructor(optimizer: OptimizerLike, options: { factor?: number; totalIters?: number } = {}) {
+    super(optimizer);
+    this.factor = checkNumber(options?.factor ?? 1 / 3, 'factor', 'ConstantLR', 0, 1);
+    this.totalIters = checkInteger(options?.totalIters ?? 5, 'totalIters', 'ConstantLR', 0);
+    this.start();
+  }
+  override rate(step: number, base: number): number {
+    return step < this.totalIters ? base * this.factor : base;
+  }
+}
+
 /** Rate × gamma every `stepSize` steps. */
 export class StepLR extends Schedule {
   private readonly stepSize: number;
