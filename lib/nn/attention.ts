@@ -1,10 +1,12 @@
 // Multi-head attention and the transformer encoder layer, with PyTorch's parameter names. Masks follow PyTorch's modules: true marks
 // what may NOT be seen.
 
-import { zerosLike } from '../create.js';
+import { zeros } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
+import { checkTensor, optionsOf } from '../ops/arguments.js';
 import { rotaryEmbedding, rotaryTables, scaledDotProductAttention } from '../ops/attention.js';
-import { gelu, maskedFill } from '../ops/blend.js';
+import { gelu, where } from '../ops/blend.js';
+import { to } from '../ops/copy.js';
 import { linear } from '../ops/matmul.js';
 import { add, logicalNot, logicalOr, relu } from '../ops/pointwise.js';
 import { narrow, permute, reshape } from '../ops/view.js';
@@ -32,9 +34,9 @@ export interface MultiheadAttentionOptions extends FactoryOptions {
 }
 
 export interface AttentionMasks {
-  /** [Tq, Tk] or [B, H, Tq, Tk]: true (or −∞ when added) is not seen. */
+  /** [Tq, Tk], [B·H, Tq, Tk] or [B, H, Tq, Tk]: true is not seen; numbers are added to the scores. */
   attnMask?: Tensor | null;
-  /** [B, Tk]: true marks padding. */
+  /** [B, Tk]: true marks padding; numbers are added to the scores of that key. */
   keyPaddingMask?: Tensor | null;
   isCausal?: boolean;
 }
@@ -49,6 +51,7 @@ export class MultiheadAttention extends Module {
   v_proj_weight: Parameter | null = null;
   in_proj_bias: Parameter | null = null;
   out_proj: Linear;
+  private readonly options: MultiheadAttentionOptions;
   private readonly headDim: number;
   private readonly keyHeads: number;
   private tables: { cos: Tensor; sin: Tensor } | null = null;
@@ -56,10 +59,12 @@ export class MultiheadAttention extends Module {
   constructor(
     readonly embedDim: number,
     readonly numHeads: number,
-    private readonly options: MultiheadAttentionOptions = {},
+    given: MultiheadAttentionOptions = {},
   ) {
     super();
     const where = 'MultiheadAttention';
+    const options = optionsOf<MultiheadAttentionOptions>(given ?? undefined, where);
+    this.options = options;
     checkSize(embedDim, 'embedDim', where);
     checkSize(numHeads, 'numHeads', where);
     if (embedDim % numHeads !== 0) throw new ValueError(`${where}: embedDim ${embedDim} is not a multiple of ${numHeads} heads`);
@@ -89,8 +94,8 @@ export class MultiheadAttention extends Module {
   override forward(query: Tensor, key: Tensor = query, value: Tensor = key, masks: AttentionMasks = {}): Tensor {
     const [q, k, v] = this.project(query, key, value);
     const y = scaledDotProductAttention(q, k, v, {
-      mask: mergeMasks(masks, q.dtype),
-      causal: masks.isCausal ?? this.options.isCausal ?? false,
+      mask: mergeMasks(masks ?? {}, q, this.numHeads),
+      causal: masks?.isCausal ?? this.options.isCausal ?? false,
       enableGqa: true,
       dropout: this.training ? (this.options?.dropout ?? 0) : 0,
     });
@@ -133,14 +138,26 @@ export class MultiheadAttention extends Module {
   }
 }
 
-/** PyTorch's two masks as the one that scaledDotProductAttention takes. */
-function mergeMasks(masks: AttentionMasks, dtype: Tensor['dtype']): Tensor | null {
-  const padding = masks.keyPaddingMask ? reshape(masks.keyPaddingMask, [masks.keyPaddingMask.shape[0]!, 1, 1, masks.keyPaddingMask.shape[1]!]) : null;
-  const attn = masks.attnMask ?? null;
-  if (!attn) return padding && logicalNot(padding);
-  if (attn.dtype === 'bool') return logicalNot(padding ? logicalOr(attn, padding) : attn);
-  const added = attn.to(dtype);
-  return padding ? maskedFill(add(added, zerosLike(padding.to(dtype))), padding, Number.NEGATIVE_INFINITY) : added;
+/** PyTorch's two masks as the one that scaledDotProductAttention takes: bool where a key may be seen, or numbers to add. */
+function mergeMasks(masks: AttentionMasks, q: Tensor, heads: number): Tensor | null {
+  const op = 'MultiheadAttention';
+  const batch = q.shape[0]!;
+  let [attn, padding] = [masks.attnMask ?? null, masks.keyPaddingMask ?? null];
+  if (attn !== null) {
+    checkTensor(attn, op, 'attnMask');
+    if (attn.ndim === 3 && attn.shape[0] === batch * heads) attn = reshape(attn, [batch, heads, ...attn.shape.slice(1)]);
+  }
+  if (padding !== null) {
+    checkTensor(padding, op, 'keyPaddingMask');
+    if (padding.ndim !== 2 || padding.shape[0] !== batch) throw new ShapeError(`${op}: keyPaddingMask must be [${batch}, keys], got [${padding.shape}]`);
+    padding = reshape(padding, [batch, 1, 1, padding.shape[1]!]);
+  }
+  const given = [attn, padding].filter((m) => m !== null);
+  if (given.length === 0) return null;
+  if (given.every((m) => m.dtype === 'bool')) return logicalNot(given.reduce((a, b) => logicalOr(a, b)));
+  return given
+    .map((m) => (m.dtype === 'bool' ? where(m, Number.NEGATIVE_INFINITY, zeros([], { dtype: q.dtype, device: q.device })) : to(m, q.dtype)))
+    .reduce((a, b) => add(a, b));
 }
 
 export interface TransformerEncoderLayerOptions extends FactoryOptions {

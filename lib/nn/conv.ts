@@ -1,6 +1,7 @@
 // Convolution and pooling layers.
 
 import { describe, ValueError } from '../errors.js';
+import { checkChoice } from '../ops/arguments.js';
 import {
   type AvgPoolOptions,
   adaptiveAvgPool2d,
@@ -9,10 +10,12 @@ import {
   type ConvOptions,
   conv1d,
   conv2d,
+  geometryOf,
   maxPool1d,
   maxPool2d,
   type PoolOptions,
 } from '../ops/conv.js';
+import { type PadMode, pad } from '../ops/joining.js';
 import { flatten } from '../ops/view.js';
 import { numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
@@ -24,12 +27,17 @@ type Sizes = number | readonly number[];
 
 export interface ConvLayerOptions extends ConvOptions, FactoryOptions {
   bias?: boolean;
+  /** What lies beyond the border: zeros (default), or the image again. */
+  paddingMode?: 'zeros' | Exclude<PadMode, 'constant'>;
 }
+const PADDING_MODES = ['zeros', 'reflect', 'replicate', 'circular'] as const;
 
 abstract class Conv extends Module {
   weight: Parameter;
   bias: Parameter | null;
   protected readonly options: ConvOptions;
+  /** How the input is padded before the convolution, from the last dimension on; null: by the kernel, with zeros. */
+  private readonly border: { mode: PadMode; padding: readonly number[] } | null;
   constructor(
     dims: number,
     readonly inChannels: number,
@@ -44,16 +52,22 @@ abstract class Conv extends Module {
     const kernel = Array.isArray(kernelSize) ? [...kernelSize] : new Array<number>(dims).fill(kernelSize as number);
     if (kernel.length !== dims) throw new ValueError(`${where}: the kernel needs ${dims} sizes, got ${describe(kernelSize)}`);
     for (const k of kernel) checkSize(k, 'kernelSize', where);
-    const { bias, dtype, device, ...geometry } = options ?? {};
+    const { bias, dtype, device, paddingMode, ...geometry } = options ?? {};
+    const mode = checkChoice(paddingMode ?? 'zeros', PADDING_MODES, 'paddingMode', where);
     const groups = checkSize(geometry.groups ?? 1, 'groups', where);
     if (inChannels % groups !== 0 || outChannels % groups !== 0)
       throw new ValueError(`${where}: ${inChannels} and ${outChannels} channels do not divide into ${groups} groups`);
-    this.options = geometry;
+    const { stride, dilation, padding } = geometryOf(geometry, kernel, where);
+    this.border = mode === 'zeros' || padding.every(([a, b]) => a + b === 0) ? null : { mode, padding: padding.toReversed().flat() };
+    this.options = this.border ? { stride, dilation, groups } : geometry;
     this.weight = parameter([outChannels, inChannels / groups, ...kernel], { dtype, device });
     init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });
     this.bias = bias === false ? null : parameter([outChannels], { dtype, device });
     const bound = 1 / Math.sqrt((inChannels / groups) * numel(kernel));
     if (this.bias) init.uniform_(this.bias, -bound, bound);
+  }
+  protected padded(x: Tensor): Tensor {
+    return this.border === null ? x : pad(x, this.border.padding, { mode: this.border.mode });
   }
 }
 
@@ -63,7 +77,7 @@ export class Conv1d extends Conv {
     super(1, inChannels, outChannels, kernelSize, options);
   }
   override forward(x: Tensor): Tensor {
-    return conv1d(x, this.weight, this.bias, this.options);
+    return conv1d(this.padded(x), this.weight, this.bias, this.options);
   }
 }
 
@@ -73,7 +87,7 @@ export class Conv2d extends Conv {
     super(2, inChannels, outChannels, kernelSize, options);
   }
   override forward(x: Tensor): Tensor {
-    return conv2d(x, this.weight, this.bias, this.options);
+    return conv2d(this.padded(x), this.weight, this.bias, this.options);
   }
 }
 

@@ -12,7 +12,7 @@ import { Module, type Parameter } from './module.js';
 
 export interface EmbeddingOptions extends FactoryOptions {
   /** This row starts at zero and receives no gradient. */
-  paddingIdx?: number;
+  paddingIdx?: number | null;
 }
 
 /** Rows of a table [numEmbeddings, embeddingDim] by index; starts standard normal, as PyTorch's. */
@@ -29,8 +29,8 @@ export class Embedding extends Module {
     checkSize(embeddingDim, 'embeddingDim', 'Embedding');
     this.weight = parameter([numEmbeddings, embeddingDim], options);
     init.normal_(this.weight);
-    const padding = options?.paddingIdx;
-    if (padding !== undefined) {
+    const padding = options?.paddingIdx ?? null;
+    if (padding !== null) {
       const at = checkInteger(padding, 'paddingIdx', 'Embedding', -numEmbeddings, numEmbeddings - 1);
       this.paddingIdx = at < 0 ? at + numEmbeddings : at;
       noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));

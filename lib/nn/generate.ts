@@ -3,6 +3,7 @@
 import { inferenceMode } from '../autograd/modes.js';
 import { describe, ShapeError } from '../errors.js';
 import { scope } from '../memory.js';
+import { optionsOf } from '../ops/arguments.js';
 import { maskedFill } from '../ops/blend.js';
 import { to } from '../ops/copy.js';
 import { scatter } from '../ops/gather.js';
@@ -31,19 +32,20 @@ export interface GenerateOptions {
 }
 
 /** tokens [batch, time] continued to [batch, time + maxNewTokens]. Sequences longer than the context go on with its last half. */
-export function generate(model: GPT, tokens: Tensor, options: GenerateOptions = {}): Tensor {
+export function generate(model: GPT, tokens: Tensor, given: GenerateOptions = {}): Tensor {
   if (!(tokens instanceof Tensor) || tokens.ndim !== 2 || tokens.shape[1] === 0) {
     throw new ShapeError(
       `generate: expected tokens [batch, time] with at least one token, got ${tokens instanceof Tensor ? `[${tokens.shape}]` : describe(tokens)}`,
     );
   }
+  const { topK, topP, seed, ...options } = optionsOf<GenerateOptions>(given ?? undefined, 'generate');
   const count = checkInteger(options.maxNewTokens ?? 100, 'maxNewTokens', 'generate', 0);
   const temperature = checkNumber(options.temperature ?? 1, 'temperature', 'generate', 0);
-  const k = options.topK === undefined ? null : checkInteger(options.topK, 'topK', 'generate', 1);
-  const p = options.topP === undefined ? null : checkNumber(options.topP, 'topP', 'generate', 0, 1);
-  const generator = options.seed === undefined ? undefined : new Generator(checkInteger(options.seed, 'seed', 'generate'));
+  const k = topK === undefined || topK === null ? null : checkInteger(topK, 'topK', 'generate', 1);
+  const p = topP === undefined || topP === null ? null : checkNumber(topP, 'topP', 'generate', 0, 1);
+  const generator = seed === undefined || seed === null ? undefined : new Generator(checkInteger(seed, 'seed', 'generate'));
   const { context } = model.options;
-  const training = model.training;
+  const modes = model.modules().map((m) => [m, m.training] as const);
   model.eval();
   try {
     return inferenceMode(() =>
@@ -68,7 +70,7 @@ export function generate(model: GPT, tokens: Tensor, options: GenerateOptions = 
       }),
     );
   } finally {
-    model.train(training);
+    for (const [m, training] of modes) m.training = training; // a part may have been in evaluation before
   }
 }
 

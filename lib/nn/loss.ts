@@ -1,6 +1,6 @@
 // Losses as modules: options once, tensors on every call.
 import { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss } from '../ops/cross_entropy.js';
-import { binaryCrossEntropyWithLogits, huberLoss, klDiv, l1Loss, mseLoss, smoothL1Loss } from '../ops/loss.js';
+import { binaryCrossEntropy, binaryCrossEntropyWithLogits, huberLoss, klDiv, l1Loss, mseLoss, smoothL1Loss } from '../ops/loss.js';
 import type { Tensor } from '../tensor.js';
 import { Module } from './module.js';
 
@@ -28,6 +28,8 @@ export class MSELoss extends loss<OptionsOf<typeof mseLoss>>(mseLoss) {}
 export class L1Loss extends loss<OptionsOf<typeof l1Loss>>(l1Loss) {}
 export class HuberLoss extends loss<OptionsOf<typeof huberLoss>>(huberLoss) {}
 export class SmoothL1Loss extends loss<OptionsOf<typeof smoothL1Loss>>(smoothL1Loss) {}
+/** Binary cross-entropy of probabilities. */
+export class BCELoss extends loss<OptionsOf<typeof binaryCrossEntropy>>(binaryCrossEntropy) {}
 /** Binary cross-entropy of logits. */
 export class BCEWithLogitsLoss extends loss<OptionsOf<typeof binaryCrossEntropyWithLogits>>(binaryCrossEntropyWithLogits) {}
 /** Kullback–Leibler divergence of log-probabilities from a target distribution. */

@@ -6,12 +6,15 @@ import { noGrad } from '../autograd/modes.js';
 import { context, withContext } from '../context.js';
 import type { DeviceLike } from '../device.js';
 import { type DType, isFloating } from '../dtype.js';
-import { describe, ShapeError, ValueError } from '../errors.js';
+import { describe, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
-import { copy_, to } from '../ops/copy.js';
-import { sameShape, showShape } from '../shape.js';
+import { to } from '../ops/copy.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
+import { type LoadResult, loadInto, type StateDict } from './state_dict.js';
+import { summarize } from './summary.js';
+
+export type { LoadResult, StateDict };
 
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
 export class Parameter extends Tensor {
@@ -23,13 +26,6 @@ export class Parameter extends Tensor {
   }
 }
 
-export type StateDict = Record<string, Tensor>;
-export interface LoadResult {
-  /** Keys the module has and the dict lacks. */
-  missing: string[];
-  /** Keys the dict has and the module lacks. */
-  unexpected: string[];
-}
 export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
 export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
 type AnyFunction = (...args: never[]) => unknown;
@@ -106,22 +102,24 @@ export abstract class Module {
 
   private setPaths(path: string): void {
     this.path = path;
-    for (const [name, child] of this.namedChildren()) child.setPaths(path ? `${path}.${name}` : name);
+    for (const [name, child] of this.namedChildren()) child.setPaths(checkPath(path ? `${path}.${name}` : name));
   }
 
   // ---- structure
 
   /** A tensor that is state but not trained: moved and saved with the module unless `persistent` is false. */
   registerBuffer(name: string, tensor: Tensor | null, options: { persistent?: boolean } = {}): void {
-    if (tensor !== null && !(tensor instanceof Tensor)) throw new ValueError(`registerBuffer: expected a tensor or null, got ${describe(tensor)}`);
-    if (tensor) takeOut(tensor.storage, 'buffer');
-    this.buffers_.set(name, { tensor, persistent: options.persistent ?? true });
+    const entry = { tensor: null as Tensor | null, persistent: options?.persistent ?? true };
+    const set = (t: Tensor | null): void => {
+      if (t !== null && !(t instanceof Tensor)) throw new ValueError(`${this.constructor.name}: buffer "${name}" must be a tensor or null, got ${describe(t)}`);
+      if (t) takeOut(t.storage, 'buffer');
+      entry.tensor = t;
+    };
+    set(tensor);
+    this.buffers_.set(name, entry);
     Object.defineProperty(this, name, {
-      get: () => this.buffers_.get(name)!.tensor,
-      set: (t: Tensor | null) => {
-        t?.keep();
-        this.buffers_.get(name)!.tensor = t;
-      },
+      get: () => entry.tensor,
+      set,
       configurable: true,
       enumerable: false,
     });
@@ -169,6 +167,10 @@ export abstract class Module {
       }
     }
   }
+  /** The tree of modules as text: classes, own parameters with their shapes, and how many they are. */
+  summary(): string {
+    return summarize(this);
+  }
   buffers(): Tensor[] {
     return [...this.namedBuffers()].map(([, b]) => b);
   }
@@ -181,7 +183,7 @@ export abstract class Module {
     const visit = (module: Module, prefix: string): void => {
       for (const [name, p] of module.ownParameters()) dict[prefix + name] = p.detach();
       for (const [name, { tensor, persistent }] of module.buffers_) if (tensor !== null && persistent) dict[prefix + name] = tensor.detach();
-      for (const [name, child] of module.namedChildren()) visit(child, `${prefix}${name}.`);
+      for (const [name, child] of module.namedChildren()) visit(child, checkPath(`${prefix}${name}.`));
     };
     visit(this, '');
     return dict;
@@ -189,26 +191,7 @@ export abstract class Module {
 
   /** Copies values in, converting dtype and device. `strict` (default) throws on missing or unexpected keys. */
   loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): LoadResult {
-    if (typeof dict !== 'object' || dict === null) throw new ValueError(`loadStateDict: expected an object of tensors, got ${describe(dict)}`);
-    const own = this.stateDict();
-    const missing = Object.keys(own).filter((k) => !Object.hasOwn(dict, k));
-    const unexpected = Object.keys(dict).filter((k) => !Object.hasOwn(own, k));
-    if ((options.strict ?? true) && missing.length + unexpected.length > 0) {
-      const list = (names: string[]): string => names.slice(0, 5).join(', ') + (names.length > 5 ? `, … (${names.length})` : '') || 'none';
-      throw new ValueError(`loadStateDict: keys do not match ${this.constructor.name}: missing ${list(missing)}; unexpected ${list(unexpected)}`);
-    }
-    const matching = Object.keys(own).filter((k) => Object.hasOwn(dict, k));
-    for (const key of matching) {
-      const source = dict[key];
-      if (!(source instanceof Tensor)) throw new ValueError(`loadStateDict: "${key}" must be a tensor, got ${describe(source)}`);
-      if (!sameShape(source.shape, own[key]!.shape)) {
-        throw new ShapeError(`loadStateDict: "${key}" has shape ${showShape(source.shape)}, the module's is ${showShape(own[key]!.shape)}`);
-      }
-    }
-    noGrad(() => {
-      for (const key of matching) copy_(own[key]!, dict[key]!);
-    });
-    return { missing, unexpected };
+    return loadInto(this.constructor.name, this.stateDict(), dict, options?.strict ?? true);
   }
 
   // ---- modes and moves
@@ -243,7 +226,14 @@ export abstract class Module {
    */
   to(target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }): this {
     noGrad(() => {
-      for (const p of this.parameters()) replaceData(p, to(p.detach(), narrowTarget(target, p)));
+      for (const p of this.parameters()) {
+        replaceData(p, to(p.detach(), narrowTarget(target, p)));
+        if (p.grad === null || (p.grad.dtype === p.dtype && p.grad.device === p.device)) continue;
+        const moved = to(p.grad, { dtype: p.dtype, device: p.device });
+        p.grad.dispose();
+        p.grad = moved;
+        takeOut(moved.storage, 'gradient');
+      }
       for (const module of this.modules()) {
         for (const entry of module.buffers_.values()) {
           if (entry.tensor) entry.tensor = to(entry.tensor, narrowTarget(target, entry.tensor)).keep();
@@ -272,6 +262,12 @@ export abstract class Module {
       this.forwardHooks = this.forwardHooks!.filter((h) => h !== hook);
     };
   }
+}
+
+/** Paths end, unless a module contains itself. */
+function checkPath(path: string): string {
+  if (path.length > 4096) throw new ValueError(`Module: a module contains itself: ${path.slice(0, 60)}…`);
+  return path;
 }
 
 /** Gives a parameter other contents under the same identity. */

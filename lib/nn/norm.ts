@@ -116,7 +116,8 @@ abstract class BatchNorm extends Module {
     const options = optionsOf<BatchNormOptions>(given, this.constructor.name);
     checkSize(numFeatures, 'numFeatures', this.constructor.name);
     this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', this.constructor.name, 0);
-    this.momentum = options.momentum === undefined ? 0.1 : options.momentum;
+    // here null is a choice of its own, not the default
+    this.momentum = options.momentum === null ? null : checkNumber(options.momentum ?? 0.1, 'momentum', this.constructor.name, 0, 1);
     [this.weight, this.bias] = learned([numFeatures], options);
     const track = options.trackRunningStats ?? true;
     const where = { device: options.device };

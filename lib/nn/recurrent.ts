@@ -82,6 +82,7 @@ abstract class Recurrent extends Module {
     }
     let sequence = this.o.batchFirst ? transpose(x, 0, 1) : x;
     const time = sequence.shape[0]!;
+    if (time === 0) throw new ShapeError(`${this.constructor.name}: the sequence [${x.shape}] has no steps`);
     const forward = Array.from({ length: time }, (_, i) => i);
     const last: Tensor[][] = [];
     for (let layer = 0; layer < this.layers; layer++) {
@@ -115,10 +116,10 @@ abstract class Recurrent extends Module {
     };
   }
 
-  protected initial(x: Tensor, given: Tensor | undefined, name: string): Tensor {
+  protected initial(x: Tensor, given: Tensor | null | undefined, name: string): Tensor {
     const batch = x?.shape?.[this.o.batchFirst ? 0 : 1] ?? 0;
     const shape = [this.layers * this.directions, batch, this.hiddenSize];
-    if (given === undefined) return zeros(shape, { dtype: x?.dtype, device: x?.device });
+    if (given === undefined || given === null) return zeros(shape, { dtype: x?.dtype, device: x?.device });
     if (!(given instanceof Tensor) || given.ndim !== 3 || given.shape.some((s, i) => s !== shape[i])) {
       throw new ShapeError(`${this.constructor.name}: ${name} must be [${shape}], got ${given instanceof Tensor ? `[${given.shape}]` : describe(given)}`);
     }
@@ -131,8 +132,9 @@ export class LSTM extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super(inputSize, hiddenSize, options, 4);
   }
-  override forward(x: Tensor, state?: readonly [Tensor, Tensor]): [Tensor, [Tensor, Tensor]] {
-    if (state !== undefined && (!Array.isArray(state) || state.length !== 2)) throw new ValueError(`LSTM: the state must be [h, c], got ${describe(state)}`);
+  override forward(x: Tensor, state?: readonly [Tensor, Tensor] | null): [Tensor, [Tensor, Tensor]] {
+    if (state !== undefined && state !== null && (!Array.isArray(state) || state.length !== 2))
+      throw new ValueError(`LSTM: the state must be [h, c], got ${describe(state)}`);
     const run = this.runLayers(x, [this.initial(x, state?.[0], 'h'), this.initial(x, state?.[1], 'c')]);
     return [run.output, run.states as [Tensor, Tensor]];
   }
@@ -155,7 +157,7 @@ export class GRU extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super(inputSize, hiddenSize, options, 3);
   }
-  override forward(x: Tensor, state?: Tensor): [Tensor, Tensor] {
+  override forward(x: Tensor, state?: Tensor | null): [Tensor, Tensor] {
     const run = this.runLayers(x, [this.initial(x, state, 'h')]);
     return [run.output, run.states[0]!];
   }

@@ -50,18 +50,30 @@ function paddingOf(padding: unknown, kernel: readonly number[], stride: readonly
   });
 }
 
+/** The options of a convolution with a number for each dimension of the kernel. */
+interface Geometry {
+  readonly stride: number[];
+  readonly dilation: number[];
+  readonly groups: number;
+  /** Before and after each dimension. */
+  readonly padding: [number, number][];
+}
+
+export function geometryOf(options: ConvOptions | undefined, kernel: readonly number[], op: string): Geometry {
+  const o = optionsOf(options, op);
+  const stride = checkSizes(o.stride ?? 1, kernel.length, 'stride', op, 1);
+  const dilation = checkSizes(o.dilation ?? 1, kernel.length, 'dilation', op, 1);
+  return { stride, dilation, groups: checkInteger(o.groups ?? 1, 'groups', op, 1), padding: paddingOf(o.padding ?? 0, kernel, stride, dilation, op) };
+}
+
 function convolve(op: 'conv1d' | 'conv2d', x: Tensor, w: Tensor, bias: Tensor | null | undefined, options: ConvOptions | undefined): Tensor {
   const dims = op === 'conv1d' ? 1 : 2;
   checkFloat(x, op);
   checkFloat(w, op, 'the weight');
   checkSameDType(x, w, op, 'input and weight');
   if (w.ndim !== dims + 2) throw new ShapeError(`${op}: the weight must have ${dims + 2} dimensions [out, in / groups, kernel], got ${showShape(w.shape)}`);
-  const o = optionsOf(options, op);
   const kernel = w.shape.slice(2);
-  const stride = checkSizes(o.stride ?? 1, dims, 'stride', op, 1);
-  const dilation = checkSizes(o.dilation ?? 1, dims, 'dilation', op, 1);
-  const groups = checkInteger(o.groups ?? 1, 'groups', op, 1);
-  const padding = paddingOf(o.padding ?? 0, kernel, stride, dilation, op);
+  const { stride, dilation, groups, padding } = geometryOf(options, kernel, op);
   const b = checkParameter(bias, [w.shape[0]!], op, 'the bias');
   if (b !== null) checkSameDType(x, b, op, 'input and bias');
   return batched(x, dims, op, (given) => {

@@ -3,7 +3,19 @@
 export * from './attention.js';
 export * from './blend.js';
 export { allclose, equal } from './check.js';
-export * from './conv.js';
+export {
+  type AvgPoolOptions,
+  adaptiveAvgPool2d,
+  avgPool1d,
+  avgPool2d,
+  type ConvOptions,
+  conv1d,
+  conv2d,
+  maxPool1d,
+  maxPool2d,
+  type PoolOptions,
+  type Sizes,
+} from './conv.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, to, zero_ } from './copy.js';
 export * from './einsum.js';
 export * from './embedding.js';

@@ -90,7 +90,8 @@ export function multinomial(weights: Tensor, samples: number, options?: { replac
   if (weights.ndim < 1 || weights.ndim > 2)
     throw new ShapeError(`multinomial: the weights must be [classes] or [rows, classes], got ${showShape(weights.shape)}`);
   checkInteger(samples, 'the number of samples', 'multinomial', 1);
-  const { replacement = false, generator = defaultGenerator() } = optionsOf(options, 'multinomial');
+  const o = optionsOf(options, 'multinomial');
+  const [replacement, generator] = [o.replacement ?? false, o.generator ?? defaultGenerator()];
   checkFlag(replacement, 'replacement', 'multinomial');
   if (!(generator instanceof Generator)) throw new ValueError('multinomial: generator must be a Generator');
   const classes = weights.shape[weights.ndim - 1]!;

@@ -1,0 +1,38 @@
+// State dicts: loading values into a module's tensors. Nothing is written before every key and shape has been checked.
+
+import { noGrad } from '../autograd/modes.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
+import { copy_ } from '../ops/copy.js';
+import { sameShape, showShape } from '../shape.js';
+import { Tensor } from '../tensor.js';
+
+export type StateDict = Record<string, Tensor>;
+export interface LoadResult {
+  /** Keys the module has and the dict lacks. */
+  missing: string[];
+  /** Keys the dict has and the module lacks. */
+  unexpected: string[];
+}
+
+/** Copies the values of `dict` into the tensors of `own`, converting dtype and device. */
+export function loadInto(name: string, own: StateDict, dict: StateDict, strict: boolean): LoadResult {
+  if (typeof dict !== 'object' || dict === null) throw new ValueError(`loadStateDict: expected an object of tensors, got ${describe(dict)}`);
+  const missing = Object.keys(own).filter((k) => !Object.hasOwn(dict, k));
+  const unexpected = Object.keys(dict).filter((k) => !Object.hasOwn(own, k));
+  if (strict && missing.length + unexpected.length > 0) {
+    const list = (names: string[]): string => names.slice(0, 5).join(', ') + (names.length > 5 ? `, … (${names.length})` : '') || 'none';
+    throw new ValueError(`loadStateDict: keys do not match ${name}: missing ${list(missing)}; unexpected ${list(unexpected)}`);
+  }
+  const matching = Object.keys(own).filter((k) => Object.hasOwn(dict, k));
+  for (const key of matching) {
+    const source = dict[key];
+    if (!(source instanceof Tensor)) throw new ValueError(`loadStateDict: "${key}" must be a tensor, got ${describe(source)}`);
+    if (!sameShape(source.shape, own[key]!.shape)) {
+      throw new ShapeError(`loadStateDict: "${key}" has shape ${showShape(source.shape)}, the module's is ${showShape(own[key]!.shape)}`);
+    }
+  }
+  noGrad(() => {
+    for (const key of matching) copy_(own[key]!, dict[key]!);
+  });
+  return { missing, unexpected };
+}
