@@ -66,7 +66,7 @@ export class Run {
   /** Lets a gradient into the graph behind a tensor. */
   private enter(root: Tensor, gradient: Tensor): void {
     if (root.gradFn && !this.seen.has(root.gradFn)) {
-      this.pending.push(...reachable(root.gradFn, this.seen));
+      for (const node of reachable(root.gradFn, this.seen)) this.pending.push(node);
       this.pending.sort((a, b) => a.id - b.id);
     }
     this.send(edgeTo(root), gradient);
