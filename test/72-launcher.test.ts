@@ -238,6 +238,17 @@ group('two launchers', { timeout: 30_000 }, () => {
     }
   });
 
+  test('a launcher that falls silent ends the job on the other host, which then ends on the first', async () => {
+    const [a, b] = await both(['--max-restarts', '2', rankScript, 'wait']);
+    await Promise.all([a!.said('waiting'), b!.said('waiting')]);
+    b!.child.kill('SIGSTOP');
+    const { code, err } = await finish(a!);
+    expect(code).toBe(1);
+    expect(last(err)).toBe('shardgrad run: the launcher of node 1 gave no sign of life for 10 s');
+    b!.child.kill('SIGCONT');
+    expect((await finish(b!)).code).toBe(1);
+  });
+
   test('the store gives way to one of another job', async () => {
     const port = await freePort();
     const stranger = await StoreServer.listen({ token: 'the token of another job', port, log: () => {} });

@@ -68,8 +68,14 @@ const first = {
 };
 
 if (all[what]) await all[what]();
-else if (RANK === '1') first[what]();
 else if (process.argv[3] === 'stubborn') {
+  const { store } = await join();
+  if (RANK === '1') {
+    await store.wait('deaf');
+    first[what]();
+  }
   process.on('SIGTERM', () => {});
+  await store.set('deaf', '');
   wait();
-} else wait();
+} else if (RANK === '1') first[what]();
+else wait();

@@ -1,12 +1,16 @@
 // What the launchers of a job's hosts say to each other through the store: that they are there and with how many ranks, the first
 // failure, that all is done. One launcher alone goes the same way. A launcher that vanishes leaves a failure behind as its last will.
 import { hostname } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { DistributedError } from '../../errors.js';
 import type { Store } from '../store.js';
 import type { Plan } from './plan.js';
 
 /** How long to wait for the launchers of all hosts. */
 const JOIN_TIMEOUT_MS = 600_000;
+/** Launchers of several hosts give a sign of life so often, and one that gave none for so long is lost: a cut link closes no connection. */
+const BEAT_MS = 2000;
+const SILENCE_MS = 10_000;
 
 /** Why a job, or one start of it, ended before its time. */
 export interface Failure {
@@ -39,6 +43,8 @@ export interface Placement {
 export class Agreement {
   /** How far this launcher has come: those who never joined owe nobody a farewell. */
   private state: 'outside' | 'waiting' | 'joined' = 'outside';
+  /** Nodes that were given up. */
+  private readonly lost = new Set<number>();
 
   constructor(
     private readonly store: Store,
@@ -62,6 +68,7 @@ export class Agreement {
     const gone = this.failureHere({ how: `the launcher on ${me.host} (node ${plan.nodeRank}) ended or lost its connection`, exitCode: 1, final: true });
     await store.will(`failure/${attempt}`, JSON.stringify(gone));
     await store.will(`left/node ${plan.nodeRank}`, '');
+    await store.add(`alive/node ${plan.nodeRank}`);
     const nodes = Array.from({ length: plan.nnodes }, (_, node) => node);
     const early = this.failure(attempt).then(({ how }) => {
       throw new DistributedError(how);
@@ -89,15 +96,43 @@ export class Agreement {
     return { host: hostname(), nodeRank: this.plan.nodeRank, rank: null, tail: [], signal: null, final: false, ...facts };
   }
 
-  /** Reports a failure and gives the first that was reported: the one all go by. */
+  /** Reports a failure and gives the first that was reported: the one all go by. Without a store each goes by its own, to the end. */
   async report(attempt: number, failure: Failure): Promise<Failure> {
-    const { value } = await this.store.compareSet(`failure/${attempt}`, null, JSON.stringify(failure));
-    return JSON.parse(String(value)) as Failure;
+    try {
+      const { value } = await this.store.compareSet(`failure/${attempt}`, null, JSON.stringify(failure), { timeoutMs: SILENCE_MS });
+      return JSON.parse(String(value)) as Failure;
+    } catch (error) {
+      if (!(error instanceof DistributedError)) throw error;
+      return { ...failure, final: true };
+    }
   }
 
   /** Resolves when a failure is reported, by whichever host. */
   async failure(attempt: number): Promise<Failure> {
     return JSON.parse(String(await this.store.get(`failure/${attempt}`, { timeoutMs: Infinity }))) as Failure;
+  }
+
+  /**
+   * Gives signs of life, and on the first host watches those of the others.
+   * @param over ends it
+   * @returns the failure of a launcher that gives none. Rejects with a DistributedError when the store gives none
+   */
+  async silence(over: AbortSignal): Promise<Failure> {
+    const { plan, store } = this;
+    const last = new Map<number, { count: string; at: number }>();
+    for (;;) {
+      await store.add(`alive/node ${plan.nodeRank}`, 1, { timeoutMs: SILENCE_MS });
+      for (let node = 1; node < plan.nnodes && plan.nodeRank === 0; node++) {
+        const count = String(await store.get(`alive/node ${node}`));
+        const before = last.get(node);
+        if (count !== before?.count) last.set(node, { count, at: Date.now() });
+        else if (Date.now() - before.at > SILENCE_MS) {
+          this.lost.add(node);
+          return this.failureHere({ how: `the launcher of node ${node} gave no sign of life for ${SILENCE_MS / 1000} s`, exitCode: 1, final: true });
+        }
+      }
+      await sleep(BEAT_MS, null, { signal: over });
+    }
   }
 
   /** Says that all ranks of this host ended well, and waits for those of the others. */
@@ -113,8 +148,9 @@ export class Agreement {
   async leave(timeoutMs: number): Promise<void> {
     const { plan, store, state } = this;
     if (state === 'outside') return;
-    const all = Array.from({ length: plan.nnodes }, (_, node) => `left/node ${node}`);
-    await store.set(all[plan.nodeRank]!, '');
-    if (plan.nodeRank === 0) await store.wait(all, { timeoutMs: state === 'joined' ? timeoutMs : Math.min(timeoutMs, 1000) });
+    await store.set(`left/node ${plan.nodeRank}`, '', { timeoutMs: SILENCE_MS });
+    const others = Array.from({ length: plan.nnodes }, (_, node) => node).filter((node) => !this.lost.has(node));
+    const keys = others.map((node) => `left/node ${node}`);
+    if (plan.nodeRank === 0) await store.wait(keys, { timeoutMs: state === 'joined' ? timeoutMs : Math.min(timeoutMs, 1000) });
   }
 }

@@ -115,16 +115,20 @@ class Job {
     });
     const doneHere = ends.then((all) => (all.every(({ exitCode }) => exitCode === 0) ? null : new Promise<never>(() => {})));
     const signalled = signals.first.then((signal) => this.endedBy(signal));
+    const over = new AbortController();
+    const silence = this.plan.nnodes > 1 ? [agreement.silence(over.signal)] : [];
     let verdict: Failure | null;
     try {
       verdict = await Promise.race([
-        Promise.race([failedHere, signalled]).then((failure) => agreement.report(attempt, failure)),
+        Promise.race([failedHere, signalled, ...silence]).then((failure) => agreement.report(attempt, failure)),
         agreement.failure(attempt),
         doneHere.then(() => agreement.done(attempt)).then(() => null),
       ]);
     } catch (error) {
       if (!(error instanceof DistributedError)) throw error;
       verdict = agreement.failureHere({ how: error.message, exitCode: 1, final: true });
+    } finally {
+      over.abort();
     }
     if (verdict === null) return null;
     await this.end(ranks, verdict.signal ?? 'SIGTERM', verdict.signal ? this.plan.shutdownTimeoutMs : FAILURE_GRACE_MS);
