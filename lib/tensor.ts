@@ -128,7 +128,7 @@ export class Tensor {
     };
   }
 
-  /** Calls `hook` with this leaf each time its gradient has been accumulated. Returns the remover. */
+  /** Calls `hook` with this leaf once a backward, when its gradient is complete. Returns the remover. */
   registerPostAccumulateGradHook(hook: (leaf: Tensor) => void): () => void {
     if (!this.isLeaf || !this.requiresGrad) throw new AutogradError('registerPostAccumulateGradHook: not a leaf that requires a gradient');
     this.accumulateHooks ??= [];

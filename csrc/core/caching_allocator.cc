@@ -233,6 +233,7 @@ void CachingAllocator::record_use(Block* block, int stream, uint64_t seq) {
 void CachingAllocator::free(Block* b) {
   stats_.liveBytes -= double(b->requested);
   stats_.liveCount--;
+  if (!b->segment) return free_adopted(b);
   const int other = 1 - b->stream;
   if (b->used_until && !source_.passed(other, b->used_until)) {
     parked_[other].push_back(b);
@@ -244,10 +245,12 @@ void CachingAllocator::free(Block* b) {
 }
 
 Block* CachingAllocator::adopt(char* data, size_t bytes, std::shared_ptr<void> owner) {
-  auto* b = new Block{};
+  return_adopted(false);
+  adopted_.push_back({std::make_unique<Block>(), std::move(owner)});
+  Block* const b = adopted_.back().block.get();
+  *b = {};
   b->data = data;
   b->size = b->requested = bytes;
-  adopted_.emplace(b, std::move(owner));
   stats_.liveBytes += double(bytes);
   stats_.liveCount++;
   stats_.allocations++;
@@ -256,13 +259,25 @@ Block* CachingAllocator::adopt(char* data, size_t bytes, std::shared_ptr<void> o
   return b;
 }
 
+void CachingAllocator::free_adopted(Block* b) {
+  const auto a = std::find_if(adopted_.begin(), adopted_.end(), [&](const Adopted& x) { return x.block.get() == b; });
+  a->freed = true;
+  for (int s = 0; s < kStreamsPerDevice; s++) a->until[s] = source_.issued(s);
+  record(MemoryEvent::kFree, b->stream, b->data, b->size);
+  return_adopted(false);
+}
+
+void CachingAllocator::return_adopted(bool wait) {
+  adopted_.remove_if([&](const Adopted& a) {
+    for (int s = 0; a.freed && s < kStreamsPerDevice; s++) {
+      if (!source_.passed(s, a.until[s]) && !(wait && source_.wait(s, a.until[s]))) return false;
+    }
+    return a.freed;
+  });
+}
+
 void CachingAllocator::release(Block* b) {
   record(MemoryEvent::kFree, b->stream, b->data, b->size);
-  if (!b->segment) {
-    adopted_.erase(b);
-    delete b;
-    return;
-  }
   if (poisons()) poison(b->data, b->size);
   b->requested = 0;
   if (Block* next = b->after; next && next->free) {
@@ -278,6 +293,7 @@ void CachingAllocator::release(Block* b) {
 }
 
 void CachingAllocator::unpark(bool wait) {
+  return_adopted(wait);
   for (int stream = 0; stream < kStreamsPerDevice; stream++) {
     auto& list = parked_[stream];
     while (!list.empty()) {

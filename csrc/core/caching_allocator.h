@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "error.h"
@@ -117,7 +117,17 @@ class CachingAllocator {
     Block* first[kLevels][kSubBins] = {};
   };
 
-  std::unordered_map<Block*, std::shared_ptr<void>> adopted_;
+  // Adopted memory goes back to its owner, and may be unmapped: both streams must have got past all that was enqueued
+  // when it was freed.
+  struct Adopted {
+    std::unique_ptr<Block> block;
+    std::shared_ptr<void> owner;
+    bool freed = false;
+    uint64_t until[kStreamsPerDevice] = {};
+  };
+  std::list<Adopted> adopted_;
+  void free_adopted(Block* b);
+  void return_adopted(bool wait);
   Pool& pool_of(size_t size, int stream) { return pools_[stream][size <= kSmallLimit ? 0 : 1]; }
   Block* find(Pool& pool, size_t size);
   void insert(Block* b);

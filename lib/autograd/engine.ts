@@ -22,11 +22,20 @@ export interface BackwardOptions {
   createGraph?: boolean;
 }
 
+const endCalls: (() => void)[] = [];
+
+/** Runs `call` when the backward that is under way has ended: what data parallelism does with the last gradients. */
+export function afterBackward(call: () => void): void {
+  endCalls.push(call);
+}
+
 export class Run {
   /** Gradients that wait for their node, by output. */
   private readonly waiting = new Map<Node, (Tensor | null)[]>();
   /** Storages that only this run can see, with the number of waiting gradients that use them. */
   private readonly uses = new Map<Storage, number>();
+  /** For leaves with accumulate hooks: contributions that are still to come, and whether one came. */
+  private readonly expected = new Map<Tensor, { left: number; came: boolean }>();
   private readonly scope = new Scope();
   private readonly outer: Scope | null;
   private readonly anomaly: boolean;
@@ -52,24 +61,49 @@ export class Run {
         this.enter(root, gradient);
         for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
           const grads = this.waiting.get(node);
-          if (grads === undefined) continue;
           this.waiting.delete(node);
           // what a checkpoint recomputed in this run serves this run alone
-          this.step(node, grads, node.id > (root.gradFn?.id ?? 0));
+          if (grads !== undefined) this.step(node, grads, node.id > (root.gradFn?.id ?? 0));
+          else this.settleLeaves(node);
         }
       } finally {
         this.scope.end(this.outer);
       }
     });
+    if (this.captured === null) for (const call of endCalls.splice(0)) call();
+  }
+
+  /** Counts how often each leaf with hooks will be asked: its hooks run once, when its gradient is complete. */
+  private expect(root: Tensor, nodes: readonly Node[]): void {
+    const one = (leaf: Tensor): void => {
+      if (!leaf.accumulateHooks?.length) return;
+      const entry = this.expected.get(leaf) ?? { left: 0, came: false };
+      entry.left++;
+      this.expected.set(leaf, entry);
+    };
+    if (!root.gradFn) one(root);
+    for (const node of nodes) for (const edge of node.edges) if (edge !== null && 'leaf' in edge) one(edge.leaf);
+  }
+
+  private settle(leaf: Tensor): void {
+    const entry = this.expected.get(leaf);
+    if (!entry || --entry.left > 0 || !entry.came) return;
+    for (const hook of leaf.accumulateHooks ?? []) hook(leaf);
+  }
+
+  /** Nothing more comes through this node. */
+  private settleLeaves(node: Node): void {
+    for (const edge of node.edges) if (edge !== null && 'leaf' in edge) this.settle(edge.leaf);
   }
 
   /** Lets a gradient into the graph behind a tensor. */
   private enter(root: Tensor, gradient: Tensor): void {
-    if (root.gradFn && !this.seen.has(root.gradFn)) {
-      for (const node of reachable(root.gradFn, this.seen)) this.pending.push(node);
-      this.pending.sort((a, b) => a.id - b.id);
-    }
+    const nodes = root.gradFn && !this.seen.has(root.gradFn) ? reachable(root.gradFn, this.seen) : [];
+    this.expect(root, nodes);
+    for (const node of nodes) this.pending.push(node);
+    this.pending.sort((a, b) => a.id - b.id);
     this.send(edgeTo(root), gradient);
+    if (!root.gradFn) this.settle(root);
   }
 
   private step(node: Node, grads: (Tensor | null)[], temporary: boolean): void {
@@ -97,6 +131,7 @@ export class Run {
         throw new AutogradError(`checkpoint: the recomputation gave ${showShape(y.shape)}, the first run ${showShape(g.shape)}; it must be deterministic`);
       this.enter(y, g);
     });
+    this.settleLeaves(node); // after what the new graph expects of them has been counted
   }
 
   private differentiate(node: Node, grads: readonly (Tensor | null)[]): void {
@@ -106,7 +141,10 @@ export class Run {
       if (edge === null) continue;
       const result = results[i];
       let g = typeof result === 'function' ? result() : result;
-      if (!g) continue;
+      if (!g) {
+        if ('leaf' in edge) this.settle(edge.leaf);
+        continue;
+      }
       const meta = node.inputMeta[i]!;
       if (!sameShape(g.shape, meta.shape)) g = sumTo(g, meta.shape);
       if (g.dtype !== meta.dtype) g = to(g, meta.dtype);
@@ -116,6 +154,7 @@ export class Run {
         );
       }
       this.send(edge, g);
+      if ('leaf' in edge) this.settle(edge.leaf);
     }
   }
 
@@ -181,7 +220,8 @@ export class Run {
       leaf.grad = add(leaf.grad, g);
       takeOut(leaf.grad.storage);
     } else addInto(leaf.grad, g);
-    for (const hook of leaf.accumulateHooks ?? []) hook(leaf);
+    const entry = this.expected.get(leaf);
+    if (entry) entry.came = true;
   }
 
   /** No one else can see it, and it fills its storage: it may become a .grad without a copy. */

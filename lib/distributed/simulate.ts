@@ -1,6 +1,6 @@
 // N ranks in one process, each on a virtual CPU device of its own: what tests and first steps use in place of N processes.
 import { randomUUID } from 'node:crypto';
-import { type Device, device } from '../device.js';
+import { type Device, device, synchronize } from '../device.js';
 import { checkInteger } from '../shape.js';
 import { ProcessGroup } from './process_group.js';
 
@@ -31,6 +31,7 @@ export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T |
       try {
         const result = await fn({ rank: world.rank, device: world.device, world });
         await world.close();
+        await synchronize(world.device);
         return result;
       } catch (error) {
         // what follows on the other ranks is a consequence
@@ -43,6 +44,10 @@ export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T |
     if (first) throw (first as { error: unknown }).error;
     return results.map((r) => (r as PromiseFulfilledResult<Awaited<T>>).value);
   } finally {
-    for (const world of worlds) await world.close().catch(() => {});
+    // faults that came of the first failure must not meet whoever uses these devices next
+    for (const world of worlds) {
+      await world.close().catch(() => {});
+      await synchronize(world.device).catch(() => {});
+    }
   }
 }

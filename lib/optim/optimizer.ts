@@ -130,7 +130,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   /** Drops the gradients and frees them. */
   zeroGrad(): void {
     for (const p of this.order) {
-      p.grad?.dispose();
+      // a view of a larger buffer is not ours to free
+      if (p.grad && !p.grad.isView) p.grad.dispose();
       p.grad = null;
     }
   }
