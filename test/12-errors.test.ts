@@ -243,6 +243,14 @@ describe('faults that only the data shows', () => {
     expect(ones([2]).add(1).toArraySync()).toEqual([2, 2]);
   });
 
+  test.each([
+    ['SHARDGRAD_MEMORY_LIMIT', '300MB'],
+    ['SHARDGRAD_NUM_THREADS', '-1'],
+  ])('%s=%s is refused', (name, value) => {
+    const run = spawnSync(process.execPath, [child], { encoding: 'utf8', env: { ...process.env, [name]: value } });
+    expect(run.stdout).toBe(`at once ValueError ${name} must be a whole number from 1, got "${value}"\n`);
+  });
+
   test('debug mode throws at the line that enqueued the op, and names it', () => {
     const run = spawnSync(process.execPath, [child], { encoding: 'utf8', env: { ...process.env, SHARDGRAD_DEBUG: '1' } });
     expect(run.stdout).toMatch(/^at once ValueError index: index 7 is out of range \[-3, 3\) at position 0 \(enqueued at .*debug_line\.mjs:6:\d+\)\n$/);

@@ -7,6 +7,7 @@
 
 #include "../cpu/cpu_device.h"
 #include "platform.h"
+#include "thread_pool.h"
 
 namespace sg {
 
@@ -16,11 +17,7 @@ std::atomic<bool> taken[kMaxDevices];
 std::atomic<size_t> mapped{0};
 
 size_t memory_limit() {
-  static const size_t limit = [] {
-    const char* text = std::getenv("SHARDGRAD_MEMORY_LIMIT");
-    const unsigned long long bytes = text ? std::strtoull(text, nullptr, 10) : 0;
-    return bytes > 0 ? size_t(bytes) : usable_memory();
-  }();
+  static const size_t limit = size_t(number_from_environment("SHARDGRAD_MEMORY_LIMIT").value_or(usable_memory()));
   return limit;
 }
 
@@ -31,6 +28,8 @@ std::unique_ptr<DeviceContext> DeviceContext::open(const std::string& kind, int 
   if (index < 0 || index >= kMaxDevices) {
     fail(ErrorCode::Device, "no device cpu:", index, ": there are cpu:0 to cpu:", kMaxDevices - 1);
   }
+  memory_limit();  // a wrong setting is said here, and not in the middle of some op
+  ThreadPool::instance();
   const std::string name = "cpu:" + std::to_string(index);
   if (index > 0 && taken[index].exchange(true)) fail(ErrorCode::Device, "device ", name, " belongs to another thread");
   try {

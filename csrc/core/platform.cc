@@ -10,6 +10,11 @@
 #endif
 
 #include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstdlib>
+
+#include "error.h"
 
 namespace sg {
 
@@ -65,6 +70,18 @@ void name_thread(const char* name) {
 #elif defined(__APPLE__)
   pthread_setname_np(name);
 #endif
+}
+
+std::optional<uint64_t> number_from_environment(const char* name) {
+  const char* const text = std::getenv(name);
+  if (!text || !*text) return std::nullopt;
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long n = std::strtoull(text, &end, 10);
+  if (*end || errno || n < 1 || !std::isdigit(static_cast<unsigned char>(*text))) {
+    fail(ErrorCode::Value, name, " must be a whole number from 1, got \"", text, "\"");
+  }
+  return n;
 }
 
 void* map_pages(size_t bytes) {

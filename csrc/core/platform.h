@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <thread>
 
 #ifdef __SANITIZE_ADDRESS__
@@ -43,6 +44,8 @@ inline bool spin_until(int64_t ns, const F& ready) {
 int usable_cores();      // affinity mask and container quota respected
 size_t usable_memory();  // physical memory, or the container's limit
 void name_thread(const char* name);
+// A whole number from 1 that an environment variable holds; nothing when it is not set. Throws on anything else.
+std::optional<uint64_t> number_from_environment(const char* name);
 
 // Page memory straight from the system, zeroed, at least 64-byte aligned; from 2 MiB on aligned to and asked to be in
 // huge pages, which are worth up to a third of a kernel's time. Null when there is none.

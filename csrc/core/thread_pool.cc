@@ -5,7 +5,6 @@
 
 #include <atomic>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <string>
@@ -27,11 +26,8 @@ int count_of(uint64_t word) { return int(word >> 20 & 0xfffff); }
 bool open(uint64_t word) { return next_of(word) < count_of(word); }
 
 int threads_from_environment() {
-  const char* text = std::getenv("SHARDGRAD_NUM_THREADS");
-  if (!text || !*text) return usable_cores();
-  char* end = nullptr;
-  const long n = std::strtol(text, &end, 10);
-  return *end || n < 1 ? usable_cores() : int(std::min<long>(n, kMaxThreads));
+  const auto n = number_from_environment("SHARDGRAD_NUM_THREADS");
+  return n ? int(std::min<uint64_t>(*n, kMaxThreads)) : usable_cores();
 }
 
 }  // namespace

@@ -85,7 +85,8 @@ export abstract class Module {
 
   private located(error: unknown): unknown {
     if (error instanceof Error && !(error as { located?: boolean }).located && error.name.endsWith('Error') && 'code' in error) {
-      error.message += ` in ${this.label}`;
+      // behind the first line: a report may follow
+      error.message = error.message.replace(/\n|$/, (end) => ` in ${this.label}${end}`);
       Object.defineProperty(error, 'located', { value: true });
     }
     return error;
