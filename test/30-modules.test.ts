@@ -135,6 +135,53 @@ describe('convolutions beyond the border', () => {
   });
 });
 
+describe('backward hooks', () => {
+  const values = (grads: readonly (Tensor | null)[]): unknown[] => grads.map((g) => g?.toArraySync());
+  const ones = (): Tensor => sg.ones([1, 2], { requiresGrad: true });
+
+  test('see the gradients of arguments and outputs, and may replace the former', () => {
+    const layer = new nn.Linear(2, 1, { bias: false });
+    sg.noGrad(() => layer.weight.copy_(sg.tensor([[3, 4]])));
+    const seen: unknown[] = [];
+    const remove = layer.registerFullBackwardHook((_m, gradInput, gradOutput) => {
+      seen.push(values(gradInput), values(gradOutput));
+      return gradInput.map((g) => g!.mul(10));
+    });
+    layer.registerFullBackwardHook((_m, gradInput) => void seen.push(values(gradInput)));
+    const x = ones();
+    layer.forward(x).mul(2).sum().backward();
+    expect(seen).toEqual([[[[6, 8]]], [[[2]]], [[[60, 80]]]]);
+    expect([x.grad!.toArraySync(), layer.weight.grad!.toArraySync()]).toEqual([[[60, 80]], [[2, 2]]]);
+    remove();
+    layer.forward(x).sum().backward();
+    expect(seen.length).toBe(4);
+  });
+  test('run without arguments that need gradients, in a fused block, with arrays of outputs, and not under noGrad', () => {
+    const calls: string[] = [];
+    const watch = (m: nn.Module, name: string): void => void m.registerFullBackwardHook((_m, i, o) => void calls.push(`${name} ${i.length} ${o.length}`));
+    const lstm = new nn.LSTM(2, 3);
+    watch(lstm, 'lstm');
+    const [y, [h]] = lstm.forward(sg.ones([4, 1, 2]));
+    y.sum().add(h.sum()).backward();
+    const gpt = new nn.GPT({ vocabSize: 5, layers: 1, heads: 1, dim: 4, context: 8 });
+    watch(gpt.transformer.h.get(0).mlp.c_fc, 'c_fc');
+    const tokens = sg.zeros([1, 3], { dtype: 'int64' });
+    sg.noGrad(() => gpt.forward(tokens));
+    gpt.forward(tokens, tokens).backward();
+    expect(calls).toEqual(['lstm 0 3', 'c_fc 1 1']);
+  });
+  test('wrong replacements are named', () => {
+    const layer = new nn.Linear(2, 2);
+    let wrong: unknown;
+    layer.registerFullBackwardHook(() => wrong as Tensor[]);
+    const run = (): void => layer.forward(ones()).sum().backward();
+    for (const given of [5, [], [sg.ones([3])], [null]]) {
+      wrong = given;
+      expect(run).toThrow(/Linear: a backward hook must return/);
+    }
+  });
+});
+
 test('generate leaves every part in the mode it found', () => {
   const model = new nn.GPT({ vocabSize: 5, layers: 1, heads: 1, dim: 4, context: 8, dropout: 0.1 });
   model.transformer.drop.eval();

@@ -91,6 +91,6 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
         return list;
       },
     });
-    return outputs;
+    return [...outputs]; // the caller's to change
   };
 }

@@ -4,17 +4,17 @@
 
 import { noGrad } from '../autograd/modes.js';
 import { context, withContext } from '../context.js';
-import type { DeviceLike } from '../device.js';
-import { type DType, isFloating } from '../dtype.js';
+import { isFloating } from '../dtype.js';
 import { describe, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
-import { to } from '../ops/copy.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
+import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
+import { type MoveTarget, moved, moveParameter } from './move.js';
 import { type LoadResult, loadInto, type StateDict } from './state_dict.js';
 import { summarize } from './summary.js';
 
-export type { LoadResult, StateDict };
+export type { BackwardHook, LoadResult, StateDict };
 
 /** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
 export class Parameter extends Tensor {
@@ -39,13 +39,14 @@ export abstract class Module {
   private readonly buffers_ = new Map<string, { tensor: Tensor | null; persistent: boolean }>();
   private preHooks: ForwardPreHook[] | null = null;
   private forwardHooks: ForwardHook[] | null = null;
+  private backwardHooks: BackwardHook[] | null = null;
 
   abstract forward(...args: never[]): unknown;
 
   constructor() {
     const body = this.forward as AnyFunction;
     if (typeof body !== 'function') throw new ValueError(`${new.target.name}: define forward as a method of the class`);
-    for (const name of ['path', 'buffers_', 'preHooks', 'forwardHooks'] as const) hide(this, name, this[name]);
+    for (const name of ['path', 'buffers_', 'preHooks', 'forwardHooks', 'backwardHooks'] as const) hide(this, name, this[name]);
     hide(this, 'forward', (...args: unknown[]) => this.run(body, args));
   }
 
@@ -54,6 +55,8 @@ export abstract class Module {
     if (outer.module === '') this.setPaths('');
     let args = given;
     for (const hook of this.preHooks ?? []) args = (hook(this, args) as unknown[] | undefined) ?? args;
+    const watch = this.backwardHooks?.length && outer.gradEnabled ? new BackwardWatch(this, this.backwardHooks, args) : null;
+    if (watch) args = watch.args;
     const scope = new Scope();
     let output: unknown;
     try {
@@ -67,7 +70,7 @@ export abstract class Module {
       endScope(scope, outer.scope, value);
       let result = value;
       for (const hook of this.forwardHooks ?? []) result = hook(this, args, result) ?? result;
-      return result;
+      return watch ? watch.leave(result) : result;
     };
     if (output instanceof Promise) {
       return output.then(finish, (error) => {
@@ -225,19 +228,12 @@ export abstract class Module {
    * Moves parameters and buffers to a device, floating-point ones to a dtype, or both. Parameters stay the same objects, so an
    * optimizer made before still updates them (its state does not move).
    */
-  to(target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }): this {
+  to(target: MoveTarget): this {
     noGrad(() => {
-      for (const p of this.parameters()) {
-        replaceData(p, to(p.detach(), narrowTarget(target, p)));
-        if (p.grad === null || (p.grad.dtype === p.dtype && p.grad.device === p.device)) continue;
-        const moved = to(p.grad, { dtype: p.dtype, device: p.device });
-        p.grad.dispose();
-        p.grad = moved;
-        takeOut(moved.storage, 'gradient');
-      }
+      for (const p of this.parameters()) moveParameter(p, target);
       for (const module of this.modules()) {
         for (const entry of module.buffers_.values()) {
-          if (entry.tensor) entry.tensor = to(entry.tensor, narrowTarget(target, entry.tensor)).keep();
+          if (entry.tensor) entry.tensor = moved(entry.tensor, target).keep();
         }
       }
     });
@@ -247,7 +243,7 @@ export abstract class Module {
   // ---- hooks
 
   get hasHooks(): boolean {
-    return (this.preHooks?.length ?? 0) + (this.forwardHooks?.length ?? 0) > 0;
+    return [this.preHooks, this.forwardHooks, this.backwardHooks].some((hooks) => hooks?.length);
   }
   /** Runs before forward; may replace the arguments. Returns the remover. */
   registerForwardPreHook(hook: ForwardPreHook): () => void {
@@ -263,6 +259,16 @@ export abstract class Module {
       this.forwardHooks = this.forwardHooks!.filter((h) => h !== hook);
     };
   }
+  /**
+   * Runs in backward, when the gradients of the tensor arguments that require one are known, with those of the outputs; may replace
+   * the former. Without such arguments it runs with the gradients of the outputs alone. Returns the remover.
+   */
+  registerFullBackwardHook(hook: BackwardHook): () => void {
+    this.backwardHooks = [...(this.backwardHooks ?? []), hook];
+    return () => {
+      this.backwardHooks = this.backwardHooks!.filter((h) => h !== hook);
+    };
+  }
 }
 
 /** Paths end, unless a module contains itself. */
@@ -271,24 +277,6 @@ function checkPath(path: string): string {
   return path;
 }
 
-/** Gives a parameter other contents under the same identity. */
-function replaceData(p: Parameter, data: Tensor): void {
-  if (data.storage === p.storage) return;
-  takeOut(data.storage, 'parameter');
-  const { storage, shape, strides, offset, dtype } = data;
-  Object.assign(p, { storage, shape, strides, offset, dtype });
-}
-
 function hide(target: object, name: string, value: unknown): void {
   Object.defineProperty(target, name, { value, writable: true, configurable: true, enumerable: false });
-}
-
-/** Integer parameters and buffers keep their dtype when a floating one is asked for. */
-function narrowTarget(
-  target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike },
-  t: Tensor,
-): DType | DeviceLike | { dtype?: DType; device?: DeviceLike } {
-  if (isFloating(t.dtype)) return target;
-  if (typeof target === 'string') return /^(cpu|cuda|meta)/.test(target) ? target : t.dtype;
-  return 'type' in target ? target : { ...target, dtype: t.dtype };
 }
