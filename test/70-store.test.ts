@@ -246,7 +246,7 @@ test('1,000 random frames and 100 wrong tokens: none gets in, memory stays flat'
   await wrong(0);
   const before = process.memoryUsage();
   for (let at = 0; at < 1000; at += 50) await wave(at, at + 50);
-  for (let i = 0; i < 100; i++) await wrong(i);
+  for (let at = 0; at < 100; at += 20) await Promise.all(Array.from({ length: 20 }, (_, i) => wrong(at + i)));
   const after = process.memoryUsage();
   expect(after.rss - before.rss).toBeLessThan(48 * 2 ** 20);
   expect(after.external - before.external).toBeLessThan(8 * 2 ** 20);
@@ -268,6 +268,13 @@ async function authenticated(server: StoreServer): Promise<{ socket: Socket; wri
 
 const addRequest = (): Buffer =>
   Buffer.concat([Buffer.from([1, 0, 0, 0, 3]), Buffer.from(new Float64Array([1]).buffer), Buffer.from([1, 0, 0, 0, 1, 0, 0, 0]), Buffer.from('n')]);
+
+test('a crowd of ranks that come at once all get in, though only so many strangers are kept', async () => {
+  const { client } = await serve();
+  const crowd = await Promise.all(Array.from({ length: 600 }, () => client(20_000)));
+  expect((await Promise.all(crowd.map((store) => store.add('present')))).length).toBe(600);
+  expect(await crowd[0]!.get('present')).toBe('600');
+});
 
 test('replayed, altered, oversized and malformed frames end the connection', async () => {
   const { server, client, log } = await serve();

@@ -10,8 +10,10 @@ import { startTimer } from './store_table.js';
 
 /** How much longer than a request's own timeout to wait for a server that should have answered it. */
 const GRACE_MS = 2000;
-/** A server that refuses our token, or is none, may be a stranger's on our port, with ours still to come: tried for so long. */
+/** On several ports, a server that refuses our token may be a stranger's, with ours still to come: tried for so long. */
 const REFUSED_FOR_MS = 10_000;
+/** On one port, so many refusals are enough; one may be a server that was flooded with connections and dropped ours. */
+const MAX_REFUSALS = 3;
 
 interface Pending {
   readonly resolve: (reply: Message) => void;
@@ -56,16 +58,19 @@ export class StoreConnection {
     const end = Date.now() + timeoutMs;
     const found = new Map<number, string>();
     let refusedSince = Infinity;
+    let refusals = 0;
     for (let pause = 50; ; pause = Math.min(pause * 1.5, 1000)) {
       for (const port of ports) {
         try {
           return await greet(host, port, token);
         } catch (error) {
           found.set(port, (error as Error).message);
-          if (error instanceof Refusal) refusedSince = Math.min(refusedSince, Date.now());
+          if (!(error instanceof Refusal)) continue;
+          refusals++;
+          refusedSince = Math.min(refusedSince, Date.now());
         }
       }
-      const refused = Date.now() >= refusedSince + (ports.length > 1 ? REFUSED_FOR_MS : 0);
+      const refused = ports.length > 1 ? Date.now() >= refusedSince + REFUSED_FOR_MS : refusals >= MAX_REFUSALS;
       if (refused || abort?.aborted || Date.now() + pause > end) {
         const places = [...found].map(([port, why]) => `${host}:${port} ${why}`).join('; ');
         throw new DistributedError(`store: no connection${refused || abort?.aborted ? '' : ` within ${timeoutMs / 1000} s`}: ${places}`);

@@ -148,7 +148,7 @@ export class Agreement {
   async leave(timeoutMs: number): Promise<void> {
     const { plan, store, state } = this;
     if (state === 'outside') return;
-    await store.set(`left/node ${plan.nodeRank}`, '', { timeoutMs: SILENCE_MS });
+    await store.set(`left/node ${plan.nodeRank}`, '', { timeoutMs: BEAT_MS });
     const others = Array.from({ length: plan.nnodes }, (_, node) => node).filter((node) => !this.lost.has(node));
     const keys = others.map((node) => `left/node ${node}`);
     if (plan.nodeRank === 0) await store.wait(keys, { timeoutMs: state === 'joined' ? timeoutMs : Math.min(timeoutMs, 1000) });
