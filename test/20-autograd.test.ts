@@ -154,6 +154,16 @@ describe('checkpoint', () => {
     a.add(c).sum().backward();
     expect([values(x.grad), values(w.grad), x.isLeaf]).toEqual([[4], [2], true]);
   });
+  test('a leaf inside and outside of it calls its hook with the complete gradient', () => {
+    const [x, w] = [leaf([5]), leaf([2])];
+    const seen: unknown[] = [];
+    for (const p of [x, w]) p.registerPostAccumulateGradHook(() => seen.push(values(p.grad)));
+    sg.checkpoint((z) => z.mul(w).add(w), x)
+      .sum()
+      .backward();
+    expect(seen).toEqual(expect.arrayContaining([[2], [6]]));
+    expect(seen.length).toBe(2);
+  });
   test('an argument changed in place is found', () => {
     const x = sg.ones([2]);
     const w = leaf([1, 2]);
