@@ -1,4 +1,6 @@
 // The public part of shardgrad/distributed.
+
+export { type DataParallelOptions, DistributedDataParallel } from './ddp.js';
 export {
   detectLaunch,
   type Environment,
@@ -8,6 +10,10 @@ export {
   type RankCount,
   type RankLaunch,
 } from './environment.js';
+export { type InitOptions, init, type Job } from './init.js';
+export { type GroupOptions, ProcessGroup, type ReduceOp } from './process_group.js';
 export { meet, type Rendezvous } from './rendezvous.js';
+export { type SimulatedRank, simulate } from './simulate.js';
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
+export type { Work } from './work.js';
