@@ -22,7 +22,8 @@ export interface BackwardOptions {
   createGraph?: boolean;
 }
 
-const endCalls: (() => void)[] = [];
+/** Of the innermost backward under way; dropped with it when it throws. */
+let endCalls: (() => void)[] = [];
 
 /** Runs `call` when the backward that is under way has ended: what data parallelism does with the last gradients. */
 export function afterBackward(call: () => void): void {
@@ -56,6 +57,9 @@ export class Run {
 
   start(root: Tensor, gradient: Tensor): void {
     const create = this.options.createGraph ?? false;
+    const outerCalls = endCalls;
+    const calls: (() => void)[] = [];
+    endCalls = calls;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
       try {
         this.enter(root, gradient);
@@ -68,9 +72,10 @@ export class Run {
         }
       } finally {
         this.scope.end(this.outer);
+        endCalls = outerCalls;
       }
     });
-    if (this.captured === null) for (const call of endCalls.splice(0)) call();
+    for (const call of calls) call();
   }
 
   /** Counts how often each leaf with hooks will be asked: its hooks run once, when its gradient is complete. */
