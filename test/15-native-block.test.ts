@@ -1,11 +1,11 @@
 // The native boundary without the library in front of it: 20,000 blocks of garbage, from random numbers to calls that are
 // right but for one number. Each ends in a typed error or is carried out; none touches memory that is not its own.
-import { beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { block, HEADER, native, RECORD, Rec } from '../lib/native.js';
 import { stream } from './helpers/random.js';
 
 const BLOCKS = 20_000;
-const TYPED = /^(Shape|DType|Device|Disposed|OutOfMemory|Value|Checkpoint|Internal)Error$/;
+const TYPED = /^(Shape|DType|Device|Disposed|OutOfMemory|Distributed|Value|Checkpoint|Internal)Error$/;
 const next = stream(15);
 const below = (n: number): number => Math.floor(next() * n);
 const pick = <T>(list: readonly T[]): T => list[below(list.length)]!;
@@ -13,10 +13,13 @@ const strange = [Number.NaN, Number.POSITIVE_INFINITY, -1, -2, -3, 0, 0.5, 1, 1e
 
 let slot = 0;
 let handles: number[] = [];
+let group = 0;
 const failures = new Map<string, number>();
 
 beforeAll(() => {
   slot = native.openDevice('cpu', 0);
+  // number 1: collectives find a group
+  group = native.joinGroup('fuzz', `/shardgrad-fuzz-${process.pid}`, 0, 1, 1000);
   handles = [0, 1, 4, 8, 64, 512, 4096].map((bytes) =>
     native.upload(
       slot,
@@ -24,6 +27,8 @@ beforeAll(() => {
     ),
   );
 });
+
+afterAll(() => native.leaveGroup(group));
 
 function stats(): Float64Array {
   const out = new Float64Array(32);

@@ -26,7 +26,8 @@ struct Parts {
   Parts(const char* op, const double* counts, int ranks) {
     for (int r = 0; r < ranks; r++) {
       const int64_t n = int64_t(counts[r]);
-      if (n < 0 || double(n) != counts[r]) fail(ErrorCode::Shape, op, ": ", counts[r], " is not a number of elements");
+      if (n < 0 || n > int64_t(1) << 50 || double(n) != counts[r])
+        fail(ErrorCode::Shape, op, ": ", counts[r], " is not a number of elements");
       begin.push_back(total);
       count.push_back(n);
       total += n;

@@ -145,7 +145,7 @@ std::string ShmGroup::show_call(const Signature& s) const {
 
 ShmGroup::Signature ShmGroup::sign(Call call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
   if (header().failed) raise_failure();
-  if (root >= size() || (root < 0 && root != -1)) {
+  if (root >= size() || root < -1) {
     fail(ErrorCode::Value, kCalls[int(call)], ": rank ", root, " is not one of the ", size(),
          " ranks of process group ", name());
   }

@@ -8,7 +8,9 @@ namespace sg {
 
 namespace {
 
-std::shared_ptr<Group> group_of(const OpArguments& a) { return find_group(int(a.numbers[0])); }
+// What no rank and no group can be becomes -2.
+int small(double d) { return d >= 0 && d <= INT32_MAX ? int(d) : -2; }
+std::shared_ptr<Group> group_of(const OpArguments& a) { return find_group(small(a.numbers[0])); }
 Reduction reduction_of(const OpArguments& a) {
   const double op = a.numbers[1];
   if (op < 0 || op >= double(RankReduce::kCount)) fail(ErrorCode::Value, "collective: unknown reduction ", op);
@@ -41,11 +43,11 @@ std::vector<OpRow> collective_rows() {
           }),
       row("reduceTo", "*[N']; n n r n", kInPlace, 1, 4, false,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->reduce(s, a.views[0], reduction_of(a), int(a.numbers[3]));
+            group_of(a)->reduce(s, a.views[0], reduction_of(a), small(a.numbers[3]));
           }),
       row("broadcastFrom", "*[N']; n n", kInPlace, 1, 2, false,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->broadcast(s, a.views[0], int(a.numbers[1]));
+            group_of(a)->broadcast(s, a.views[0], small(a.numbers[1]));
           }),
       row("allGather", "T[N'] T[M']; n c", kInOut, 2, 1, true,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
@@ -53,11 +55,11 @@ std::vector<OpRow> collective_rows() {
           }),
       row("gatherTo", "T[N'] T[M']; n n c", kInMaybeOut, 2, 2, true,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->gather(s, a.views[0], maybe(a, 1), rest_from(a, 2), int(a.numbers[1]));
+            group_of(a)->gather(s, a.views[0], maybe(a, 1), rest_from(a, 2), small(a.numbers[1]));
           }),
       row("scatterFrom", "T[N'] T[M']; n n c", kMaybeInOut, 2, 2, true,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->scatter(s, maybe(a, 0), a.views[1], rest_from(a, 2), int(a.numbers[1]));
+            group_of(a)->scatter(s, maybe(a, 0), a.views[1], rest_from(a, 2), small(a.numbers[1]));
           }),
       row("reduceScatter", "T[N'] T[M']; n n r c", kInOut, 2, 3, true,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
@@ -69,11 +71,11 @@ std::vector<OpRow> collective_rows() {
           }),
       row("sendTo", "*[N']; n n", kInOnly, 1, 2, false,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->send(s, a.views[0], int(a.numbers[1]));
+            group_of(a)->send(s, a.views[0], small(a.numbers[1]));
           }),
       row("receiveFrom", "*[N']; n n", kInPlace, 1, 2, false,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) {
-            group_of(a)->receive(s, a.views[0], int(a.numbers[1]));
+            group_of(a)->receive(s, a.views[0], small(a.numbers[1]));
           }),
       row("barrier", "; n", nullptr, 0, 1, false,
           [](Stream& s, Device&, const OpRow&, OpArguments& a) { group_of(a)->barrier(s); }),
