@@ -20,6 +20,7 @@ beforeAll(() => {
   slot = native.openDevice('cpu', 0);
   // number 1: collectives find a group
   group = native.joinGroup('fuzz', `/shardgrad-fuzz-${process.pid}`, 0, 1, 1000);
+  native.sealGroup(group);
   handles = [0, 1, 4, 8, 64, 512, 4096].map((bytes) =>
     native.upload(
       slot,
