@@ -172,6 +172,21 @@ test.each(['float32', 'bfloat16', 'float16', 'int32'] as const)('shared tensors 
   }
 });
 
+test('ranks may pass an old shared tensor where others pass a new one', async () => {
+  const results = await simulate(3, async (of) => {
+    const old = of.world.sharedZeros([20_000]);
+    const seen: number[] = [];
+    for (let i = 0; i < 6; i++) {
+      const x = i % 3 === of.rank ? of.world.sharedZeros([20_000]) : old;
+      x.fill_(of.rank + i);
+      seen.push(await (await of.world.allReduce(x)).sum().item());
+    }
+    return seen;
+  });
+  const expected = Array.from({ length: 6 }, (_, i) => 20_000 * (3 + 3 * i));
+  expect(results).toEqual([expected, expected, expected]);
+});
+
 test('one rank with private memory: all copy, and agree', async () => {
   const results = await simulate(3, async (of) => {
     const x = of.rank === 1 ? sg.zeros([20_000], { device: of.device }) : of.world.sharedZeros([20_000]);

@@ -61,11 +61,6 @@ std::shared_ptr<ShmGroup> ShmGroup::join(const std::string& group, const std::st
     fail(ErrorCode::Distributed, "process group ", group, ": two processes say that they are rank ", rank);
   }
   auto made = std::make_shared<ShmGroup>(group, std::move(memory), rank, size, o);
-  if (rank == 0) {
-    made->header().size = uint32_t(size);
-    made->header().slot_bytes = o.slot_bytes;
-    made->header().channel_bytes = o.channel_bytes;
-  }
   made->line(rank).presence = uint32_t(Presence::kJoined);
   Heartbeat::instance().add(made);
   return made;

@@ -88,8 +88,6 @@ class ShmGroup final : public Group {
   };
   struct alignas(128) Header {
     std::atomic<uint32_t> failed;  // 1: somebody writes the reason; 2: it can be read
-    uint32_t size;
-    uint64_t slot_bytes, channel_bytes;
     int32_t culprit;
     char reason[1024];
   };
@@ -139,7 +137,7 @@ class ShmGroup final : public Group {
   std::mutex shared_mutex_;
   std::map<uint32_t, std::weak_ptr<SharedSegment>> shared_;
   uint32_t next_shared_ = 1;
-  // What the others share, by rank and number; null where it could not be mapped.
+  // What was met, by rank and number: the others' memory, null where it could not be mapped and for our own.
   std::map<std::pair<int, uint32_t>, std::unique_ptr<SharedSegment>> mapped_;
 };
 

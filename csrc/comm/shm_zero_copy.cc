@@ -39,10 +39,11 @@ bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
   if (!everywhere) return false;
   for (int r = 0; r < size(); r++) {
     const Signature& s = line(r).signature[sequence_ & 1];
-    if (r == rank()) continue;
+    // Our own numbers are entered, too: every rank must find the same ones new, or they would count different rounds.
     auto [entry, added] = mapped_.try_emplace({r, s.shared_number});
     if (!added) continue;
     fresh = true;
+    if (r == rank()) continue;
     try {
       entry->second = std::make_unique<SharedSegment>(SharedSegment::open_of(s.process, s.file));
     } catch (const Error&) {
@@ -55,7 +56,7 @@ bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
     const Signature& s = line(r).signature[sequence_ & 1];
     if (r != rank()) mine &= mapped_[{r, s.shared_number}] != nullptr;
   }
-  if (fresh || size() == 1) {
+  if (fresh) {
     *slot(rank()) = mine;
     round(stream);
     for (int r = 0; r < size(); r++) mine &= *slot(r) != 0;
