@@ -1,5 +1,6 @@
 // Every collective of simulated ranks against plain arithmetic: dtypes, reductions, sizes across slots, uneven rows; equal bits on
 // every rank; and what ranks that disagree, leave or fail are told.
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
 import type { DType } from '../lib/index.js';
@@ -185,6 +186,22 @@ test('ranks may pass an old shared tensor where others pass a new one', async ()
   });
   const expected = Array.from({ length: 6 }, (_, i) => 20_000 * (3 + 3 * i));
   expect(results).toEqual([expected, expected, expected]);
+});
+
+test('shared memory that was given back leaves every rank', async () => {
+  const resident = (): number => Number(/RssShmem:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]) / 1024;
+  const seen: number[] = [];
+  await simulate(2, async (of) => {
+    for (let i = 0; i < 20; i++) {
+      const x = of.world.sharedZeros([2 << 20]);
+      await of.world.allReduce(x);
+      x.dispose();
+      await sg.synchronize(of.device);
+      if (of.rank === 0) seen.push(resident());
+    }
+  });
+  // each of the 40 tensors has 8 MiB; a few are on their way out at any time
+  expect(Math.max(...seen) - seen[0]!).toBeLessThan(100);
 });
 
 test('one rank with private memory: all copy, and agree', async () => {

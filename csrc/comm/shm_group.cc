@@ -146,7 +146,7 @@ ShmGroup::Signature ShmGroup::sign(Call call, DType dtype, int64_t count, int ro
   }
   uint64_t hash = 14695981039346656037u;  // FNV-1a
   for (int i = 0; i < counts.count; i++) hash = (hash ^ uint64_t(counts[i])) * 1099511628211u;
-  return {sequence_, call, dtype, r.op, root, count, hash, r.factor, 0, 0, 0, 0};
+  return {sequence_, call, dtype, r.op, root, count, hash, r.factor, 0, 0, 0, 0, 0};
 }
 
 void ShmGroup::begin(Call call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {

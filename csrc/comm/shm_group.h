@@ -74,6 +74,7 @@ class ShmGroup final : public Group {
     double factor;
     // Where the tensor lies in memory that every rank can map; number 0: it does not.
     uint32_t shared_number;
+    uint32_t oldest_shared;  // what this rank shared before it is gone
     int32_t process, file;
     uint64_t shared_offset;
   };

@@ -23,8 +23,10 @@ void ShmGroup::say_where(const void* data) {
   Signature& mine = line(rank()).signature[sequence_ & 1];
   const char* const at = static_cast<const char*>(data);
   std::lock_guard lock(shared_mutex_);
+  mine.oldest_shared = next_shared_;
   for (const auto& [number, segment] : shared_) {
     const auto s = segment.lock();
+    if (s) mine.oldest_shared = std::min(mine.oldest_shared, number);
     if (!s || at < s->data() || at >= s->data() + s->size()) continue;
     mine.shared_number = number;
     mine.process = int32_t(getpid());
@@ -35,6 +37,10 @@ void ShmGroup::say_where(const void* data) {
 
 bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
   bool everywhere = true, fresh = false;
+  // All ranks forget the same: a block that its owner has freed would stay in memory for as long as we map it.
+  std::erase_if(mapped_, [&](const auto& entry) {
+    return entry.first.second < line(entry.first.first).signature[sequence_ & 1].oldest_shared;
+  });
   for (int r = 0; r < size(); r++) everywhere &= line(r).signature[sequence_ & 1].shared_number != 0;
   if (!everywhere) return false;
   for (int r = 0; r < size(); r++) {
