@@ -1,11 +1,12 @@
-// A client's connection to the store: the handshake, requests that wait for their replies, and the end. It is made once: when the
+// A client's connection to the store: finding it, requests that wait for their replies, and the end. It is made once: when the
 // server is lost, every pending and later request fails with the same reason. It keeps the process alive only while a request is
 // pending.
-import { connect, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DistributedError } from '../errors.js';
-import { ByteQueue, decodeMessage, encodeMessage, FrameReader, FrameWriter, type Message } from './frames.js';
-import { CHALLENGE_BYTES, HANDSHAKE_TIMEOUT_MS, Handshake, RESPONSE_BYTES } from './handshake.js';
+import { decodeMessage, encodeMessage, FrameReader, FrameWriter, type Message } from './frames.js';
+import { greet, Refusal } from './greeting.js';
+import { Handshake } from './handshake.js';
 import { startTimer } from './store_table.js';
 
 /** How much longer than a request's own timeout to wait for a server that should have answered it. */
@@ -21,9 +22,6 @@ interface Pending {
   readonly what: string;
   readonly timer: NodeJS.Timeout | null;
 }
-
-/** A handshake that cannot succeed by waiting. */
-class Refusal extends Error {}
 
 export class StoreConnection {
   private readonly pending = new Map<number, Pending>();
@@ -62,7 +60,8 @@ export class StoreConnection {
     for (let pause = 50; ; pause = Math.min(pause * 1.5, 1000)) {
       for (const port of ports) {
         try {
-          return await greet(host, port, token);
+          const handshake = new Handshake(token);
+          return await greet({ host, port }, handshake, (socket) => StoreConnection.over(socket, handshake, `${host}:${port}`));
         } catch (error) {
           found.set(port, (error as Error).message);
           if (!(error instanceof Refusal)) continue;
@@ -80,7 +79,7 @@ export class StoreConnection {
   }
 
   /** Makes a connection whose handshake is done. */
-  static over(socket: Socket, handshake: Handshake, address: string): StoreConnection {
+  private static over(socket: Socket, handshake: Handshake, address: string): StoreConnection {
     const { clientToServer, serverToClient } = handshake.keys();
     return new StoreConnection(socket, new FrameWriter(clientToServer), new FrameReader(serverToClient), address);
   }
@@ -135,42 +134,4 @@ export class StoreConnection {
     this.pending.clear();
     this.socket.unref();
   }
-}
-
-/** Connects and does the client's part of the handshake. */
-function greet(host: string, port: number, token: string): Promise<StoreConnection> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ host, port, noDelay: true });
-    const handshake = new Handshake(token);
-    const queue = new ByteQueue();
-    let answered = false;
-    const fail = (error: Error): void => {
-      clearTimeout(late);
-      socket.destroy();
-      reject(error);
-    };
-    const late = setTimeout(() => fail(socket.connecting ? new Error('does not answer') : new Refusal('does not answer as a store')), HANDSHAKE_TIMEOUT_MS);
-    const onError = (error: NodeJS.ErrnoException): void => fail(new Error(error.code === 'ECONNREFUSED' ? 'refuses connections' : error.message));
-    const onClose = (): void =>
-      fail(answered ? new Refusal('knows another token') : new Error('closed the connection: another program, or a store with too many strangers'));
-    const onData = (chunk: Buffer): void => {
-      queue.push(chunk);
-      if (!answered) {
-        const challenge = queue.take(CHALLENGE_BYTES);
-        if (!challenge) return;
-        answered = true;
-        socket.write(handshake.respond(challenge));
-      }
-      const proof = queue.take(RESPONSE_BYTES);
-      if (!proof) return;
-      if (queue.size > 0 || !handshake.accepts('server', proof)) fail(new Refusal('is no store, or knows another token'));
-      else {
-        clearTimeout(late);
-        socket.off('error', onError).off('close', onClose).off('data', onData);
-        resolve(StoreConnection.over(socket, handshake, `${host}:${port}`));
-      }
-    };
-    socket.on('connect', () => socket.write(handshake.hello()));
-    socket.on('error', onError).on('close', onClose).on('data', onData);
-  });
 }
