@@ -7,7 +7,7 @@ import { randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { ProcessGroup } from '../lib/distributed/process_group.js';
+import { sharedWorld } from '../lib/distributed/transport.js';
 import * as sg from '../lib/index.js';
 
 const { values: args } = parseArgs({
@@ -27,7 +27,7 @@ const repeats = (bytes: number): number => Math.max(5, Math.min(500, Math.floor(
 
 /** One rank: medians in microseconds by size, on rank 0. */
 async function runRank(rank: number): Promise<void> {
-  const world = new ProcessGroup({ name: 'bench', rank, size: ranks, device: sg.device('cpu'), segment: args.segment! });
+  const world = sharedWorld(args.segment!, { rank, size: ranks, device: sg.device('cpu'), timeoutMs: 600_000 });
   if (rank === 0) console.log('ready');
   const width = dtype === 'float32' ? 4 : 2;
   const medians: number[] = [];

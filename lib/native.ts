@@ -14,6 +14,28 @@ export interface NativeOp {
   readonly inputs: number;
 }
 
+/** What a flight recorder holds. Times are milliseconds of the wall clock, 0 for what has not happened. */
+export interface Recording {
+  readonly rank: number;
+  readonly process: number;
+  /** Oldest first. */
+  readonly entries: readonly RecordedCall[];
+}
+export interface RecordedCall {
+  /** Counts this rank's collectives of all groups, from 1. */
+  readonly number: number;
+  readonly group: string;
+  /** Counts this group's collectives; 0 before it has started, and for messages. */
+  readonly sequence: number;
+  /** `allReduce(float32, 10 elements, sum)` */
+  readonly call: string;
+  readonly where: string;
+  readonly enqueued: number;
+  readonly started: number;
+  readonly done: number;
+  readonly failed: boolean;
+}
+
 export interface Native {
   readonly version: string;
   readonly isa: string;
@@ -35,7 +57,11 @@ export interface Native {
   synchronize(device: number): void;
   synchronizeAsync(device: number): Promise<void>;
   streamDone(device: number, stream: number): Promise<void>;
-  joinGroup(name: string, segment: string, rank: number, size: number, timeoutMs: number): number;
+  joinShmGroup(name: string, rank: number, size: number, timeoutMs: number, parent: number, recorder: string, worldRanks: Int32Array, segment: string): number;
+  nameOfPlace(text: string): number;
+  enqueueCollective(group: number, device: number, call: number, dtype: number, count: number, root: number, place: number): number;
+  readRecorder(path: string): Recording;
+  collectiveNames(): string[];
   shareMemory(group: number, device: number, bytes: number): number;
   sealGroup(group: number): void;
   abortGroup(group: number, reason: string): void;
@@ -53,6 +79,7 @@ export interface Native {
   mapFile(path: string): ArrayBuffer;
   recordEvent(device: number, stream: number): number;
   waitEvent(device: number, stream: number, onDevice: number, onStream: number, sequence: number): void;
+  waitedTime(device: number, stream: number): number;
   configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean }): void;
 }
 

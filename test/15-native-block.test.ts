@@ -19,7 +19,7 @@ const failures = new Map<string, number>();
 beforeAll(() => {
   slot = native.openDevice('cpu', 0);
   // number 1: collectives find a group
-  group = native.joinGroup('fuzz', `/shardgrad-fuzz-${process.pid}`, 0, 1, 1000);
+  group = native.joinShmGroup('fuzz', 0, 1, 1000, 0, '', new Int32Array(), `/shardgrad-fuzz-${process.pid}`);
   native.sealGroup(group);
   handles = [0, 1, 4, 8, 64, 512, 4096].map((bytes) =>
     native.upload(

@@ -232,6 +232,85 @@ test('wait() orders the ops that follow without waiting for them', async () => {
   expect(results).toEqual(new Array(4).fill([3 * 2 ** 49]));
 });
 
+describe('coalesce', () => {
+  test('messages called in an order that would wait for ever one by one', async () => {
+    // far more than the way between two ranks holds
+    const n = 100_000;
+    const results = await simulate(4, async ({ rank, world, device }) => {
+      const [next, previous] = [(rank + 1) % 4, (rank + 3) % 4];
+      const got = [sg.zeros([n], { device }), sg.zeros([n], { device })];
+      const works = world.coalesce(() => [
+        world.send(sg.full([n], rank, { device }), next),
+        world.send(sg.full([n], 10 + rank, { device }), previous),
+        world.recv(got[0]!, previous),
+        world.recv(got[1]!, next),
+      ]);
+      for (const work of works) await work;
+      return [await got[0]!.mean().item(), await got[1]!.mean().item()];
+    });
+    expect(results).toEqual([0, 1, 2, 3].map((rank) => [(rank + 3) % 4, 10 + ((rank + 1) % 4)]));
+  });
+
+  test('small all-reduces become one, and keep their tensors', async () => {
+    const results = await simulate(3, async ({ rank, world, device }) => {
+      const small = Array.from({ length: 20 }, (_, i) => sg.full([i + 1], rank + i, { device }));
+      const ints = [sg.full([3], rank, { device, dtype: 'int32' }), sg.full([2], rank, { device, dtype: 'int32' })];
+      const large = sg.full([40_000], rank, { device });
+      const max = sg.full([2], rank, { device });
+      const works = world.coalesce(() => [...small, ...ints, large].map((x) => world.allReduce(x)).concat(world.allReduce(max, { op: 'max' })));
+      for (const work of works) work.wait();
+      return Promise.all([...small, ...ints, large, max].map((x) => x.to('float32').mean().item()));
+    });
+    const expected = [...Array.from({ length: 20 }, (_, i) => 3 + 3 * i), 3, 3, 3, 2];
+    expect(results).toEqual([expected, expected, expected]);
+  });
+
+  test('waiting inside is refused', async () => {
+    await simulate(1, ({ world, device }) => {
+      expect(() => world.coalesce(() => world.allReduce(sg.ones([1], { device })).wait())).toThrow('the collective starts when coalesce ends');
+    });
+  });
+});
+
+describe('split', () => {
+  test('colours, keys and ranks that belong to none', async () => {
+    const results = await simulate(5, async ({ rank, world, device }) => {
+      const group = await world.split(rank === 4 ? null : rank % 2, { key: -rank });
+      if (!group) return null;
+      const total = await group.allReduce(sg.tensor([rank], { device }));
+      const inside = await group.split(0, { name: 'inside' });
+      const again = await inside!.allReduce(sg.tensor([1], { device }));
+      return { rank: group.rank, worldRanks: group.worldRanks, total: await total.item(), again: await again.item(), name: group.name };
+    });
+    expect(results).toEqual([
+      { rank: 1, worldRanks: [2, 0], total: 2, again: 2, name: 'world.0/0' },
+      { rank: 1, worldRanks: [3, 1], total: 4, again: 2, name: 'world.0/1' },
+      { rank: 0, worldRanks: [2, 0], total: 2, again: 2, name: 'world.0/0' },
+      { rank: 0, worldRanks: [3, 1], total: 4, again: 2, name: 'world.0/1' },
+      null,
+    ]);
+  });
+
+  test('errors name ranks of the part and of the world', async () => {
+    const error = await simulate(4, async ({ rank, world, device }) => {
+      const group = (await world.split(rank < 2 ? 0 : 1, { name: rank < 2 ? 'low' : 'high' }))!;
+      if (group.name === 'high') await group.allReduce(sg.ones([rank], { device }));
+    }).catch((e: Error) => e);
+    expect((error as Error).message).toMatch(/process group high disagree in call #1: rank \d \(world rank [23]\) calls .*, rank \d \(world rank [23]\) calls/);
+  });
+
+  test('the memory of a part has no name either', async () => {
+    await simulate(3, async ({ world }) => {
+      const group = await world.split(0);
+      await world.barrier();
+      const mapped = readFileSync('/proc/self/maps', 'utf8').match(/\/dev\/shm\/shardgrad-.*/g)!;
+      expect(mapped.length).toBeGreaterThan(1);
+      expect(mapped.filter((line) => !line.endsWith('(deleted)'))).toEqual([]);
+      await group!.close();
+    });
+  });
+});
+
 describe('mistakes', () => {
   const failure = async (size: number, fn: (of: SimulatedRank) => unknown): Promise<Error> =>
     simulate(size, async (of) => fn(of)).then(
@@ -243,6 +322,8 @@ describe('mistakes', () => {
     const error = await failure(2, (of) => (of.rank ? of.world.barrier() : of.world.allReduce(tensorOf(of, [1]))));
     expect(error).toBeInstanceOf(sg.DistributedError);
     expect(error.message).toMatch(/the ranks of process group world disagree in call #1: rank \d calls .*, rank \d calls /);
+    // both sides' lines
+    expect(error.message.match(/ at test\/73-process-group\.test\.ts:\d+:\d+/g)).toHaveLength(2);
     expect(error.message).toContain('allReduce(float32, 1 elements, sum)');
     expect(error.message).toContain('barrier');
   });
@@ -289,8 +370,19 @@ describe('mistakes', () => {
       },
       { timeoutMs: 300 },
     ).catch((e: Error) => e);
-    expect((error as Error).message).toMatch(/barrier #1 of process group world: rank 0 has waited 300 ms for rank 1; its last call is nothing/);
+    expect((error as Error).message).toMatch(
+      /barrier #1 of process group world at test\/73[^ ]*:\d+:\d+: rank 0 has waited 300 ms for rank 1; it has called nothing yet/,
+    );
     expect(Date.now() - start).toBeLessThan(5000);
+  });
+
+  test('a timeout of one call', async () => {
+    const error = await failure(2, async (of) => {
+      await of.world.barrier();
+      if (of.rank === 0) await of.world.barrier({ timeoutMs: 200, label: 'of the epoch' });
+      else await new Promise((resolve) => setTimeout(resolve, 1500));
+    });
+    expect(error.message).toMatch(/barrier #2 of process group world of the epoch: rank 0 has waited 200 ms for rank 1; its last call is barrier #1/);
   });
 
   test('wrong arguments are refused before anything is sent', async () => {

@@ -1,5 +1,6 @@
 #include "group.h"
 
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -20,6 +21,90 @@ Groups& groups() {
 }
 
 }  // namespace
+
+void Group::enter(uint64_t entry, int64_t timeout_ns) {
+  entry_ = entry;
+  timeout_ns_ = timeout_ns > 0 ? timeout_ns : info_.timeout_ns;
+}
+
+void Group::exit(bool failed) noexcept {
+  if (entry_ > 0) info_.recorder->done(entry_, failed);
+  entry_ = 0;
+}
+
+std::string Group::who(int rank) const {
+  std::string text = "rank " + std::to_string(rank);
+  if (info_.world_ranks.empty()) return text;
+  return text + " (world rank " + std::to_string(info_.world_ranks[size_t(rank)]) + ")";
+}
+
+std::string Group::show_call(const Signature& s) const {
+  std::string text = show(s);
+  if (s.sequence > 0) text += " #" + std::to_string(s.sequence);
+  return text + " of process group " + name() + place(s);
+}
+
+void Group::give_up(const std::string& reason) {
+  abort(reason);
+  fail(ErrorCode::Distributed, reason);
+}
+
+void Group::raise_failure(int culprit, const char* reason) const {
+  if (culprit == rank()) fail(ErrorCode::Distributed, reason);
+  fail(ErrorCode::Distributed, "process group ", name(), " has failed on ", who(culprit), ": ", reason);
+}
+
+const Signature& Group::sign(const Signature& s) {
+  check_failed();
+  if (s.root >= size() || s.root < -1) {
+    fail(ErrorCode::Value, collective_name(s.call), ": rank ", s.root, " is not one of the ", size(),
+         " ranks of process group ", name());
+  }
+  current_ = s;
+  if (entry_ > 0) {
+    const std::string_view where = info_.recorder->where(entry_);
+    std::memcpy(current_.where, where.data(), where.size());
+    info_.recorder->started(entry_, current_);
+  }
+  return current_;
+}
+
+const Signature& Group::begin(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
+  return sign({++sequence_, call, dtype, r.op, root, count, hash_counts(counts), r.factor, {}});
+}
+
+Signature Group::sign_message(const Message& m) const {
+  Signature s = current_;
+  s.call = m.out ? Collective::kSend : Collective::kReceive;
+  s.dtype = m.x.dtype;
+  s.count = m.x.numel();
+  s.root = m.peer;
+  return s;
+}
+
+void Group::begin_messages(const std::vector<Message>& messages) {
+  for (const Message& m : messages) {
+    if (m.peer >= 0 && m.peer < size() && m.peer != rank()) continue;
+    fail(ErrorCode::Value, m.out ? "send" : "recv", ": rank ", m.peer, " is not another one of the ", size(),
+         " ranks of process group ", name());
+  }
+  current_ = {0, Collective::kExchange, DType::k_uint8, RankReduce::kSum, -1, 0, 0, 1, {}};
+  sign(messages.size() == 1 ? sign_message(messages[0]) : current_);
+}
+
+void Group::compare(int peer, const Signature& theirs) {
+  if (agree(theirs, current_)) return;
+  const std::string detail = show(theirs) == show(current_) ? " with other counts per rank" : std::string();
+  give_up("the ranks of process group " + name() + " disagree in call #" + std::to_string(current_.sequence) + ": " +
+          who(rank()) + " calls " + show(current_) + place(current_) + ", " + who(peer) + " calls " + show(theirs) +
+          place(theirs) + detail);
+}
+
+void Group::compare_message(int peer, const Signature& theirs, const Signature& mine) {
+  if (theirs.dtype == mine.dtype && theirs.count == mine.count) return;
+  give_up("process group " + name() + ": " + who(peer) + " calls " + show(theirs) + place(theirs) + ", " + who(rank()) +
+          " calls " + show(mine) + place(mine));
+}
 
 int add_group(std::shared_ptr<Group> group) {
   Groups& all = groups();

@@ -1,4 +1,4 @@
-// Group: the ranks that communicate, seen from one of them. The methods run in order on a stream's thread; every rank
+// Group: the ranks that communicate, seen from one of them. Collectives run in order on a stream's thread; every rank
 // of the group calls the same ones in the same order. Tensors are contiguous and were checked to lie inside their
 // storages; what the ranks disagree on is found out here and thrown as a DistributedError that names both sides.
 //
@@ -7,29 +7,42 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "../core/stream.h"
 #include "../core/view.h"
+#include "recorder.h"
+#include "signature.h"
+#include "watch.h"
 
 namespace sg {
 
-// Values cross the boundary.
-enum class RankReduce : int { kSum, kAvg, kMin, kMax, kProduct, kPremulSum, kCount };
+// What a group is made of, whatever carries it.
+struct GroupInfo {
+  std::string name;
+  int rank, size;
+  std::vector<int> world_ranks;  // of each rank; empty: the group is the world
+  std::shared_ptr<FlightRecorder> recorder;
+  int64_t timeout_ns;  // of a call that does not say its own
+};
 
-// How every rank's contribution counts: x[r] * factor for premul-sum, and the result divided by the size for avg.
-struct Reduction {
-  RankReduce op = RankReduce::kSum;
-  double factor = 1;
+// One message of an exchange.
+struct Message {
+  View x;
+  int peer;
+  bool out;  // to the peer; otherwise from it
 };
 
 class Group {
  public:
-  Group(std::string name, int rank, int size) : name_(std::move(name)), rank_(rank), size_(size) {}
+  explicit Group(GroupInfo info) : info_(std::move(info)) {}
   virtual ~Group() = default;
-  const std::string& name() const { return name_; }
-  int rank() const { return rank_; }
-  int size() const { return size_; }
+  const GroupInfo& info() const { return info_; }
+  const std::string& name() const { return info_.name; }
+  int rank() const { return info_.rank; }
+  int size() const { return info_.size; }
 
+  // ---- collectives, on the stream's thread, between enter() and exit()
   virtual void all_reduce(Stream&, View& x, Reduction r) = 0;
   virtual void reduce(Stream&, View& x, Reduction r, int root) = 0;  // x of other ranks stays
   virtual void broadcast(Stream&, View& x, int root) = 0;
@@ -40,10 +53,16 @@ class Group {
   virtual void reduce_scatter(Stream&, const View& x, View& y, Rest counts, Reduction r) = 0;
   // counts: what goes to each rank, then what comes from each
   virtual void all_to_all(Stream&, const View& x, View& y, Rest counts) = 0;
-  virtual void send(Stream&, const View& x, int to) = 0;
-  virtual void receive(Stream&, View& x, int from) = 0;
+  // Messages between pairs, all at once; those between the same two ranks in their order. Peers are checked.
+  virtual void exchange(Stream&, const std::vector<Message>& messages) = 0;
   virtual void barrier(Stream&) = 0;
-  // From any thread: this and every other rank's waits end with an error that gives the reason.
+
+  // The entry of the recorder that the next collective belongs to, and its timeout (0: the group's).
+  void enter(uint64_t entry, int64_t timeout_ns);
+  void exit(bool failed) noexcept;
+
+  // ---- any thread
+  // This and every other rank's waits end with an error that gives the reason.
   virtual void abort(const std::string& reason) = 0;
   // Memory in which collectives need no copy. `owner` keeps it.
   virtual char* share(size_t bytes, std::shared_ptr<void>& owner) = 0;
@@ -51,10 +70,36 @@ class Group {
   virtual void seal() = 0;
   // This rank takes part no more; the others are told so if they still expect it.
   virtual void leave() = 0;
+  virtual void beat() = 0;  // called by the heartbeat thread, every 250 ms
+
+  // ---- for waits and errors
+  virtual PeerState peer_state(int peer) const = 0;
+  virtual void check_failed() = 0;                               // throws when some rank has given up
+  virtual const char* silence() const { return "has stopped"; }  // what no heartbeat means
+  int64_t timeout_ns() const { return timeout_ns_; }
+  std::string who(int rank) const;                  // rank 1, or: rank 1 (world rank 5)
+  std::string show_call(const Signature& s) const;  // with number and group
+  std::string show_current() const { return show_call(current_); }
+  [[noreturn]] void give_up(const std::string& reason);  // on all ranks
+
+ protected:
+  // Numbers the collective that begins; throws what poisoned the group.
+  const Signature& begin(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r);
+  // The same for messages, which are not numbered: only two ranks know of them.
+  void begin_messages(const std::vector<Message>& messages);
+  const Signature& current() const { return current_; }
+  // Gives up when a rank calls something else.
+  void compare(int peer, const Signature& theirs);
+  void compare_message(int peer, const Signature& theirs, const Signature& mine);
+  Signature sign_message(const Message& m) const;
+  [[noreturn]] void raise_failure(int culprit, const char* reason) const;
 
  private:
-  const std::string name_;
-  const int rank_, size_;
+  const Signature& sign(const Signature& s);
+  const GroupInfo info_;
+  Signature current_{};  // what this rank is doing
+  uint64_t sequence_ = 0, entry_ = 0;
+  int64_t timeout_ns_ = 0;
 };
 
 // The groups of this process by number. A command holds the number: a group that was closed meanwhile is an error.

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "../core/platform.h"
-#include "shm_group.h"
+#include "group.h"
 
 namespace sg {
 
@@ -13,7 +13,7 @@ Heartbeat& Heartbeat::instance() {
   return *heart;
 }
 
-void Heartbeat::add(const std::shared_ptr<ShmGroup>& group) {
+void Heartbeat::add(const std::shared_ptr<Group>& group) {
   std::lock_guard lock(mutex_);
   groups_.push_back(group);
   if (std::exchange(running_, true)) return;
@@ -25,7 +25,7 @@ void Heartbeat::run() {
   for (;;) {
     {
       std::lock_guard lock(mutex_);
-      std::erase_if(groups_, [](const std::weak_ptr<ShmGroup>& g) {
+      std::erase_if(groups_, [](const std::weak_ptr<Group>& g) {
         const auto group = g.lock();
         if (group) group->beat();
         return !group;

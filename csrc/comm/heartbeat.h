@@ -7,17 +7,17 @@
 
 namespace sg {
 
-class ShmGroup;
+class Group;
 
 class Heartbeat {
  public:
   static Heartbeat& instance();  // never destroyed
-  void add(const std::shared_ptr<ShmGroup>& group);
+  void add(const std::shared_ptr<Group>& group);
 
  private:
   [[noreturn]] void run();
   std::mutex mutex_;
-  std::vector<std::weak_ptr<ShmGroup>> groups_;
+  std::vector<std::weak_ptr<Group>> groups_;
   bool running_ = false;
 };
 

@@ -66,7 +66,7 @@ void ShmGroup::reduce_slots(DType dtype, Reduction r, size_t offset, void* y, in
   std::vector<double> factors;
   for (int p = 0; p < size(); p++) {
     parts.push_back(slot(p) + offset);
-    factors.push_back(line(p).signature[sequence_ & 1].factor);
+    factors.push_back(signature_of(p).factor);
   }
   reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), y, n);
 }
@@ -74,7 +74,7 @@ void ShmGroup::reduce_slots(DType dtype, Reduction r, size_t offset, void* y, in
 void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
   check_reduction("allReduce", x.dtype, r.op);
   const size_t each = dtype_size(x.dtype);
-  begin(Call::kAllReduce, x.dtype, x.numel(), -1, {nullptr, 0}, r);
+  start(Collective::kAllReduce, x.dtype, x.numel(), -1, {nullptr, 0}, r);
   say_where(x.data);
   if (x.numel() * int64_t(each) >= kSharedBytes) {
     std::vector<char*> parts;
@@ -118,7 +118,7 @@ void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
 void ShmGroup::reduce(Stream& stream, View& x, Reduction r, int root) {
   check_reduction("reduce", x.dtype, r.op);
   const size_t each = dtype_size(x.dtype);
-  begin(Call::kReduce, x.dtype, x.numel(), root, {nullptr, 0}, r);
+  start(Collective::kReduce, x.dtype, x.numel(), root, {nullptr, 0}, r);
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;
     std::memcpy(slot(rank()), data, size_t(n) * each);
@@ -130,7 +130,7 @@ void ShmGroup::reduce(Stream& stream, View& x, Reduction r, int root) {
 
 void ShmGroup::broadcast(Stream& stream, View& x, int root) {
   const size_t each = dtype_size(x.dtype);
-  begin(Call::kBroadcast, x.dtype, x.numel(), root, {nullptr, 0}, {});
+  start(Collective::kBroadcast, x.dtype, x.numel(), root, {nullptr, 0}, {});
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;
     if (rank() == root) std::memcpy(slot(rank()), data, size_t(n) * each);
@@ -145,7 +145,7 @@ void ShmGroup::all_gather(Stream& stream, const View& x, View& y, Rest counts) {
   expect_elements("allGather", "the input", x, parts.count[size_t(rank())]);
   expect_elements("allGather", "the output", y, parts.total);
   const size_t each = dtype_size(x.dtype);
-  begin(Call::kAllGather, x.dtype, parts.total, -1, counts, {});
+  start(Collective::kAllGather, x.dtype, parts.total, -1, counts, {});
   const int64_t room = int64_t(options_.slot_bytes / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     const int64_t mine = within(x.numel(), at, room);
@@ -168,7 +168,7 @@ void ShmGroup::gather(Stream& stream, const View& x, View* y, Rest counts, int r
     expect_elements("gather", "the output", *y, parts.total);
   }
   const size_t each = dtype_size(x.dtype);
-  begin(Call::kGather, x.dtype, parts.total, root, counts, {});
+  start(Collective::kGather, x.dtype, parts.total, root, counts, {});
   const int64_t room = int64_t(options_.slot_bytes / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     const int64_t mine = within(x.numel(), at, room);
@@ -191,7 +191,7 @@ void ShmGroup::scatter(Stream& stream, const View* x, View& y, Rest counts, int 
     expect_elements("scatter", "the input", *x, parts.total);
   }
   const size_t each = dtype_size(y.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
-  begin(Call::kScatter, y.dtype, parts.total, root, counts, {});
+  start(Collective::kScatter, y.dtype, parts.total, root, counts, {});
   const int64_t room = int64_t(share / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     for (int p = 0; rank() == root && p < size(); p++) {
@@ -212,7 +212,7 @@ void ShmGroup::reduce_scatter(Stream& stream, const View& x, View& y, Rest count
   expect_elements("reduceScatter", "the input", x, parts.total);
   expect_elements("reduceScatter", "the output", y, parts.count[size_t(rank())]);
   const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
-  begin(Call::kReduceScatter, x.dtype, parts.total, -1, counts, r);
+  start(Collective::kReduceScatter, x.dtype, parts.total, -1, counts, r);
   const int64_t room = int64_t(share / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     for (int p = 0; p < size(); p++) {
@@ -235,7 +235,7 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
   expect_elements("allToAll", "the input", x, out.total);
   expect_elements("allToAll", "the output", y, in.total);
   const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
-  begin(Call::kAllToAll, x.dtype, 0, -1, {nullptr, 0}, {});
+  start(Collective::kAllToAll, x.dtype, 0, -1, {nullptr, 0}, {});
   std::memcpy(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
   round(stream);
   int64_t largest = 0;
@@ -265,43 +265,64 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
 }
 
 void ShmGroup::barrier(Stream& stream) {
-  begin(Call::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
+  start(Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
   round(stream);
   round_++;
 }
 
-void ShmGroup::send(Stream& stream, const View& x, int to) {
-  if (to == rank()) fail(ErrorCode::Value, "send: rank ", to, " cannot send to itself");
-  const size_t each = dtype_size(x.dtype);
-  current_ = sign(Call::kSend, x.dtype, x.numel(), to, {nullptr, 0}, {});
-  Channel& way = channel(rank(), to);
-  for_pieces(x.numel(), int64_t(options_.channel_bytes / each), [&](int64_t at, int64_t n) {
-    const uint32_t piece = way.written.load();
-    await(stream, to, way.read, way.sleepers, [&] { return piece - way.read.load() < 2; });
-    way.signature[piece & 1] = current_;
-    std::memcpy(channel_data(rank(), to, piece), bytes_of(x) + size_t(at) * each, size_t(n) * each);
-    way.written.store(piece + 1);
-    if (way.sleepers.load()) wake_all(way.written);
-  });
+bool ShmGroup::move_piece(const Message& m, int64_t& at) {
+  const size_t each = dtype_size(m.x.dtype);
+  const int64_t n = std::min(int64_t(options_.channel_bytes / each), m.x.numel() - at);
+  char* const data = bytes_of(m.x) + size_t(at) * each;
+  const int from = m.out ? rank() : m.peer, to = m.out ? m.peer : rank();
+  Channel& way = channel(from, to);
+  const uint32_t written = way.written.load(), read = way.read.load();
+  if (m.out) {
+    if (written - read == 2) return false;
+    way.signature[written & 1] = sign_message(m);
+    std::memcpy(channel_data(from, to, written), data, size_t(n) * each);
+    way.written.store(written + 1);
+  } else {
+    if (written == read) return false;
+    if (at == 0) compare_message(m.peer, way.signature[read & 1], sign_message(m));
+    std::memcpy(data, channel_data(from, to, read), size_t(n) * each);
+    way.read.store(read + 1);
+  }
+  RankLine& peer = line(m.peer);
+  peer.moved.fetch_add(1);
+  if (peer.moved_sleepers.load()) wake_all(peer.moved);
+  at += n;
+  return true;
 }
 
-void ShmGroup::receive(Stream& stream, View& x, int from) {
-  if (from == rank()) fail(ErrorCode::Value, "recv: rank ", from, " cannot receive from itself");
-  const size_t each = dtype_size(x.dtype);
-  current_ = sign(Call::kReceive, x.dtype, x.numel(), from, {nullptr, 0}, {});
-  Channel& way = channel(from, rank());
-  for_pieces(x.numel(), int64_t(options_.channel_bytes / each), [&](int64_t at, int64_t n) {
-    const uint32_t piece = way.read.load();
-    await(stream, from, way.written, way.sleepers, [&] { return way.written.load() != piece; });
-    const Signature& theirs = way.signature[piece & 1];
-    if (theirs.dtype != x.dtype || theirs.count != x.numel()) {
-      give_up("process group " + name() + ": rank " + std::to_string(from) + " calls " + show(theirs) + ", rank " +
-              std::to_string(rank()) + " calls " + show(current_));
+void ShmGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
+  begin_messages(messages);
+  line(rank()).latest = current();
+  struct State {
+    const Message* message;
+    int64_t at = 0;
+    bool empty = true;  // a message of nothing still is one
+  };
+  std::vector<State> open;
+  for (const Message& m : messages) open.push_back({&m});
+  RankLine& mine = line(rank());
+  while (!open.empty()) {
+    const uint32_t seen = mine.moved.load();
+    bool moved = false;
+    for (size_t i = 0; i < open.size(); i++) {
+      const Message& m = *open[i].message;
+      const auto same_way = [&](const State& s) { return s.message->peer == m.peer && s.message->out == m.out; };
+      if (std::any_of(open.begin(), open.begin() + std::ptrdiff_t(i), same_way)) continue;
+      if (!move_piece(m, open[i].at)) continue;
+      open[i].empty = false;
+      moved = true;
     }
-    std::memcpy(bytes_of(x) + size_t(at) * each, channel_data(from, rank(), piece), size_t(n) * each);
-    way.read.store(piece + 1);
-    if (way.sleepers.load()) wake_all(way.read);
-  });
+    std::erase_if(open, [](const State& s) { return !s.empty && s.at >= s.message->x.numel(); });
+    if (moved || open.empty()) continue;
+    std::vector<int> peers;
+    for (const State& s : open) peers.push_back(s.message->peer);
+    await(stream, peers, mine.moved, mine.moved_sleepers, [&] { return mine.moved.load() != seen; });
+  }
 }
 
 }  // namespace sg

@@ -8,6 +8,7 @@
 #include "../core/platform.h"
 #include <map>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "group.h"
@@ -18,15 +19,13 @@ namespace sg {
 struct ShmOptions {
   size_t slot_bytes = 256 << 10;    // half a rank's slot; a multiple of 64
   size_t channel_bytes = 32 << 10;  // half of the way from one rank to another
-  int64_t timeout_ns = 600'000'000'000;
 };
 
 class ShmGroup final : public Group {
  public:
   // Rank 0 creates the segment, the others open it by its name afterwards.
-  static std::shared_ptr<ShmGroup> join(const std::string& group, const std::string& segment, int rank, int size,
-                                        const ShmOptions& options);
-  ShmGroup(std::string group, SharedSegment segment, int rank, int size, const ShmOptions& options);
+  static std::shared_ptr<ShmGroup> join(GroupInfo info, const std::string& segment, const ShmOptions& options);
+  ShmGroup(GroupInfo info, SharedSegment segment, const ShmOptions& options);
   ~ShmGroup() override;
 
   void all_reduce(Stream&, View& x, Reduction r) override;
@@ -37,54 +36,34 @@ class ShmGroup final : public Group {
   void scatter(Stream&, const View* x, View& y, Rest counts, int root) override;
   void reduce_scatter(Stream&, const View& x, View& y, Rest counts, Reduction r) override;
   void all_to_all(Stream&, const View& x, View& y, Rest counts) override;
-  void send(Stream&, const View& x, int to) override;
-  void receive(Stream&, View& x, int from) override;
+  void exchange(Stream&, const std::vector<Message>& messages) override;
   void barrier(Stream&) override;
   void abort(const std::string& reason) override;
   char* share(size_t bytes, std::shared_ptr<void>& owner) override;
   void seal() override { segment_.unlink(); }
   void leave() override;
 
-  void beat();  // called by the heartbeat thread
+  void beat() override;
+  PeerState peer_state(int peer) const override;
+  void check_failed() override;
 
  private:
-  enum class Call : int32_t {
-    kNone,
-    kAllReduce,
-    kReduce,
-    kBroadcast,
-    kAllGather,
-    kGather,
-    kScatter,
-    kReduceScatter,
-    kAllToAll,
-    kSend,
-    kReceive,
-    kBarrier
-  };
-  // What a rank calls, for the others to compare.
-  struct Signature {
-    uint64_t sequence;
-    Call call;
-    DType dtype;
-    RankReduce reduce;
-    int32_t root;  // -1: none
-    int64_t count;
-    uint64_t counts_hash;  // of the counts per rank
-    double factor;
-    // Where the tensor lies in memory that every rank can map; number 0: it does not.
-    uint32_t shared_number;
-    uint32_t oldest_shared;  // what this rank shared before it is gone
+  // Where the tensor of a collective lies in memory that every rank can map; number 0: it does not.
+  struct SharedPlace {
+    uint32_t number;
+    uint32_t oldest;  // what this rank shared before it is gone
     int32_t process, file;
-    uint64_t shared_offset;
+    uint64_t offset;
   };
-  enum class Presence : uint32_t { kExpected, kJoined, kLeft };
+  // `moved` counts what messages have changed in any channel of this rank, for it to sleep on.
   struct alignas(128) RankLine {
-    std::atomic<uint32_t> round, sleepers, beat, presence;
+    std::atomic<uint32_t> round, sleepers, beat, presence, moved, moved_sleepers;
     Signature signature[2];
+    Signature latest;  // messages, too; for what others print
+    SharedPlace shared[2];
   };
   struct alignas(128) Channel {
-    std::atomic<uint32_t> written, read, sleepers;
+    std::atomic<uint32_t> written, read;
     Signature signature[2];
   };
   struct alignas(128) Header {
@@ -93,7 +72,6 @@ class ShmGroup final : public Group {
     char reason[1024];
   };
   struct Layout;
-  struct Patience;
 
   Header& header() const;
   RankLine& line(int rank) const;
@@ -101,24 +79,22 @@ class ShmGroup final : public Group {
   char* slot(int rank) const;  // of the current round
   char* channel_data(int from, int to, uint32_t piece) const;
 
-  Signature sign(Call call, DType dtype, int64_t count, int root, Rest counts, Reduction r);
-  void begin(Call call, DType dtype, int64_t count, int root, Rest counts, Reduction r);
-  void round(Stream& stream);  // publishes, waits for all, and checks the signatures in a collective's first round
-  void check_signatures();
-  std::string show(const Signature& s) const;
-  std::string show_call(const Signature& s) const;
+  SharedPlace& shared_place(int rank) const { return line(rank).shared[current().sequence & 1]; }
+  const Signature& signature_of(int rank) const { return line(rank).signature[current().sequence & 1]; }
+
+  void start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r);
+  void round(Stream& stream);  // publishes, waits for all, and compares signatures in a collective's first round
   // Until ready(), which `word` changing may bring about.
   template <class Ready>
-  void await(Stream& stream, int peer, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers,
+  void await(Stream& stream, std::span<const int> peers, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers,
              const Ready& ready) {
     if (spin_until(stream_settings().spin_ns, ready)) return;
-    sleep_until(stream, peer, word, sleepers, [](const void* r) { return (*static_cast<const Ready*>(r))(); }, &ready);
+    sleep_until(stream, peers, word, sleepers, [](const void* r) { return (*static_cast<const Ready*>(r))(); }, &ready);
   }
-  void sleep_until(Stream& stream, int peer, std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers,
-                   bool (*ready)(const void*), const void* argument);
-  void check_peer(Stream& stream, int peer, Patience& patience);
-  [[noreturn]] void give_up(const std::string& reason);
-  [[noreturn]] void raise_failure();
+  void sleep_until(Stream& stream, std::span<const int> peers, std::atomic<uint32_t>& word,
+                   std::atomic<uint32_t>& sleepers, bool (*ready)(const void*), const void* argument);
+  // One piece of a message; false when its channel is not ready for it.
+  bool move_piece(const Message& m, int64_t& at);
   // The reduction of every rank's slot from `offset` bytes on.
   void reduce_slots(DType dtype, Reduction r, size_t offset, void* y, int64_t n);
 
@@ -129,9 +105,7 @@ class ShmGroup final : public Group {
 
   SharedSegment segment_;
   const ShmOptions options_;
-  uint32_t round_ = 1;  // the round that is being prepared
-  uint64_t sequence_ = 0;
-  Signature current_{};  // what this rank is doing, for messages
+  uint32_t round_ = 1;   // the round that is being prepared
   bool signed_ = false;  // the current collective's signatures were compared
   std::atomic<bool> left_{false};
   // What this rank shares, by number: the blocks may go any time, from JavaScript's thread.

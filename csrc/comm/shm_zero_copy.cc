@@ -20,33 +20,32 @@ char* ShmGroup::share(size_t bytes, std::shared_ptr<void>& owner) {
 }
 
 void ShmGroup::say_where(const void* data) {
-  Signature& mine = line(rank()).signature[sequence_ & 1];
+  SharedPlace& mine = shared_place(rank());
   const char* const at = static_cast<const char*>(data);
   std::lock_guard lock(shared_mutex_);
-  mine.oldest_shared = next_shared_;
+  mine.oldest = next_shared_;
   for (const auto& [number, segment] : shared_) {
     const auto s = segment.lock();
-    if (s) mine.oldest_shared = std::min(mine.oldest_shared, number);
+    if (s) mine.oldest = std::min(mine.oldest, number);
     if (!s || at < s->data() || at >= s->data() + s->size()) continue;
-    mine.shared_number = number;
+    mine.number = number;
     mine.process = int32_t(getpid());
     mine.file = int32_t(s->file());
-    mine.shared_offset = uint64_t(at - s->data());
+    mine.offset = uint64_t(at - s->data());
   }
 }
 
 bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
   bool everywhere = true, fresh = false;
   // All ranks forget the same: a block that its owner has freed would stay in memory for as long as we map it.
-  std::erase_if(mapped_, [&](const auto& entry) {
-    return entry.first.second < line(entry.first.first).signature[sequence_ & 1].oldest_shared;
-  });
-  for (int r = 0; r < size(); r++) everywhere &= line(r).signature[sequence_ & 1].shared_number != 0;
+  std::erase_if(mapped_,
+                [&](const auto& entry) { return entry.first.second < shared_place(entry.first.first).oldest; });
+  for (int r = 0; r < size(); r++) everywhere &= shared_place(r).number != 0;
   if (!everywhere) return false;
   for (int r = 0; r < size(); r++) {
-    const Signature& s = line(r).signature[sequence_ & 1];
+    const SharedPlace& s = shared_place(r);
     // Our own numbers are entered, too: every rank must find the same ones new, or they would count different rounds.
-    auto [entry, added] = mapped_.try_emplace({r, s.shared_number});
+    auto [entry, added] = mapped_.try_emplace({r, s.number});
     if (!added) continue;
     fresh = true;
     if (r == rank()) continue;
@@ -59,8 +58,8 @@ bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
   // Each rank knows what it could map; a new block needs one round to know it of all.
   bool mine = true;
   for (int r = 0; r < size(); r++) {
-    const Signature& s = line(r).signature[sequence_ & 1];
-    if (r != rank()) mine &= mapped_[{r, s.shared_number}] != nullptr;
+    const SharedPlace& s = shared_place(r);
+    if (r != rank()) mine &= mapped_[{r, s.number}] != nullptr;
   }
   if (fresh) {
     *slot(rank()) = mine;
@@ -69,21 +68,21 @@ bool ShmGroup::find_shared(Stream& stream, std::vector<char*>& parts) {
     round_++;
     if (!mine) {
       for (int r = 0; r < size(); r++) {
-        if (r != rank()) mapped_[{r, line(r).signature[sequence_ & 1].shared_number}] = nullptr;
+        if (r != rank()) mapped_[{r, shared_place(r).number}] = nullptr;
       }
     }
   }
   if (!mine) return false;
   for (int r = 0; r < size(); r++) {
-    const Signature& s = line(r).signature[sequence_ & 1];
+    const SharedPlace& s = shared_place(r);
     char* base = nullptr;
     if (r != rank()) {
-      base = mapped_[{r, s.shared_number}]->data();
+      base = mapped_[{r, s.number}]->data();
     } else {
       std::lock_guard lock(shared_mutex_);
-      base = shared_[s.shared_number].lock()->data();
+      base = shared_[s.number].lock()->data();
     }
-    parts.push_back(base + s.shared_offset);
+    parts.push_back(base + s.offset);
   }
   return true;
 }
@@ -95,7 +94,7 @@ void ShmGroup::all_reduce_shared(const View& x, Reduction r, const std::vector<c
   const int64_t end = std::min(n, (rank() + 1) * share);
   std::vector<const void*> from(parts.size());
   std::vector<double> factors;
-  for (int p = 0; p < size(); p++) factors.push_back(line(p).signature[sequence_ & 1].factor);
+  for (int p = 0; p < size(); p++) factors.push_back(signature_of(p).factor);
   for (int64_t at = std::min(n, rank() * share); at < end; at += kBlockBytes / each) {
     const int64_t count = std::min(end - at, kBlockBytes / each);
     for (size_t p = 0; p < parts.size(); p++) from[p] = parts[p] + at * each;

@@ -6,7 +6,8 @@ import { dtypeSize } from '../dtype.js';
 import { copy_, zero_ } from '../ops/copy.js';
 import { narrow, reshape } from '../ops/view.js';
 import type { Tensor } from '../tensor.js';
-import type { ProcessGroup, ReduceOp } from './process_group.js';
+import type { ProcessGroup } from './process_group.js';
+import type { ReduceOp } from './reduce_op.js';
 import type { Work } from './work.js';
 
 export interface NamedParameter {

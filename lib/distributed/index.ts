@@ -11,9 +11,13 @@ export {
   type RankLaunch,
 } from './environment.js';
 export { type InitOptions, init, type Job } from './init.js';
-export { type GroupOptions, ProcessGroup, type ReduceOp } from './process_group.js';
+export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
+export { ProcessGroup } from './process_group.js';
+export type { ReduceOp } from './reduce_op.js';
+export type { Transport } from './transport.js';
 export { meet, type Rendezvous } from './rendezvous.js';
 export { type SimulatedRank, simulate } from './simulate.js';
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
+export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';

@@ -1,11 +1,11 @@
 // init: from the environment a launcher gives to a group of all ranks.
-import { randomUUID } from 'node:crypto';
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
 import { DistributedError } from '../errors.js';
 import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environment.js';
-import { ProcessGroup } from './process_group.js';
+import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
 import type { Store } from './store.js';
+import { segmentName, sharedWorld } from './transport.js';
 
 export interface InitOptions extends ExplicitLaunch {
   /** How long a collective, and the wait for all ranks here, may last. Default 10 minutes, or SHARDGRAD_TIMEOUT_MS. */
@@ -44,7 +44,7 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   const timeoutMs = options.timeoutMs ?? timeoutFromEnvironment();
   const device = deviceNamed(options.device ?? 'cpu');
   if (launch.worldSize === 1) {
-    const world = new ProcessGroup({ name: 'world', rank: 0, size: 1, device, segment: segmentName(), timeoutMs });
+    const world = sharedWorld(segmentName(), { rank: 0, size: 1, device, timeoutMs });
     world.seal();
     return job(launch, device, world, null);
   }
@@ -57,14 +57,10 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   return job(launch, device, await joinWorld(launch, device, met.store, timeoutMs), met);
 }
 
-function segmentName(): string {
-  return `/shardgrad-${randomUUID()}`;
-}
-
 /** Rank 0 makes the memory and tells its name; when all have it, the name goes. */
 async function joinWorld({ rank, worldSize: size }: RankLaunch, device: Device, store: Store, timeoutMs: number): Promise<ProcessGroup> {
   const segment = rank === 0 ? segmentName() : String(await store.get('world/segment', { timeoutMs }));
-  const world = new ProcessGroup({ name: 'world', rank, size, device, segment, timeoutMs });
+  const world = sharedWorld(segment, { rank, size, device, timeoutMs });
   if (rank === 0) await store.set('world/segment', segment);
   if ((await store.add('world/joined')) === size) await store.set('world/complete', '1');
   await store.wait('world/complete', { timeoutMs });

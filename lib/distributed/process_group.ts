@@ -6,56 +6,42 @@ import { checkDType, type DType, dtypeSize } from '../dtype.js';
 import { DeviceError, DistributedError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { clone } from '../ops/copy.js';
-import { type Fresh, fresh, invoke } from '../ops/door.js';
-import { checkInteger, checkNumber, checkShape, numel, type Shape, showShape } from '../shape.js';
+import { fresh, invoke } from '../ops/door.js';
+import { checkInteger, checkShape, numel, type Shape, showShape } from '../shape.js';
 import { born } from '../storage.js';
 import { Tensor, wrap } from '../tensor.js';
-import { COMMUNICATION, COMPUTE, Work } from './work.js';
-
-/** How contributions become one. Sums run in rank order and in float32 for 16-bit floats, so results are equal on every rank and from run to run. */
-export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product' | { readonly premulSum: number };
-const REDUCTIONS = ['sum', 'avg', 'min', 'max', 'product'] as const;
-const PREMUL_SUM = 5;
-
-export interface GroupOptions {
-  /** For error texts. */
-  readonly name: string;
-  readonly rank: number;
-  readonly size: number;
-  readonly device: Device;
-  /** Name of the shared memory of this group; random, the same on every rank. Rank 0 must join first. */
-  readonly segment: string;
-  /** After this long a rank that does not come is an error. Default 10 minutes. */
-  readonly timeoutMs?: number;
-}
+import { type Call, type CallName, launch, merged, settling } from './call.js';
+import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
+import { callerOf, labelled } from './place.js';
+import { reductionOf } from './reduce_op.js';
+import { elementsOf, evenRows } from './rows.js';
+import { type Part, partition } from './split.js';
+import type { Transport } from './transport.js';
+import { COMMUNICATION, Work } from './work.js';
 
 export class ProcessGroup {
   readonly name: string;
   readonly rank: number;
   readonly size: number;
   readonly device: Device;
+  /** Each rank's place in the world. */
+  readonly worldRanks: readonly number[];
   private readonly id: number;
+  private readonly timeoutMs: number;
+  private readonly transport: Transport;
   private open = true;
+  private parts = 0;
+  private batch: Call[] | null = null;
 
-  /** Joins; waits for nobody. */
   constructor(options: GroupOptions) {
-    const { name, rank, size, device, segment, timeoutMs = 600_000 } = options;
-    this.name = name;
-    this.rank = rank;
-    this.size = size;
-    this.device = device;
-    if (device.type !== 'cpu') throw new DeviceError(`ProcessGroup: groups over shared memory are for cpu devices, got ${device}`);
-    try {
-      void device.slot; // opens it
-      this.id = native.joinGroup(name, segment, rank, size, checkInteger(timeoutMs, 'timeoutMs', 'ProcessGroup', 1));
-    } catch (error) {
-      throw fromNative(error);
-    }
-  }
-
-  /** Tells that every rank has joined: the shared memory loses its name, so that nothing is left behind whatever happens. */
-  seal(): void {
-    native.sealGroup(this.id);
+    this.name = options.name;
+    this.rank = options.rank;
+    this.size = options.size;
+    this.device = options.device;
+    this.timeoutMs = options.timeoutMs;
+    this.id = options.id;
+    this.transport = options.transport;
+    this.worldRanks = options.worldRanks.length > 0 ? [...options.worldRanks] : Array.from({ length: options.size }, (_, r) => r);
   }
 
   /**
@@ -74,34 +60,39 @@ export class ProcessGroup {
   }
 
   /** Reduces over all ranks; every rank's `x` becomes the result. */
-  allReduce(x: Tensor, options: { op?: ReduceOp } = {}): Work<Tensor> {
-    return this.inPlace('allReduce', x, reduction('allReduce', options.op));
+  allReduce(x: Tensor, options: ReduceOptions = {}): Work<Tensor> {
+    return this.inPlace('allReduce', x, reductionOf('allReduce', options.op), -1, options, this.allReduce);
   }
 
   /** Reduces over all ranks into `x` of the rank `dst`; the others keep theirs. */
-  reduce(x: Tensor, options: { dst?: number; op?: ReduceOp } = {}): Work<Tensor> {
-    return this.inPlace('reduceTo', x, [...reduction('reduce', options.op), this.peer(options.dst ?? 0, 'dst', 'reduce')]);
+  reduce(x: Tensor, options: ReduceOptions & { dst?: number } = {}): Work<Tensor> {
+    const dst = this.peer(options.dst ?? 0, 'dst', 'reduce');
+    return this.inPlace('reduce', x, [...reductionOf('reduce', options.op), dst], dst, options, this.reduce);
   }
 
   /** Every rank's `x` becomes that of the rank `src`. */
-  broadcast(x: Tensor, options: { src?: number } = {}): Work<Tensor> {
-    return this.inPlace('broadcastFrom', x, [this.peer(options.src ?? 0, 'src', 'broadcast')]);
+  broadcast(x: Tensor, options: CallOptions & { src?: number } = {}): Work<Tensor> {
+    const src = this.peer(options.src ?? 0, 'src', 'broadcast');
+    return this.inPlace('broadcast', x, [src], src, options, this.broadcast);
   }
 
   /**
    * All ranks' tensors, one after another along dimension 0.
    * @param options.rows rows of each rank, where they differ; every rank gives the same list
    */
-  allGather(x: Tensor, options: { rows?: readonly number[] } = {}): Work<Tensor> {
-    const rows = this.rowsOf('allGather', x, options.rows);
-    return this.collect('allGather', x, rows.shape, rows.counts, []);
+  allGather(x: Tensor, options: CallOptions & { rows?: readonly number[] } = {}): Work<Tensor> {
+    const { shape, counts } = this.gathered('allGather', x, options.rows);
+    const records = [flat(x), fresh([numel(shape)], x.dtype)];
+    return this.start('allGather', records, counts, { dtype: x.dtype, count: numel(shape) }, options, this.allGather, (made) => shaped(made!, shape));
   }
 
   /** As allGather, on the rank `dst` alone; the others get null. */
-  gather(x: Tensor, options: { dst?: number; rows?: readonly number[] } = {}): Work<Tensor | null> {
+  gather(x: Tensor, options: CallOptions & { dst?: number; rows?: readonly number[] } = {}): Work<Tensor | null> {
     const dst = this.peer(options.dst ?? 0, 'dst', 'gather');
-    const rows = this.rowsOf('gather', x, options.rows);
-    return this.collect('gatherTo', x, this.rank === dst ? rows.shape : null, rows.counts, [dst]);
+    const { shape, counts } = this.gathered('gather', x, options.rows);
+    const records = [flat(x), this.rank === dst ? fresh([numel(shape)], x.dtype) : null];
+    const what = { dtype: x.dtype, count: numel(shape), root: dst };
+    return this.start('gather', records, [dst, ...counts], what, options, this.gather, (made) => (made ? shaped(made, shape) : null));
   }
 
   /**
@@ -110,31 +101,31 @@ export class ProcessGroup {
    */
   scatter(
     x: Tensor | null,
-    options: { src?: number; rows?: readonly number[]; like?: { readonly shape: Shape; readonly dtype: Tensor['dtype'] } } = {},
+    options: CallOptions & { src?: number; rows?: readonly number[]; like?: { readonly shape: Shape; readonly dtype: Tensor['dtype'] } } = {},
   ): Work<Tensor> {
     const op = 'scatter';
     const src = this.peer(options.src ?? 0, 'src', op);
     if (this.rank === src) this.check(op, x);
     else if (!options.like) throw new ValueError(`${op}: a rank that is not the source gives { like: { shape, dtype } } of its part`);
-    const tail = x ? x.shape.slice(1) : options.like!.shape.slice(1);
-    const rows = options.rows ?? this.evenRows(op, x ? x.shape[0]! : options.like!.shape[0]! * this.size);
-    const counts = this.countsOf(op, rows, tail);
-    const shape = [rows[this.rank]!, ...tail];
-    return this.start('scatterFrom', [x ? flat(x) : null, fresh([counts[this.rank]!], x ? x.dtype : options.like!.dtype)], [src, ...counts], (made) =>
-      shaped(made!, shape),
-    );
+    const { shape: full, dtype } = x ?? options.like!;
+    const rows = options.rows ?? evenRows(op, x ? full[0]! : full[0]! * this.size, this.size);
+    const counts = elementsOf(op, rows, full.slice(1), this.size);
+    const shape = [rows[this.rank]!, ...full.slice(1)];
+    const what = { dtype, count: sum(counts), root: src };
+    const records = [x ? flat(x) : null, fresh([counts[this.rank]!], dtype)];
+    return this.start(op, records, [src, ...counts], what, options, this.scatter, (made) => shaped(made!, shape));
   }
 
   /** Reduces over all ranks; each keeps its rows of dimension 0 of the result. */
-  reduceScatter(x: Tensor, options: { op?: ReduceOp; rows?: readonly number[] } = {}): Work<Tensor> {
+  reduceScatter(x: Tensor, options: ReduceOptions & { rows?: readonly number[] } = {}): Work<Tensor> {
     const op = 'reduceScatter';
     this.check(op, x);
-    const rows = options.rows ?? this.evenRows(op, x.shape[0] ?? 0);
-    const counts = this.countsOf(op, rows, x.shape.slice(1));
+    const rows = options.rows ?? evenRows(op, x.shape[0] ?? 0, this.size);
+    const counts = elementsOf(op, rows, x.shape.slice(1), this.size);
     const shape = [rows[this.rank]!, ...x.shape.slice(1)];
-    return this.start('reduceScatter', [flat(x), fresh([counts[this.rank]!], x.dtype)], [...reduction(op, options.op), ...counts], (made) =>
-      shaped(made!, shape),
-    );
+    const numbers = [...reductionOf(op, options.op), ...counts];
+    const records = [flat(x), fresh([counts[this.rank]!], x.dtype)];
+    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, this.reduceScatter, (made) => shaped(made!, shape));
   }
 
   /**
@@ -142,31 +133,76 @@ export class ProcessGroup {
    * @param options.send rows for each rank; equal blocks unless given
    * @param options.receive rows from each rank; needed with `send`
    */
-  allToAll(x: Tensor, options: { send?: readonly number[]; receive?: readonly number[] } = {}): Work<Tensor> {
+  allToAll(x: Tensor, options: CallOptions & { send?: readonly number[]; receive?: readonly number[] } = {}): Work<Tensor> {
     const op = 'allToAll';
     this.check(op, x);
     if (!options.send !== !options.receive) throw new ValueError(`${op}: give both send and receive, or neither`);
     const tail = x.shape.slice(1);
-    const send = options.send ?? this.evenRows(op, x.shape[0] ?? 0);
+    const send = options.send ?? evenRows(op, x.shape[0] ?? 0, this.size);
     const receive = options.receive ?? send;
-    const counts = [...this.countsOf(op, send, tail), ...this.countsOf(op, receive, tail)];
-    const rows = receive.reduce((a, b) => a + b, 0);
-    return this.start(op, [flat(x), fresh([rows * numel(tail)], x.dtype)], counts, (made) => shaped(made!, [rows, ...tail]));
+    const numbers = [...elementsOf(op, send, tail, this.size), ...elementsOf(op, receive, tail, this.size)];
+    const shape = [sum(receive), ...tail];
+    const records = [flat(x), fresh([numel(shape)], x.dtype)];
+    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, this.allToAll, (made) => shaped(made!, shape));
   }
 
   /** Sends to one rank, which calls recv with a tensor of the same dtype and number of elements. */
-  send(x: Tensor, dst: number): Work<Tensor> {
+  send(x: Tensor, dst: number, options: CallOptions = {}): Work<Tensor> {
     this.check('send', x);
-    return this.start('sendTo', [flat(x)], [this.peer(dst, 'dst', 'send')], () => x);
+    const root = this.peer(dst, 'dst', 'send');
+    return this.start('send', [flat(x)], [root, 1], { dtype: x.dtype, count: x.numel, root }, options, this.send, () => x);
   }
   /** Receives into `x`. */
-  recv(x: Tensor, src: number): Work<Tensor> {
-    return this.inPlace('receiveFrom', x, [this.peer(src, 'src', 'recv')]);
+  recv(x: Tensor, src: number, options: CallOptions = {}): Work<Tensor> {
+    const root = this.peer(src, 'src', 'recv');
+    return this.inPlace('recv', x, [root, 0], root, options, this.recv);
   }
 
   /** Done when every rank has come. */
-  barrier(): Work<void> {
-    return this.start('barrier', [], [], () => undefined);
+  barrier(options: CallOptions = {}): Work<void> {
+    return this.start('barrier', [], [], { dtype: 'uint8', count: 0 }, options, this.barrier, () => undefined);
+  }
+
+  /**
+   * Starts what `fn` calls on this group together: messages between pairs of ranks go both ways at once, whatever order they are
+   * called in, and small all-reduces become one. What the calls return can be waited for as soon as `coalesce` has returned.
+   */
+  coalesce<T>(fn: () => T): T {
+    if (this.batch) throw new ValueError('coalesce: it is already under way on this group');
+    const batch: Call[] = [];
+    this.batch = batch;
+    let result: T;
+    try {
+      result = fn();
+    } finally {
+      this.batch = null;
+    }
+    if (result instanceof Promise) throw new ValueError('coalesce: the function must not be asynchronous');
+    for (const call of merged(batch, this.device)) launch(this.id, this.device, call);
+    return result;
+  }
+
+  /**
+   * Cuts the group up: ranks that give the same colour form a group, ordered by `key`, then by their rank here. All ranks must call
+   * it, also those that give null and belong to none. (As MPI_Comm_split.)
+   * @param color a whole number from 0, or null
+   * @param options.key this rank's place among those of its colour; its rank here unless given
+   * @param options.name for errors; made of this group's name and the colour unless given
+   */
+  async split(color: number | null, options: { key?: number; name?: string; timeoutMs?: number } = {}): Promise<ProcessGroup | null> {
+    const part: Part | null = await partition(this, color, options.key ?? this.rank);
+    const name = options.name ?? `${this.name}.${this.parts++}/${color}`;
+    const { timeoutMs = this.timeoutMs } = options;
+    checkInteger(timeoutMs, 'timeoutMs', 'split', 1);
+    const worldRanks = part && Int32Array.from(part.members, (r) => this.worldRanks[r]!);
+    const membership = part && { name, rank: part.rank, size: part.members.length, timeoutMs, parent: this.id, recorder: '', worldRanks: worldRanks! };
+    const id = await this.transport.join(this, membership);
+    return membership && new ProcessGroup({ ...membership, device: this.device, id, transport: this.transport });
+  }
+
+  /** Tells that every rank has joined: what they found it by loses its name, so that nothing is left behind whatever happens. */
+  seal(): void {
+    native.sealGroup(this.id);
   }
 
   /** Ends every wait of every rank with a DistributedError that gives the reason. */
@@ -196,75 +232,62 @@ export class ProcessGroup {
     return checkInteger(rank, name, op, 0, this.size - 1);
   }
 
-  private evenRows(op: string, rows: number): readonly number[] {
-    if (rows % this.size !== 0) throw new ShapeError(`${op}: ${rows} rows are not a multiple of ${this.size} ranks; give the rows of each`);
-    return new Array<number>(this.size).fill(rows / this.size);
-  }
-
-  private countsOf(op: string, rows: readonly number[], tail: Shape): number[] {
-    if (!Array.isArray(rows) || rows.length !== this.size) {
-      throw new ShapeError(`${op}: expected the rows of each of ${this.size} ranks, got ${Array.isArray(rows) ? showShape(rows) : describe(rows)}`);
-    }
-    return rows.map((r) => checkInteger(r, 'a number of rows', op, 0) * numel(tail));
-  }
-
-  private rowsOf(op: string, x: Tensor, given: readonly number[] | undefined): { shape: number[]; counts: number[] } {
+  private gathered(op: string, x: Tensor, given: readonly number[] | undefined): { shape: number[]; counts: number[] } {
     this.check(op, x);
     if (x.ndim === 0) throw new ShapeError(`${op}: expected at least one dimension, got []; use reshape([1])`);
     const tail = x.shape.slice(1);
     const rows = given ?? new Array<number>(this.size).fill(x.shape[0]!);
-    const counts = this.countsOf(op, rows, tail);
+    const counts = elementsOf(op, rows, tail, this.size);
     if (rows[this.rank] !== x.shape[0])
       throw new ShapeError(`${op}: the rows say ${rows[this.rank]} for rank ${this.rank}, the tensor is ${showShape(x.shape)}`);
-    return { shape: [rows.reduce((a, b) => a + b, 0), ...tail], counts };
-  }
-
-  private collect<T extends Tensor | null>(
-    op: 'allGather' | 'gatherTo',
-    x: Tensor,
-    shape: readonly number[] | null,
-    counts: readonly number[],
-    numbers: readonly number[],
-  ): Work<T> {
-    return this.start(
-      op,
-      [flat(x), shape ? fresh([numel(shape)], x.dtype) : null],
-      [...numbers, ...counts],
-      (made) => (shape ? shaped(made!, shape) : null) as T,
-    );
+    return { shape: [sum(rows), ...tail], counts };
   }
 
   /** Collectives that overwrite x. One that is not contiguous is worked on as a copy and written back. */
-  private inPlace(op: 'allReduce' | 'reduceTo' | 'broadcastFrom' | 'receiveFrom', x: Tensor, numbers: readonly number[]): Work<Tensor> {
-    this.check(op, x);
+  private inPlace(
+    name: 'allReduce' | 'reduce' | 'broadcast' | 'recv',
+    x: Tensor,
+    numbers: readonly number[],
+    root: number,
+    options: CallOptions,
+    method: Method,
+  ): Work<Tensor> {
+    this.check(name, x);
     const dense = x.isContiguous ? x.detach() : clone(x.detach());
-    return this.start(op, [dense.reshape([x.numel])], numbers, () => {
+    return this.start(name, [dense.reshape([x.numel])], numbers, { dtype: x.dtype, count: x.numel, root }, options, method, () => {
       if (dense.storage !== x.storage) {
         invoke('copy', this.device, [dense, x.detach()], [], COMMUNICATION);
         dense.dispose();
       }
-      x.storage.wrote(op);
+      x.storage.wrote(name);
       return x;
     });
   }
 
   private start<T>(
-    op: Parameters<typeof invoke>[0],
-    records: readonly (Tensor | Fresh | null)[],
+    name: CallName,
+    records: Call['records'],
     numbers: readonly number[],
+    what: { dtype: DType; count: number; root?: number },
+    { label, timeoutMs = 0 }: CallOptions,
+    method: Method,
     result: (made: Tensor | undefined) => T,
   ): Work<T> {
-    if (!this.open) throw new DistributedError(`${op}: process group ${this.name} was closed`);
-    const { slot } = this.device;
-    try {
-      native.waitEvent(slot, COMMUNICATION, slot, COMPUTE, native.recordEvent(slot, COMPUTE));
-      const made = invoke(op, this.device, records, [this.id, ...numbers], COMMUNICATION);
-      const value = result(made[0]);
-      return new Work(this.device, native.recordEvent(slot, COMMUNICATION), value);
-    } catch (error) {
-      throw fromNative(error);
-    }
+    if (!this.open) throw new DistributedError(`${name}: process group ${this.name} was closed`);
+    if (timeoutMs !== 0) checkInteger(timeoutMs, 'timeoutMs', name, 1);
+    const work = new Work<T>(this.device);
+    const place = label === undefined ? callerOf(method) : labelled(label);
+    const call: Call = { name, records, numbers, root: -1, ...what, place, timeoutMs, enqueued: settling(work, result) };
+    if (this.batch) this.batch.push(call);
+    else launch(this.id, this.device, call);
+    return work;
   }
+}
+
+type Method = (...args: never[]) => unknown;
+
+function sum(numbers: readonly number[]): number {
+  return numbers.reduce((a, b) => a + b, 0);
 }
 
 /** The elements in row-major order, as collectives take them. */
@@ -274,11 +297,4 @@ function flat(x: Tensor): Tensor {
 
 function shaped(made: Tensor, shape: Shape): Tensor {
   return wrap(made.storage, shape, made.dtype);
-}
-
-function reduction(op: string, given: ReduceOp = 'sum'): [number, number] {
-  if (typeof given === 'object' && given !== null && 'premulSum' in given) return [PREMUL_SUM, checkNumber(given.premulSum, 'premulSum', op)];
-  const code = REDUCTIONS.indexOf(given as (typeof REDUCTIONS)[number]);
-  if (code < 0) throw new ValueError(`${op}: op must be one of ${REDUCTIONS.join(', ')} or { premulSum: factor }, got ${describe(given)}`);
-  return [code, 1];
 }

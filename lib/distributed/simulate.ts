@@ -1,8 +1,8 @@
 // N ranks in one process, each on a virtual CPU device of its own: what tests and first steps use in place of N processes.
-import { randomUUID } from 'node:crypto';
 import { type Device, device, synchronize } from '../device.js';
 import { checkInteger } from '../shape.js';
-import { ProcessGroup } from './process_group.js';
+import type { ProcessGroup } from './process_group.js';
+import { segmentName, sharedWorld } from './transport.js';
 
 export interface SimulatedRank {
   readonly rank: number;
@@ -19,11 +19,13 @@ export interface SimulatedRank {
  */
 export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T | Promise<T>, options: { timeoutMs?: number } = {}): Promise<T[]> {
   checkInteger(size, 'size', 'simulate', 1, 256);
-  const segment = `/shardgrad-${randomUUID()}`;
+  const { timeoutMs = 600_000 } = options;
+  checkInteger(timeoutMs, 'timeoutMs', 'simulate', 1);
+  const segment = segmentName();
   const worlds: ProcessGroup[] = [];
   try {
     for (let rank = 0; rank < size; rank++) {
-      worlds.push(new ProcessGroup({ name: 'world', rank, size, device: device(`cpu:${rank}`), segment, timeoutMs: options.timeoutMs }));
+      worlds.push(sharedWorld(segment, { rank, size, device: device(`cpu:${rank}`), timeoutMs }));
     }
     worlds[0]!.seal();
     let first: { error: unknown } | null = null;

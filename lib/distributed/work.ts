@@ -1,7 +1,7 @@
 // What a collective returns: the promise of a result that a stream is making.
 
 import type { Device } from '../device.js';
-import { fromNative } from '../errors.js';
+import { fromNative, ValueError } from '../errors.js';
 import { native } from '../native.js';
 
 /** Streams of a device: kernels run on the one, collectives on the other. */
@@ -13,15 +13,23 @@ export const COMMUNICATION = 1;
  * the result; `await work` waits until it has happened. Until one of the two, the tensors must not be read or written.
  */
 export class Work<T> implements PromiseLike<T> {
-  constructor(
-    private readonly device: Device,
-    private readonly event: number,
-    private readonly result: T,
-  ) {}
+  /** Null: inside `coalesce`, which has not launched it yet. */
+  private event: number | null = null;
+  private result: T | undefined;
+
+  constructor(private readonly device: Device) {}
+
+  /** It was enqueued on the communication stream just now. */
+  launched(result: T): this {
+    this.event = native.recordEvent(this.device.slot, COMMUNICATION);
+    this.result = result;
+    return this;
+  }
 
   wait(): T {
+    if (this.event === null) throw new ValueError('wait: the collective starts when coalesce ends; wait for what coalesce returns');
     native.waitEvent(this.device.slot, COMPUTE, this.device.slot, COMMUNICATION, this.event);
-    return this.result;
+    return this.result as T;
   }
 
   // biome-ignore lint/suspicious/noThenProperty: awaiting a collective is its natural use

@@ -39,8 +39,7 @@ export const rules: Rules<OpName> = {
   scatterFrom: null,
   reduceScatter: null,
   allToAll: null,
-  sendTo: null,
-  receiveFrom: null,
+  exchange: null,
   barrier: null,
 };
 

@@ -145,8 +145,7 @@ export type CollectiveName =
   | 'scatterFrom'
   | 'reduceScatter'
   | 'allToAll'
-  | 'sendTo'
-  | 'receiveFrom'
+  | 'exchange'
   | 'barrier';
 
 /** Ops the addon has; compared with its list at load. */

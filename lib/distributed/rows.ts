@@ -1,0 +1,17 @@
+// Rows of dimension 0 per rank: how a tensor is cut up among the ranks of a group.
+import { describe, ShapeError } from '../errors.js';
+import { checkInteger, numel, type Shape, showShape } from '../shape.js';
+
+/** Equal shares of the rows. */
+export function evenRows(op: string, rows: number, ranks: number): readonly number[] {
+  if (rows % ranks !== 0) throw new ShapeError(`${op}: ${rows} rows are not a multiple of ${ranks} ranks; give the rows of each`);
+  return new Array<number>(ranks).fill(rows / ranks);
+}
+
+/** Elements of each rank, from its rows and the dimensions behind them. */
+export function elementsOf(op: string, rows: readonly number[], tail: Shape, ranks: number): number[] {
+  if (!Array.isArray(rows) || rows.length !== ranks) {
+    throw new ShapeError(`${op}: expected the rows of each of ${ranks} ranks, got ${Array.isArray(rows) ? showShape(rows) : describe(rows)}`);
+  }
+  return rows.map((r) => checkInteger(r, 'a number of rows', op, 0) * numel(tail));
+}
