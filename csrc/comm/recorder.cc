@@ -121,11 +121,8 @@ FlightRecorder::Recording FlightRecorder::read(const std::string& path) {
   for (uint64_t i = 0; i < kEntries; i++) {
     Entry e;
     std::memcpy(&e, bytes.data() + kHeaderBytes + i * sizeof(Entry), sizeof e);
-    const bool sound = e.number != 0 && e.call.call > Collective::kNone && e.call.call < Collective::kCount &&
-                       size_t(e.call.dtype) < size_t(DType::kCount) && e.call.reduce >= RankReduce::kSum &&
-                       e.call.reduce < RankReduce::kCount;
-    if (!sound) continue;
-    e.group[sizeof e.group - 1] = e.call.where[sizeof e.call.where - 1] = 0;
+    if (e.number == 0 || e.call.call == Collective::kNone || !sound(e.call)) continue;
+    e.group[sizeof e.group - 1] = 0;
     recording.entries.push_back(e);
   }
   std::sort(recording.entries.begin(), recording.entries.end(),

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "parts.h"
 #include "rank_reduce.h"
 #include "shm_group.h"
 
@@ -16,36 +17,6 @@ constexpr int64_t kAloneBytes = 16 << 10;
 // From this size on it pays to look whether the tensors lie in shared memory.
 constexpr int64_t kSharedBytes = 32 << 10;
 
-char* bytes_of(const View& v) { return static_cast<char*>(v.data); }
-
-// Ranges of elements per rank.
-struct Parts {
-  std::vector<int64_t> begin, count;
-  int64_t total = 0, largest = 0;
-
-  Parts(const char* op, const double* counts, int ranks) {
-    for (int r = 0; r < ranks; r++) {
-      const int64_t n = int64_t(counts[r]);
-      if (n < 0 || n > int64_t(1) << 50 || double(n) != counts[r])
-        fail(ErrorCode::Shape, op, ": ", counts[r], " is not a number of elements");
-      begin.push_back(total);
-      count.push_back(n);
-      total += n;
-      largest = std::max(largest, n);
-    }
-  }
-};
-
-Parts parts_of(const char* op, Rest counts, int ranks) {
-  if (counts.count != ranks)
-    fail(ErrorCode::Shape, op, ": expects a count for each of ", ranks, " ranks, got ", counts.count);
-  return Parts(op, counts.first, ranks);
-}
-
-void expect_elements(const char* op, const char* what, const View& v, int64_t n) {
-  if (v.numel() != n) fail(ErrorCode::Shape, op, ": ", what, " has ", v.numel(), " elements, the counts say ", n);
-}
-
 // Calls f(at, n) for pieces of at most `room` elements; once for nothing at all, as a round still carries signatures.
 template <class F>
 void for_pieces(int64_t total, int64_t room, const F& f) {
@@ -55,9 +26,6 @@ void for_pieces(int64_t total, int64_t room, const F& f) {
     at += room;
   } while (at < total);
 }
-
-// Where the piece [at, at + room) of a range of `count` elements ends.
-int64_t within(int64_t count, int64_t at, int64_t room) { return std::clamp<int64_t>(count - at, 0, room); }
 
 }  // namespace
 

@@ -52,6 +52,12 @@ uint64_t hash_counts(Rest counts) {
   return hash;
 }
 
+bool sound(Signature& s) {
+  s.where[sizeof s.where - 1] = 0;
+  return s.call >= Collective::kNone && s.call < Collective::kCount && size_t(s.dtype) < size_t(DType::kCount) &&
+         s.reduce >= RankReduce::kSum && s.reduce < RankReduce::kCount;
+}
+
 bool agree(const Signature& a, const Signature& b) {
   return a.sequence == b.sequence && a.call == b.call && a.dtype == b.dtype && a.reduce == b.reduce &&
          a.root == b.root && a.count == b.count && a.counts_hash == b.counts_hash;

@@ -53,6 +53,7 @@ int number_of_place(const std::string& text);
 void write_place(int number, Signature& s);
 
 uint64_t hash_counts(Rest counts);
+bool sound(Signature& s);  // as it can be shown, whoever wrote it; ends the text
 // The factor may differ: each rank scales its own contribution.
 bool agree(const Signature& a, const Signature& b);
 std::string show(const Signature& s);   // allReduce(float32, 10 elements, sum)
