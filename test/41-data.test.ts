@@ -69,8 +69,11 @@ describe('order', () => {
           return range(parts[0]!.length).flatMap((i) => parts.map((part) => part[i]!));
         });
         expect(together).toEqual(single);
-        const padded = range(world).map((rank) => new data.DistributedSampler(base, { rank, world }).length);
+        const padded = range(world).map((rank) => new data.DistributedSampler(base, { rank, world, pad: true }).length);
         expect(new Set(padded)).toEqual(new Set([Math.ceil(n / world)]));
+        const shares = range(world).map((rank) => new data.DistributedSampler(base, { rank, world }));
+        const all = shares.flatMap((share) => range(share.length).map((i) => share.at(i, 3)));
+        expect(all.sort((a, b) => a - b)).toEqual(range(n));
       }),
     );
   });
@@ -79,6 +82,9 @@ describe('order', () => {
     expect(() => new data.RandomSampler(-1)).toThrow(ValueError);
     expect(() => new data.BatchSampler(new data.SequentialSampler(3), 0)).toThrow('BatchSampler: batchSize must be a whole number from 1, got 0');
     expect(() => new data.DistributedSampler(new data.SequentialSampler(3), { rank: 2, world: 2 })).toThrow(ValueError);
+    expect(() => new data.DistributedSampler(new data.SequentialSampler(3), { rank: 0, world: 2, pad: true, dropLast: true })).toThrow(
+      'DistributedSampler: dropLast and pad exclude each other',
+    );
   });
 });
 

@@ -98,28 +98,33 @@ test('null in place of options means the defaults', async () => {
 });
 
 describe('states of a loader that belong to nothing here', () => {
-  const good = { epoch: 0, batch: 1, batchSize: 1, seed: 0, samples: 3, stream: null };
+  const good = { epoch: 0, position: 1, seed: 0, samples: 3, stream: null };
   test.each<[string, object, Kind, RegExp]>([
-    ['a stream without counts', { ...good, samples: null, stream: {} }, ValueError, /stream must be null or \{ delivered, rotation \}/],
+    ['a stream without counts', { ...good, samples: null, stream: {} }, ValueError, /stream must be null or \{ world, delivered, rotation \}/],
     [
       'a stream of another kind',
-      { ...good, samples: null, stream: { delivered: ['x'], rotation: [0] } },
+      { ...good, samples: null, stream: { world: 1, delivered: ['x'], rotation: [0] } },
       ValueError,
       /stream\.delivered\[0\] must be a whole number/,
     ],
     [
       'a turn of nobody',
-      { ...good, samples: null, stream: { delivered: [1], rotation: [7] } },
+      { ...good, samples: null, stream: { world: 1, delivered: [1], rotation: [7] } },
       ValueError,
       /stream\.rotation\[0\] must be .* from 0 to 0, got 7/,
     ],
-    ['a stream’s', { ...good, samples: null, stream: { delivered: [1], rotation: [0] } }, ShardgradError, /was taken over a stream, here is a dataset/],
-    ['past the end', { ...good, batch: 100 }, ShardgradError, /the state stands after 100 batches of 1, an epoch has 3 of 1/],
+    [
+      'a stream’s',
+      { ...good, samples: null, stream: { world: 1, delivered: [1], rotation: [0] } },
+      ShardgradError,
+      /was taken over a stream, here is a dataset/,
+    ],
+    ['past the end', { ...good, position: 100 }, ShardgradError, /the state stands after 100 samples, an epoch has 3/],
   ])('%s', (_, state, kind, text) => {
     const loader = new data.DataLoader(three);
     expect(() => loader.loadStateDict(wrong(state))).toThrow(kind);
     expect(() => loader.loadStateDict(wrong(state))).toThrow(text);
-    expect(loader.stateDict().batch).toBe(0);
+    expect(loader.stateDict().position).toBe(0);
   });
 
   test('a dataset’s, for a stream', () => {

@@ -1,5 +1,6 @@
 // DataLoader: batches of a dataset as tensors, in an order that (seed, epoch) fixes. The surprising decision: the order is a function
-// of the batch's number, so a loader's state is a few integers, and resuming is exact with any number of workers and any prefetch.
+// of the position in the epoch, so a loader's state is a few integers, and resuming is exact with any number of ranks and workers, any
+// batch size and any prefetch.
 import { withContext } from '../context.js';
 import { DataError, ValueError } from '../errors.js';
 import { checkInteger } from '../shape.js';
@@ -9,7 +10,7 @@ import { checkDataset, type Dataset, type IterableDataset, isIterableDataset, ty
 import { checkState, type DataLoaderOptions, type DataLoaderState, type ResolvedOptions, resolveOptions } from './loader_options.js';
 import { construct, isModuleRef, type ModuleRef, portable, resolveFunction } from './module_ref.js';
 import { END, Producer, type ProducerSettings } from './producer.js';
-import { type BatchOrder, BatchSampler, checkIndices, DistributedSampler, RandomSampler, type Sampler, SequentialSampler } from './sampler.js';
+import { type BatchOrder, checkIndices, RandomSampler, RankBatches, SequentialSampler } from './sampler.js';
 import type { WorkerRequest, WorkerStart } from './worker.js';
 import { WorkerPool } from './worker_pool.js';
 
@@ -22,7 +23,7 @@ import { WorkerPool } from './worker_pool.js';
  * ```
  *
  * A batch's tensors belong to the loader, which frees them when the next batch is asked for; call `keep()` on what must live longer.
- * Every full pass ends an epoch. `stateDict()` tells the position after the batch last delivered, also in the middle of the loop and
+ * Every full pass ends an epoch, and the next one has another order. `stateDict()` tells the position after the batch last delivered, also in the middle of the loop and
  * after a `break`; a loop that begins after `loadStateDict()` goes on there, any other begins its epoch anew.
  */
 export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B> {
@@ -30,6 +31,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   private dataset: Dataset | IterableDataset | null = null;
   private seed: number;
   private epochNumber = 0;
+  /** Where the present or next loop begins, in samples of all ranks; for streams and orders of batches, in batches. */
+  private start = 0;
+  /** Batches delivered since. */
   private batch = 0;
   private stream: DataLoaderState['stream'] = null;
   /** The position was loaded, and the next loop begins there. */
@@ -52,9 +56,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   private useDataset(dataset: unknown): void {
     this.dataset = checkDataset(dataset, 'DataLoader');
-    const { sampler, batchSampler, shuffle } = this.options;
-    if (isIterableDataset(this.dataset) && (sampler || batchSampler || shuffle)) {
-      throw new ValueError('DataLoader: an iterable dataset has its own order; leave out shuffle, sampler and batchSampler');
+    const { sampler, batchSampler, shuffle, pad } = this.options;
+    if (isIterableDataset(this.dataset) && (sampler || batchSampler || shuffle || pad)) {
+      throw new ValueError('DataLoader: an iterable dataset has its own order; leave out shuffle, sampler, batchSampler and pad');
     }
   }
 
@@ -63,11 +67,15 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     if (this.dataset === null) this.useDataset(await construct(portable(this.source as ModuleRef, 'DataLoader'), 'DataLoader'));
   }
 
-  /** Batches in an epoch. Throws DataError for a stream, and for a reference before `ready()`. */
+  /**
+   * Batches in an epoch, the same on every rank (see `pad` for the last one). Throws DataError for a stream, and for a reference before
+   * `ready()`.
+   */
   get length(): number {
     if (this.dataset === null) throw new DataError('DataLoader: the length of a dataset given by reference is known after await loader.ready()');
     if (isIterableDataset(this.dataset)) throw new DataError('DataLoader: an iterable dataset has no length');
-    return this.order(this.dataset).length;
+    const order = this.order(this.dataset, 0);
+    return order instanceof RankBatches ? order.steps : order.length;
   }
 
   /** The epoch that the next loop runs, or the present one inside a loop. */
@@ -84,17 +92,23 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   }
 
   private restart(): void {
+    this.start = 0;
     this.batch = 0;
     this.stream = null;
     this.resuming = false;
   }
 
-  private order(dataset: Dataset): BatchOrder {
-    const { batchSampler, shuffle, dropLast, rank, world, batchSize } = this.options;
+  private order(dataset: Dataset, start: number): BatchOrder | RankBatches {
+    const { batchSampler, shuffle, batchSize } = this.options;
     if (batchSampler) return batchSampler;
-    let sampler: Sampler = this.options.sampler ?? (shuffle ? new RandomSampler(dataset, { seed: this.seed }) : new SequentialSampler(dataset));
-    if (world > 1) sampler = new DistributedSampler(sampler, { rank, world, dropLast });
-    return new BatchSampler(sampler, batchSize, { dropLast });
+    const sampler = this.options.sampler ?? (shuffle ? new RandomSampler(dataset, { seed: this.seed }) : new SequentialSampler(dataset));
+    return new RankBatches(sampler, batchSize, start, this.options);
+  }
+
+  private get position(): number {
+    if (this.dataset === null || isIterableDataset(this.dataset)) return this.start + this.batch;
+    const order = this.order(this.dataset, this.start);
+    return order instanceof RankBatches ? order.positionAfter(this.batch) : this.start + this.batch;
   }
 
   private samples(): number | null {
@@ -103,17 +117,18 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   /** The position after the batch last delivered. */
   stateDict(): DataLoaderState {
-    return { epoch: this.epochNumber, batch: this.batch, batchSize: this.options.batchSize, seed: this.seed, samples: this.samples(), stream: this.stream };
+    return { epoch: this.epochNumber, position: this.position, seed: this.seed, samples: this.samples(), stream: this.stream };
   }
 
   /**
-   * The next loop goes on after the batch the state was taken at, in the same order: the state's seed replaces this loader's.
+   * The next loop goes on after the batch the state was taken at, in the same order: the state's seed replaces this loader's. Every
+   * rank loads the same state, that of any of them; their number and the batch size may have changed, but not for streams.
    * @throws ValueError for what is no state, DataError when it belongs to a dataset of another length, to a position past the end of
-   *   an epoch, or to readers of a stream that were not as many
+   *   an epoch, or to ranks or readers of a stream that were not as many
    */
   loadStateDict(state: DataLoaderState): void {
     const where = 'DataLoader.loadStateDict';
-    const { epoch, batch, seed } = checkState(state, where);
+    const { epoch, position, seed } = checkState(state, where);
     const samples = this.samples();
     if (this.dataset !== null && (samples === null) !== (state.samples === null)) {
       throw new DataError(
@@ -123,21 +138,22 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     if (samples !== null && state.samples !== null && samples !== state.samples) {
       throw new DataError(`${where}: the state was taken over ${state.samples} samples, the dataset has ${samples}`);
     }
-    const { batchSize } = this.options;
-    const position = (batch * state.batchSize) / batchSize;
-    if (!Number.isInteger(position) || (state.stream && position !== batch)) {
-      throw new DataError(`${where}: ${batch} batches of ${state.batchSize} samples are not a whole number of batches of ${batchSize}`);
+    const { world, batchSampler, sampler } = this.options;
+    if (state.stream && state.stream.world !== world) {
+      throw new DataError(`${where}: the state of the stream was taken with ${state.stream.world} rank(s), there are ${world}; a stream cannot be dealt anew`);
     }
     if (state.stream && state.stream.delivered.length !== this.readers) {
       throw new DataError(
         `${where}: the state of the stream was taken with ${state.stream.delivered.length} reader(s), there are ${this.readers}; use as many workers as before`,
       );
     }
-    if (samples !== null && (batch - 1) * state.batchSize >= Math.max(1, this.length * batchSize)) {
-      throw new DataError(`${where}: the state stands after ${batch} batches of ${state.batchSize}, an epoch has ${this.length} of ${batchSize}`);
+    const end = batchSampler ? batchSampler.length : sampler ? sampler.length : samples;
+    if (end !== null && position > end) {
+      throw new DataError(`${where}: the state stands after ${position} ${batchSampler ? 'batches' : 'samples'}, an epoch has ${end}`);
     }
     this.epochNumber = epoch;
-    this.batch = position;
+    this.start = position;
+    this.batch = 0;
     this.seed = seed;
     this.stream = state.stream;
     this.resuming = true;
@@ -151,7 +167,8 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
 
   private *requests(order: BatchOrder | null, dataset: Dataset | IterableDataset, epoch: number, start: number): Generator<WorkerRequest, void, void> {
     if (order === null) for (;;) yield null;
-    for (let i = start; i < order.length; i++) yield checkIndices(order.at(i, epoch), (dataset as Dataset).length, i);
+    // an order of ranks begins at its start by itself
+    for (let i = order instanceof RankBatches ? 0 : start; i < order.length; i++) yield checkIndices(order.at(i, epoch), (dataset as Dataset).length, i);
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<B, void, void> {
@@ -164,7 +181,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     const streaming = isIterableDataset(dataset);
     const delivered = this.stream?.delivered.slice() ?? new Array<number>(this.readers).fill(0);
     const rotation = this.stream?.rotation.slice() ?? delivered.map((_, i) => i);
-    const requests = this.requests(streaming ? null : this.order(dataset), dataset, epoch, this.batch);
+    const requests = this.requests(streaming ? null : this.order(dataset, this.start), dataset, epoch, this.start);
     const { batchSize, dropLast, rank, world, workers, device } = this.options;
     const settings = delivered.map((skip, reader): ProducerSettings => {
       const share: StreamShare = { epoch, seed: this.seed, shard: rank * this.readers + reader, shards: world * this.readers };
@@ -174,7 +191,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     const run = { end: supply.end };
     this.running = run;
     let scope = new Scope();
-    let number = this.batch;
+    let number = 0;
     try {
       for (;;) {
         const host = await withContext({ scope }, supply.next);
@@ -187,7 +204,7 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
         // unless setEpoch() moved on meanwhile
         if (this.epochNumber === epoch) {
           this.batch = number;
-          if (streaming) this.stream = { delivered: delivered.slice(), rotation: rotation.slice() };
+          if (streaming) this.stream = { world, delivered: delivered.slice(), rotation: rotation.slice() };
         }
         yield batch;
         scope.end(null);

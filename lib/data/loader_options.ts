@@ -30,29 +30,37 @@ export interface DataLoaderOptions<S = unknown> {
   prefetchFactor?: number;
   /** Longest wait for a worker before the iteration fails; 10 minutes by default. */
   timeoutMs?: number;
-  /** Which share of the samples is this process's, for data-parallel training; 0 by default. */
+  /** Which of `world` processes that train together this is; 0 by default. It gets its piece, `batchSize` samples, of every common batch. */
   rank?: number;
-  /** Into how many shares the samples are dealt; 1 by default. */
+  /** Processes that share the samples; 1 by default. */
   world?: number;
+  /**
+   * Fill the last common batch of an epoch up from its start, so that every rank gets equally many samples. False by default: every
+   * sample comes once an epoch, and where the last batch cannot be divided, ranks differ by one sample or go without.
+   */
+  pad?: boolean;
 }
 
 /** Where a loader stands; plain JSON. */
 export interface DataLoaderState {
   readonly epoch: number;
-  /** Batches of the epoch that were delivered. */
-  readonly batch: number;
-  readonly batchSize: number;
+  /**
+   * Samples of the epoch that all ranks together were given. It says nothing of their number or batch size: a run may go on with others.
+   * For streams and with a batchSampler: batches of this loader.
+   */
+  readonly position: number;
   readonly seed: number;
   /** Samples of the dataset; null for streams. */
   readonly samples: number | null;
-  /** Streams only: batches delivered by each reader, and the readers with data left in the order of their turns. */
-  readonly stream: { readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
+  /** Streams only: the number of ranks, batches delivered by each reader of this one, and the readers with data left in the order of their turns. */
+  readonly stream: { readonly world: number; readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
 }
 
 export interface ResolvedOptions<S> extends DataLoaderOptions<S> {
   readonly batchSize: number;
   readonly seed: number;
   readonly dropLast: boolean;
+  readonly pad: boolean;
   readonly workers: number;
   readonly prefetchFactor: number;
   readonly timeoutMs: number;
@@ -62,12 +70,12 @@ export interface ResolvedOptions<S> extends DataLoaderOptions<S> {
 
 /** Checks a state given to loadStateDict. Throws ValueError for what stateDict() does not return. */
 export function checkState(state: DataLoaderState, where: string): DataLoaderState {
-  for (const name of ['epoch', 'batch', 'seed'] as const) checkInteger(state?.[name], name, where, 0);
-  checkInteger(state.batchSize, 'batchSize', where, 1);
+  for (const name of ['epoch', 'position', 'seed'] as const) checkInteger(state?.[name], name, where, 0);
   if (state.samples !== null) checkInteger(state.samples, 'samples', where, 0);
   if (state.stream === null) return state;
-  const { delivered, rotation } = state.stream ?? {};
-  if (!Array.isArray(delivered) || !Array.isArray(rotation)) throw new ValueError(`${where}: stream must be null or { delivered, rotation }`);
+  const { world, delivered, rotation } = state.stream ?? {};
+  if (!Array.isArray(delivered) || !Array.isArray(rotation)) throw new ValueError(`${where}: stream must be null or { world, delivered, rotation }`);
+  checkInteger(world, 'stream.world', where, 1);
   for (const [i, count] of delivered.entries()) checkInteger(count, `stream.delivered[${i}]`, where, 0);
   for (const [i, reader] of rotation.entries()) checkInteger(reader, `stream.rotation[${i}]`, where, 0, delivered.length - 1);
   return state;
@@ -83,13 +91,14 @@ export function resolveOptions<S>(options: DataLoaderOptions<S>): ResolvedOption
     batchSize: checkInteger(options.batchSize ?? 1, 'batchSize', where, 1),
     seed: checkInteger(options.seed ?? 0, 'seed', where, 0),
     dropLast: options.dropLast ?? false,
+    pad: options.pad ?? false,
     workers: checkInteger(options.workers ?? 0, 'workers', where, 0, 1024),
     prefetchFactor: checkInteger(options.prefetchFactor ?? 2, 'prefetchFactor', where, 1, 1024),
     timeoutMs: checkNumber(options.timeoutMs ?? 600_000, 'timeoutMs', where, 1, 2 ** 31 - 1),
     world,
     rank: checkInteger(options.rank ?? 0, 'rank', where, 0, world - 1),
   };
-  const { collate, batchSampler, sampler, shuffle, dropLast, workers } = resolved;
+  const { collate, batchSampler, sampler, shuffle, dropLast, pad, workers } = resolved;
   if (collate !== undefined && typeof collate !== 'function' && !isModuleRef(collate)) {
     throw new ValueError(`${where}: collate must be a function or { module, export }, got ${describe(collate)}`);
   }
@@ -98,8 +107,9 @@ export function resolveOptions<S>(options: DataLoaderOptions<S>): ResolvedOption
   }
   if (sampler) checkOrder(sampler, 'sampler', where);
   if (batchSampler) checkOrder(batchSampler, 'batchSampler', where);
-  if (batchSampler && (sampler || shuffle || dropLast || options.batchSize !== undefined || world > 1)) {
-    throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast and world`);
+  if (dropLast && pad) throw new ValueError(`${where}: dropLast and pad exclude each other`);
+  if (batchSampler && (sampler || shuffle || dropLast || pad || options.batchSize !== undefined || world > 1)) {
+    throw new ValueError(`${where}: batchSampler decides the batches alone; leave out batchSize, shuffle, sampler, dropLast, pad and world`);
   }
   if (sampler && shuffle) throw new ValueError(`${where}: sampler and shuffle exclude each other`);
   return resolved;

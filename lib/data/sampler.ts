@@ -67,10 +67,19 @@ export class RandomSampler implements Sampler {
   }
 }
 
+/** One of several ranks, and what becomes of samples that cannot be dealt evenly. */
+export interface RankOptions {
+  rank: number;
+  world: number;
+  /** Leave them out. */
+  dropLast?: boolean;
+  /** Fill up from the start of the epoch, so that ranks get equally many. By default every sample comes once, and ranks differ by one. */
+  pad?: boolean;
+}
+
 /**
- * The share of one rank: positions rank, rank + world, rank + 2·world, … of another sampler, so that batch k of all ranks together
- * is batch k of one process with a batch `world` times as large. All ranks get equally many samples: the last ones are filled up
- * from the start of the epoch, or left out with `dropLast`.
+ * The share of one rank: positions rank, rank + world, rank + 2·world, … of another sampler. For a loader of your own; a DataLoader
+ * with `rank` and `world` deals by itself, and can resume with another number of ranks.
  */
 export class DistributedSampler implements Sampler {
   readonly length: number;
@@ -79,12 +88,12 @@ export class DistributedSampler implements Sampler {
 
   constructor(
     private readonly base: Sampler,
-    options: { rank: number; world: number; dropLast?: boolean },
+    { rank, world, dropLast = false, pad = false }: RankOptions,
   ) {
-    this.world = checkInteger(options.world, 'world', 'DistributedSampler', 1);
-    this.rank = checkInteger(options.rank, 'rank', 'DistributedSampler', 0, this.world - 1);
-    const share = base.length / this.world;
-    this.length = options.dropLast ? Math.floor(share) : Math.ceil(share);
+    this.world = checkInteger(world, 'world', 'DistributedSampler', 1);
+    this.rank = checkInteger(rank, 'rank', 'DistributedSampler', 0, this.world - 1);
+    if (dropLast && pad) throw new ValueError('DistributedSampler: dropLast and pad exclude each other');
+    this.length = dropLast ? Math.floor(base.length / world) : Math.ceil((base.length - (pad ? 0 : rank)) / world);
   }
 
   at(position: number, epoch: number): number {
@@ -111,6 +120,51 @@ export class BatchSampler implements BatchOrder {
     const start = batch * this.batchSize;
     const count = Math.min(this.batchSize, this.sampler.length - start);
     return Array.from({ length: count }, (_, i) => this.sampler.at(start + i, epoch));
+  }
+}
+
+/**
+ * One rank's part of every batch. The order of an epoch is cut into batches for all ranks together, and of each the r-th rank gets the
+ * r-th piece: laid one after another, the ranks' batches are those of one process, sample for sample. An epoch may begin behind what
+ * was seen before, by any number of ranks.
+ */
+export class RankBatches implements BatchOrder {
+  /** Batches of this rank: one less than `steps` when the last batch has fewer samples than there are ranks and none for this one. */
+  readonly length: number;
+  /** Batches of all ranks together. */
+  readonly steps: number;
+  private readonly left: number;
+
+  constructor(
+    private readonly order: Sampler,
+    private readonly batchSize: number,
+    private readonly start: number,
+    private readonly ranks: RankOptions,
+  ) {
+    this.left = Math.max(0, order.length - start);
+    const batches = this.left / (batchSize * ranks.world);
+    this.steps = ranks.dropLast ? Math.floor(batches) : Math.ceil(batches);
+    this.length = this.steps > 0 && this.piece(this.steps - 1)[1] === 0 ? this.steps - 1 : this.steps;
+  }
+
+  at(batch: number, epoch: number): number[] {
+    const [first, count] = this.piece(batch);
+    return Array.from({ length: count }, (_, i) => this.order.at(this.start + ((first + i) % this.left), epoch));
+  }
+
+  /** Where in the epoch the ranks stand together after so many batches. */
+  positionAfter(batches: number): number {
+    return this.start + Math.min(this.left, batches * this.batchSize * this.ranks.world);
+  }
+
+  /** This rank's piece of a batch: its first position behind `start`, and the number of samples. */
+  private piece(batch: number): [first: number, count: number] {
+    const { rank, world, pad } = this.ranks;
+    const first = batch * this.batchSize * world;
+    const total = Math.min(this.batchSize * world, this.left - first);
+    if (pad) return [first + rank * Math.ceil(total / world), Math.ceil(total / world)];
+    const [each, more] = [Math.floor(total / world), total % world];
+    return [first + rank * each + Math.min(rank, more), each + (rank < more ? 1 : 0)];
   }
 }
 
