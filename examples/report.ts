@@ -32,8 +32,10 @@ export interface Progress {
   step: number;
   loss: number;
   validation: number;
-  /** Bytes. */
+  /** Bytes, of all ranks. */
   memory: number;
+  /** Share of the time in which computation stood still for other ranks, 0 to 1, averaged over the ranks; null for one rank. */
+  communication: number | null;
 }
 
 function duration(seconds: number): string {
@@ -43,10 +45,13 @@ function duration(seconds: number): string {
     : `${Math.floor(s / 3600)}:${String(Math.floor((s % 3600) / 60)).padStart(2, '0')}:${String(s % 60).padStart(2, '0')}`;
 }
 
-/** On a terminal the line is rewritten; elsewhere a new line appears about every five seconds. */
+/**
+ * On a terminal, also through `shardgrad run`, the line is rewritten; elsewhere a new line appears about every five seconds.
+ * @param options.tokensPerStep of all ranks together
+ */
 export function progressLine(options: { total: number; tokensPerStep: number; from: number }): { update(p: Progress): void; end(): void } {
   const start = performance.now();
-  const tty = process.stdout.isTTY === true;
+  const tty = process.stdout.isTTY === true || process.env['SHARDGRAD_LIVE_LINE'] === '1';
   let shown = 0;
   let last: Progress | null = null;
   let printed: Progress | null = null;
@@ -54,11 +59,13 @@ export function progressLine(options: { total: number; tokensPerStep: number; fr
     const elapsed = (performance.now() - start) / 1000;
     const perSecond = (p.step - options.from) / elapsed;
     const valid = Number.isNaN(p.validation) ? '   -  ' : p.validation.toFixed(4);
-    return (
+    const text =
       `step ${String(p.step).padStart(String(options.total).length)}/${options.total}  loss ${p.loss.toFixed(4)}  val ${valid}  ` +
-      `${Math.round(perSecond * options.tokensPerStep).toLocaleString('en')} tokens/s  ${duration(elapsed)} elapsed  ` +
-      `${duration((options.total - p.step) / perSecond)} left  ${(p.memory / 2 ** 20).toFixed(0)} MiB`
-    );
+      `${Math.round(perSecond * options.tokensPerStep).toLocaleString('en')} tokens/s  ` +
+      `${p.communication === null ? '' : `comm ${(100 * p.communication).toFixed(0)}%  `}${duration(elapsed)} elapsed  ` +
+      `${duration((options.total - p.step) / perSecond)} left  ${(p.memory / 2 ** 20).toFixed(0)} MiB`;
+    // a line that wraps could not be rewritten
+    return process.stdout.isTTY ? text.slice(0, (process.stdout.columns || 80) - 1) : text;
   };
   return {
     update(p) {

@@ -1,16 +1,19 @@
-// Trains a small GPT on the text of Moby Dick, character by character, and reads like the recipe it is: data, model, optimizer, loop,
-// checkpoint, sample. One command runs it:
+// Trains a small GPT on the text of Moby Dick, character by character, and reads like the recipe it is: job, data, model, optimizer,
+// loop, checkpoint, sample. One command runs it, as two processes that share every batch:
 //
 //   npm run quickstart                         about two minutes on a laptop's CPU
 //   npm run quickstart -- --resume             goes on where the last run stopped
 //   npm run quickstart -- --steps 5000 --dtype bfloat16
+//   node dist/examples/train_gpt.js            one process; npx shardgrad run --nproc-per-node 4 dist/examples/train_gpt.js: four
 //
+// The batch is that of all processes, so the loss curve does not depend on their number, and a run may go on with another one.
 // Options: --steps --batch --layers --heads --dim --context --lr --dropout --dtype --device --seed --out --eval-every --save-every
 // --seconds (stop after so many) --resume. Ctrl-C saves a checkpoint and ends cleanly; a second Ctrl-C ends at once.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as sg from 'shardgrad';
 import { data, io, nn, optim } from 'shardgrad';
+import * as dist from 'shardgrad/distributed';
 import { curve, explainMistakes, progressLine, readOptions } from './report.js';
 
 explainMistakes();
@@ -44,19 +47,26 @@ if (!['float32', 'float64', 'float16', 'bfloat16'].includes(args.dtype)) {
   throw new sg.ValueError(`--dtype must be float32, float64, float16 or bfloat16, got "${args.dtype}"`);
 }
 
+// Job: this process is one of `world.size` ranks; started by itself, the only one. The first one prints, saves and samples.
+const { rank, world, device, restartCount, close } = await dist.init({ device: args.device });
+const first = rank === 0;
+if (batchSize % world.size !== 0) throw new sg.ValueError(`--batch ${batchSize} cannot be divided over ${world.size} ranks`);
+
 // Data: the first nine tenths train, the last tenth validates.
 const text = data.mobyDick();
 const tokenizer = data.CharTokenizer.fit(text.train + text.validation);
 const windows = (part: string, length?: number): data.TextDataset => new data.TextDataset(part, tokenizer, { context, windows: 'random', length });
 const loader = new data.DataLoader(windows(text.train), {
-  batchSize,
+  batchSize: batchSize / world.size,
   shuffle: true,
   seed,
   dropLast: true,
-  device: args.device,
+  rank,
+  world: world.size,
+  device,
 });
 if (loader.length === 0) throw new sg.ValueError(`--batch ${batchSize} is more than there are windows of ${context} characters`);
-const validation = new data.DataLoader(windows(text.validation, 160), { batchSize: 16, device: args.device });
+const validation = new data.DataLoader(windows(text.validation, 160), { batchSize: 16, rank, world: world.size, device });
 
 // Model and optimizer. Biases and norms are not decayed, as usual.
 sg.manualSeed(seed);
@@ -67,8 +77,10 @@ const model = new nn.GPT({
   dim: count('dim'),
   context,
   dropout: number('dropout'),
-  device: args.device,
+  device,
 }).to(args.dtype as sg.DType);
+const ddp = new dist.DistributedDataParallel(model, { group: world });
+await ddp.ready;
 const decayed = model.parameters().filter((p) => p.ndim >= 2);
 const others = model.parameters().filter((p) => p.ndim < 2);
 const optimizer = new optim.AdamW(
@@ -82,91 +94,118 @@ const schedule = new optim.CosineWithWarmup(optimizer, { warmup: Math.min(100, s
 
 let step = 0;
 const history: { step: number; loss: number; validation?: number }[] = [];
-if (args.resume) {
+const resumes = args.resume || (restartCount > 0 && (await io.latestCheckpoint(args.out)) !== null);
+if (resumes) {
   const saved = await io.loadCheckpoint(join(args.out, 'latest'), { model, optimizer, schedule, loader });
   step = saved.step;
   history.push(...(saved['history'] as typeof history));
   if (step >= steps) throw new sg.ValueError(`the run in ${args.out} stands at step ${step}: give --steps more than that`);
-  console.log(`resumed from step ${step}`);
+  if (first) console.log(`resumed from step ${step}`);
 }
+// every rank has the same state, so one saves it, and all load it, however many they are then
 const save = (): Promise<string> =>
   io.saveCheckpoint(args.out, { model, optimizer, schedule, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
 // at once, so that a folder that cannot be written is found now
-if (!args.resume) await save();
+if (first && !resumes) await save();
 
-/** Mean loss over the validation windows: always the same ones. */
+/** The mean over the ranks of what each of them gives: numbers, and a last one that is still being computed. */
+function meanOverRanks(numbers: number[], last?: sg.Tensor): Promise<number[]> {
+  return sg.scope(async () => {
+    const mine = sg.tensor(numbers, { device });
+    const all = world.allReduce(last ? sg.cat([mine, last.reshape([1])]) : mine, { op: 'avg' }).wait();
+    return (await all.toArray()) as number[];
+  });
+}
+
+/** Mean loss over the validation windows, always the same ones: each rank goes through its part. */
 async function evaluate(): Promise<number> {
   model.eval();
   let sum = 0;
-  let batches = 0;
+  let count = 0;
   validation.setEpoch(0);
   for await (const batch of validation) {
     const loss = sg.scope(() => sg.inferenceMode(() => model.forward(batch.inputs, batch.targets)));
-    sum += await loss.item();
+    sum += (await loss.item()) * batch.inputs.shape[0]!;
     loss.dispose();
-    batches++;
+    count += batch.inputs.shape[0]!;
   }
   model.train();
-  return sum / batches;
+  const [meanSum, meanCount] = await meanOverRanks([sum, count]);
+  return meanSum! / meanCount!;
 }
 
-console.log(
-  `${model
-    .parameters()
-    .reduce((n, p) => n + p.numel, 0)
-    .toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ` + `${sg.getNumThreads()} threads, ${args.dtype}, ${args.device}`,
-);
+if (first) {
+  const size = model.parameters().reduce((n, p) => n + p.numel, 0);
+  const ranks = world.size === 1 ? '' : `${world.size} ranks, `;
+  console.log(`${size.toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ${ranks}${sg.getNumThreads()} threads, ${args.dtype}, ${device}`);
+}
 
-let stop: string | null = null;
+// A signal may reach one rank a step before the others: what each has heard goes around with the loss, and all stop at the same step.
+const reasons = ['interrupted', 'terminated', 'time is up'] as const;
+const heard = [0, 0, 0];
 process.once('SIGINT', () => {
-  stop = 'interrupted';
+  heard[0] = 1;
 });
 process.once('SIGTERM', () => {
-  stop = 'terminated';
+  heard[1] = 1;
 });
+let stop: string | undefined;
 const progress = progressLine({ total: steps, tokensPerStep: batchSize * context, from: step });
+const [begin, waitedBefore] = [performance.now(), dist.waitedForCollectives(device)];
 let valid = history.findLast((h) => h.validation !== undefined)?.validation ?? Number.NaN;
 
 training: while (step < steps) {
   for await (const batch of loader) {
     const loss = sg.scope(() => {
-      const loss = model.forward(batch.inputs, batch.targets);
-      loss.backward();
+      const loss = ddp.forward(batch.inputs, batch.targets);
+      loss.backward(); // the gradients become the mean over all ranks
       optim.clipGradNorm(model.parameters(), 1);
       optimizer.step();
       optimizer.zeroGrad();
       schedule.step();
-      return loss.detach();
+      return loss.detach().float();
     });
     step++;
-    const value = await loss.item(); // the event loop runs while the step does
+    if (Date.now() > deadline) heard[2] = 1;
+    const waited = (1000 * (dist.waitedForCollectives(device) - waitedBefore)) / (performance.now() - begin);
+    // the event loop runs while the step does
+    const told = await meanOverRanks([...heard, waited, sg.memory(device).peak], loss);
+    const value = told.pop()!;
     loss.dispose();
+    stop = reasons.find((_, i) => told[i]! > 0);
     const evaluates = step % evalEvery === 0 || step === steps;
     if (evaluates) valid = await evaluate();
     if (evaluates || step % 10 === 0) history.push({ step, loss: value, ...(evaluates ? { validation: valid } : {}) });
-    progress.update({ step, loss: value, validation: valid, memory: sg.memory(args.device).peak });
-    if (Date.now() > deadline) stop = 'time is up';
-    if (step % saveEvery === 0 && step < steps) await save();
-    if (stop !== null || step >= steps) break training;
+    if (first) {
+      const communication = world.size === 1 ? null : told[3]!;
+      progress.update({ step, loss: value, validation: valid, memory: told[4]! * world.size, communication });
+      if (step % saveEvery === 0 && step < steps) await save();
+    }
+    if (stop || step >= steps) break training;
   }
 }
-progress.end();
+if (first) await finish();
+await close();
 
-const path = await save();
-writeFileSync(join(args.out, 'loss.svg'), curve(history));
-if (stop) console.log(`${stop} at step ${step}`);
-const prompt = tokenizer.encode('CHAPTER ');
-const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', device: args.device }), {
-  maxNewTokens: 400,
-  temperature: 0.8,
-  topK: 40,
-  seed: 1,
-});
-console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}\n`);
-const more = stop ? steps : steps + 1000;
-const kept = (Object.keys(options) as (keyof typeof options)[])
-  .filter((name) => name !== 'resume' && name !== 'steps' && args[name] !== options[name].default)
-  .map((name) => ` --${name} ${/\s/.test(String(args[name])) ? JSON.stringify(args[name]) : args[name]}`);
-console.log(`checkpoint  ${path}`);
-console.log(`loss curve  ${join(args.out, 'loss.svg')}`);
-console.log(`resume      npm run quickstart -- --resume --steps ${more}${kept.join('')}`);
+/** The first rank's last words. */
+async function finish(): Promise<void> {
+  progress.end();
+  const path = await save();
+  writeFileSync(join(args.out, 'loss.svg'), curve(history));
+  if (stop) console.log(`${stop} at step ${step}`);
+  const prompt = tokenizer.encode('CHAPTER ');
+  const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', device }), {
+    maxNewTokens: 400,
+    temperature: 0.8,
+    topK: 40,
+    seed: 1,
+  });
+  console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}\n`);
+  const more = stop ? steps : steps + 1000;
+  const kept = (Object.keys(options) as (keyof typeof options)[])
+    .filter((name) => name !== 'resume' && name !== 'steps' && args[name] !== options[name].default)
+    .map((name) => ` --${name} ${/\s/.test(String(args[name])) ? JSON.stringify(args[name]) : args[name]}`);
+  console.log(`checkpoint  ${path}`);
+  console.log(`loss curve  ${join(args.out, 'loss.svg')}`);
+  console.log(`resume      npm run quickstart -- --resume --steps ${more}${kept.join('')}`);
+}

@@ -198,10 +198,12 @@ void Stream::wait_event_command(Stream& self, void* payload) {
   const EventWait& event = *static_cast<EventWait*>(payload);
   Stream& on = *event.on;
   const auto ready = [&] { return on.passed(event.seq) || self.halting(); };
+  const int64_t start = now_ns();
   if (!spin_until(self.settings_.spin_ns, ready)) {
     Waiting mark(self);
     while (!self.halting() && !on.wait_on_bell(event.seq, &self, kStuckCheckNs)) {}
   }
+  self.waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
   if (!on.faulted()) return;
   std::optional<Fault> copy;
   {

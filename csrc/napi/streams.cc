@@ -78,6 +78,11 @@ napi_value streamDone(Environment& e, const Arguments& a) {
   return promise;
 }
 
+// waitedTime(device, stream): seconds in which the stream stood still for other streams
+napi_value waitedTime(Environment& e, const Arguments& a) {
+  return make_number(e, double(a.device(0).stream(a.stream(1)).waited_ns()) * 1e-9);
+}
+
 napi_value recordEvent(Environment& e, const Arguments& a) {
   return make_number(e, double(a.device(0).stream(a.stream(1)).issued()));
 }
@@ -134,9 +139,10 @@ napi_value configure(Environment& e, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> stream_functions() {
-  return {SG_FUNCTION(openDevice),    SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync),
-          SG_FUNCTION(streamDone),    SG_FUNCTION(recordEvent),   SG_FUNCTION(waitEvent),
-          SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads), SG_FUNCTION(configure)};
+  return {SG_FUNCTION(openDevice), SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync),
+          SG_FUNCTION(streamDone), SG_FUNCTION(recordEvent),   SG_FUNCTION(waitEvent),
+          SG_FUNCTION(waitedTime), SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads),
+          SG_FUNCTION(configure)};
 }
 
 }  // namespace sg

@@ -163,6 +163,8 @@ class Job {
         SHARDGRAD_RUN_ID: plan.runId,
         SHARDGRAD_RESTART_COUNT: String(attempt),
         SHARDGRAD_MAX_RESTARTS: String(plan.maxRestarts),
+        // where standard output is a pipe to a terminal that shows lines rewritten by \r
+        SHARDGRAD_LIVE_LINE: this.terminals.out.live ? '1' : '',
         SHARDGRAD_NUM_THREADS: plan.env['SHARDGRAD_NUM_THREADS'] || String(threads),
       };
       const logFolder = plan.logFolder === null ? null : join(plan.logFolder, `attempt_${attempt}`, String(rank));

@@ -2,7 +2,7 @@
 import { DistributedError } from '../../errors.js';
 import { runJob, type Signals } from './job.js';
 import { parseRunOptions, RUN_HELP, UsageError } from './options.js';
-import { Terminal } from './output.js';
+import { LiveLine, Terminal } from './output.js';
 import { makePlan } from './plan.js';
 
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -15,7 +15,8 @@ const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 export async function run(args: readonly string[]): Promise<number> {
   const options = parseRunOptions(args);
   const { env } = process;
-  const [out, err] = [new Terminal(process.stdout, env), new Terminal(process.stderr, env)];
+  const foot = new LiveLine();
+  const [out, err] = [new Terminal(process.stdout, env, foot), new Terminal(process.stderr, env, foot)];
   if (options === 'help') {
     out.write(RUN_HELP);
     return 0;
