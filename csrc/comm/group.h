@@ -57,6 +57,12 @@ class Group {
   virtual void exchange(Stream&, const std::vector<Message>& messages) = 0;
   virtual void barrier(Stream&) = 0;
 
+  // On JavaScript's thread: the number a call will have, 0 for messages. A call that fails before it begins leaves a
+  // gap here, so this is for what has not started yet.
+  uint64_t number_ahead(Collective call) {
+    const bool message = call == Collective::kSend || call == Collective::kReceive || call == Collective::kExchange;
+    return message ? 0 : ++ahead_;
+  }
   // The entry of the recorder that the next collective belongs to, and its timeout (0: the group's).
   void enter(uint64_t entry, int64_t timeout_ns);
   void exit(bool failed) noexcept;
@@ -98,7 +104,7 @@ class Group {
   const Signature& sign(const Signature& s);
   const GroupInfo info_;
   Signature current_{};  // what this rank is doing
-  uint64_t sequence_ = 0, entry_ = 0;
+  uint64_t sequence_ = 0, ahead_ = 0, entry_ = 0;
   int64_t timeout_ns_ = 0;
 };
 

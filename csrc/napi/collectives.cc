@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../comm/shm_group.h"
+#include "../comm/tcp_group.h"
 #include "args.h"
 #include "call.h"
 
@@ -127,6 +128,14 @@ napi_value joinShmGroup(Environment& e, const Arguments& a) {
   return make_number(e, add_group(ShmGroup::join(info_from(a), a.text(7, "the segment"), {})));
 }
 
+// joinTcpGroup(..., descriptors): two connections for each rank, which are copied; the number of the group
+napi_value joinTcpGroup(Environment& e, const Arguments& a) {
+  const Bytes given = a.bytes(7, "the descriptors");
+  std::vector<int32_t> descriptors(given.size / sizeof(int32_t));
+  std::copy_n(reinterpret_cast<const int32_t*>(given.data), descriptors.size(), descriptors.begin());
+  return make_number(e, add_group(TcpGroup::join(info_from(a), descriptors, {})));
+}
+
 // The number under which a text about a collective's caller is known.
 napi_value nameOfPlace(Environment& e, const Arguments& a) {
   return make_number(e, number_of_place(a.text(0, "the text")));
@@ -139,6 +148,7 @@ napi_value enqueueCollective(Environment& e, const Arguments& a) {
   DeviceContext& device = a.device(1);
   Signature s{};
   s.call = Collective(a.integer(2, 1, int64_t(Collective::kCount) - 1, "the call"));
+  s.sequence = group->number_ahead(s.call);
   s.dtype = DType(a.integer(3, 0, kDTypes - 1, "the dtype"));
   s.count = a.integer(4, 0, int64_t(1) << 50, "the count");
   s.root = int32_t(a.integer(5, -1, INT32_MAX, "the root"));
@@ -228,9 +238,10 @@ napi_value leaveGroup(Environment&, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> collective_functions() {
-  return {SG_FUNCTION(joinShmGroup), SG_FUNCTION(nameOfPlace),     SG_FUNCTION(enqueueCollective),
-          SG_FUNCTION(readRecorder), SG_FUNCTION(collectiveNames), SG_FUNCTION(shareMemory),
-          SG_FUNCTION(sealGroup),    SG_FUNCTION(abortGroup),      SG_FUNCTION(leaveGroup)};
+  return {SG_FUNCTION(joinShmGroup),      SG_FUNCTION(joinTcpGroup), SG_FUNCTION(nameOfPlace),
+          SG_FUNCTION(enqueueCollective), SG_FUNCTION(readRecorder), SG_FUNCTION(collectiveNames),
+          SG_FUNCTION(shareMemory),       SG_FUNCTION(sealGroup),    SG_FUNCTION(abortGroup),
+          SG_FUNCTION(leaveGroup)};
 }
 
 }  // namespace sg

@@ -2,6 +2,7 @@
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
 import { DistributedError } from '../errors.js';
 import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environment.js';
+import { forgetRecording, recorderOf } from './flight.js';
 import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
 import type { Store } from './store.js';
@@ -58,9 +59,10 @@ export async function init(options: InitOptions = {}): Promise<Job> {
 }
 
 /** Rank 0 makes the memory and tells its name; when all have it, the name goes. */
-async function joinWorld({ rank, worldSize: size }: RankLaunch, device: Device, store: Store, timeoutMs: number): Promise<ProcessGroup> {
+async function joinWorld(launch: RankLaunch, device: Device, store: Store, timeoutMs: number): Promise<ProcessGroup> {
+  const { rank, worldSize: size } = launch;
   const segment = rank === 0 ? segmentName() : String(await store.get('world/segment', { timeoutMs }));
-  const world = sharedWorld(segment, { rank, size, device, timeoutMs });
+  const world = sharedWorld(segment, { rank, size, device, timeoutMs, recorder: recorderOf(launch, process.env) });
   if (rank === 0) await store.set('world/segment', segment);
   if ((await store.add('world/joined')) === size) await store.set('world/complete', '1');
   await store.wait('world/complete', { timeoutMs });
@@ -79,6 +81,7 @@ function job(launch: RankLaunch, device: Device, world: ProcessGroup, met: Rende
     store: met?.store ?? null,
     async close() {
       await world.close();
+      forgetRecording(launch, process.env);
       if (met?.server) {
         // the others still say good-bye to the store that lives here
         await met.store.wait(Array.from({ length: launch.worldSize - 1 }, (_, r) => `world/left/${r + 1}`));

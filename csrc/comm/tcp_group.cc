@@ -1,0 +1,147 @@
+// Joining, headers, waiting and what goes wrong in it. The collectives are in tcp_collectives.cc.
+#include "tcp_group.h"
+
+#include <cstring>
+#include <optional>
+#include <thread>
+
+#include "heartbeat.h"
+
+namespace sg {
+
+namespace {
+
+// How long to wait for the last words of a peer whose data connection has ended, and for the data of one whose last
+// words have come: the two connections are not in step.
+constexpr int64_t kGraceNs = 1'000'000'000;
+
+}  // namespace
+
+std::shared_ptr<TcpGroup> TcpGroup::join(GroupInfo info, const std::vector<int>& descriptors,
+                                         const TcpOptions& options) {
+  const int rank = info.rank, size = info.size;
+  if (rank < 0 || rank >= size || descriptors.size() != 2 * size_t(size)) {
+    fail(ErrorCode::Value, "process group: rank ", rank, " of ", size, " with ", descriptors.size(),
+         " descriptors: expects two for each rank");
+  }
+  std::vector<TcpConnection> data(static_cast<size_t>(size)), control(static_cast<size_t>(size));
+  for (size_t p = 0; p < size_t(size); p++) {
+    if (int(p) == rank) continue;
+    data[p] = TcpConnection(descriptors[2 * p]);
+    control[p] = TcpConnection(descriptors[2 * p + 1]);
+  }
+  auto made = std::make_shared<TcpGroup>(std::move(info), std::move(data), std::move(control), options);
+  made->beat();
+  Heartbeat::instance().add(made);
+  return made;
+}
+
+TcpGroup::TcpGroup(GroupInfo info, std::vector<TcpConnection> data, std::vector<TcpConnection> control,
+                   const TcpOptions& options)
+    : Group(std::move(info)),
+      data_(std::move(data), rank()),
+      control_(std::move(control), rank()),
+      options_(options),
+      headers_in_(size_t(size())),
+      headers_out_(size_t(size())),
+      lost_ns_(size_t(size())) {}
+
+TcpGroup::~TcpGroup() { leave(); }
+
+char* TcpGroup::share(size_t bytes, std::shared_ptr<void>& owner) {
+  const size_t room = std::max<size_t>(bytes, 1);
+  void* const pages = map_pages(room);
+  if (!pages) fail(ErrorCode::OutOfMemory, "sharedZeros: the system has no room for ", bytes, " bytes");
+  owner = std::shared_ptr<void>(pages, [room](void* p) { unmap_pages(p, room); });
+  return static_cast<char*>(pages);
+}
+
+void TcpGroup::check_failed() {
+  if (control_.failed()) raise_failure(control_.culprit(), control_.reason().c_str());
+}
+
+PeerState TcpGroup::peer_state(int peer) const {
+  const TcpControl::Peer seen = control_.peer(peer);
+  const bool over = seen.gone_ns > 0 && (data_.connection(peer).lost() || now_ns() - seen.gone_ns > kGraceNs);
+  return {over && seen.left ? Presence::kLeft : Presence::kJoined, over && seen.ended, seen.beat, seen.last};
+}
+
+void TcpGroup::start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r, const Parts* to,
+                     const Parts* from) {
+  const Signature& s = begin(call, dtype, count, root, counts, r);
+  control_.say(s);
+  for_peers([&](int p) {
+    const size_t q = size_t(p);
+    headers_out_[q] = {kMagic, to ? to->count[q] : 0, from ? from->count[q] : 0, s};
+    data_.send(p, &headers_out_[q], sizeof(Header));
+    data_.receive(p, &headers_in_[q], sizeof(Header));
+  });
+}
+
+void TcpGroup::check_header(int peer, Header& header) {
+  if (header.magic == kMagic && sound(header.call)) return;
+  give_up("process group " + name() + ": what " + who(peer) + " sends is no call; " + who(rank()) + " expects " +
+          show_current());
+}
+
+void TcpGroup::compare_headers(Stream& stream) {
+  wait_received(stream, data_.ticket());
+  for_peers([&](int p) {
+    Header& theirs = headers_in_[size_t(p)];
+    check_header(p, theirs);
+    compare(p, theirs.call);
+  });
+  data_.next_ticket();
+}
+
+void TcpGroup::wait_received(Stream& stream, uint64_t ticket) {
+  wait(stream, [&] { return data_.received(ticket); });
+}
+
+void TcpGroup::finish(Stream& stream) {
+  const uint64_t last = data_.ticket();
+  wait(stream, [&] { return data_.received(last) && data_.sent(last); });
+  data_.next_ticket();
+}
+
+void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* argument) {
+  Stream::Waiting mark(stream);
+  std::optional<Watch> watch;
+  int watched = -1;
+  uint64_t moved = 0;
+  for (int64_t looked = now_ns(); !done(argument);) {
+    data_.move(int(Watch::kPollNs / 1'000'000));
+    const int64_t now = now_ns();
+    if (now - looked < Watch::kPollNs || done(argument)) continue;
+    looked = now;
+    control_.listen();
+    look_at_lost(stream);
+    int peer = rank();
+    for_peers([&](int p) {
+      if (peer == rank() && data_.waits_for(p)) peer = p;
+    });
+    if (peer == rank()) continue;
+    // A peer from which bytes come is not late, however slow the link is.
+    if (peer != watched || data_.moved(peer) != moved) watch.emplace(*this, peer);
+    watched = peer;
+    moved = data_.moved(peer);
+    watch->look(stream);
+  }
+}
+
+// Of peers whose connection has ended the reason is in their last words, if they had time for them.
+void TcpGroup::look_at_lost(Stream& stream) {
+  for_peers([&](int p) {
+    const TcpConnection& connection = data_.connection(p);
+    if (!connection.lost() || !data_.waits_for(p)) return;
+    check_failed();
+    if (control_.peer(p).gone_ns > 0) Watch(*this, p).look(stream);
+    int64_t& since = lost_ns_[size_t(p)];
+    if (since == 0) since = now_ns();
+    if (now_ns() - since < kGraceNs) return;
+    give_up("the connection to " + who(p) + " was lost (" + connection.why() + "); " + who(rank()) +
+            " waits for it in " + show_current());
+  });
+}
+
+}  // namespace sg

@@ -1,0 +1,134 @@
+// Where the flight recorders of a job lie: a folder of the user's own for each run, with a file for each rank of each start. The
+// launcher makes it and takes it away when all went well; after a failure it stays for `shardgrad debug dump`.
+import { lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir, userInfo } from 'node:os';
+import { join } from 'node:path';
+import type { Environment, RankLaunch } from './environment.js';
+
+/** Recordings of failed runs are kept so long. */
+const KEPT_MS = 7 * 24 * 3600 * 1000;
+/** Set by our launcher for its ranks; empty where no folder could be made. */
+export const FLIGHT_FOLDER = 'SHARDGRAD_FLIGHT_DIR';
+const JOB_FILE = 'job.json';
+
+/** How to reach a job that is running. */
+export interface JobAddress {
+  readonly runId: string;
+  readonly worldSize: number;
+  readonly nnodes: number;
+  readonly storeHost: string;
+  readonly storePort: number;
+  readonly token: string;
+}
+
+function root(): string {
+  return join(tmpdir(), `shardgrad-${userInfo().uid}`);
+}
+
+/** The folder of a run on this host. */
+export function flightFolder(runId: string): string {
+  return join(root(), runId.replaceAll(/[^\w.-]/g, '_').replace(/^\.+$/, '_') || '_');
+}
+
+/** The recording of a rank within a run's folder. */
+export function flightFile(folder: string, attempt: number, rank: number): string {
+  return join(folder, `attempt_${attempt}`, `rank_${rank}.flight`);
+}
+
+/** Makes the folder; null where that is not possible, or where it might be somebody else's: recorders then stay in memory. */
+export function makeFlightFolder(folder: string, attempt: number): string | null {
+  try {
+    for (const path of [root(), folder, join(folder, `attempt_${attempt}`)]) {
+      mkdirSync(path, { recursive: true, mode: 0o700 });
+      const info = lstatSync(path);
+      if (!info.isDirectory() || info.uid !== userInfo().uid || (info.mode & 0o077) !== 0) return null;
+    }
+    return folder;
+  } catch {
+    return null;
+  }
+}
+
+export function writeJobAddress(folder: string, address: JobAddress): void {
+  writeFileSync(join(folder, JOB_FILE), JSON.stringify(address), { mode: 0o600 });
+}
+
+/** Null when no launcher of ours wrote one. */
+export function readJobAddress(folder: string): JobAddress | null {
+  try {
+    return JSON.parse(readFileSync(join(folder, JOB_FILE), 'utf8')) as JobAddress;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * The file of a rank's recorder; empty: memory. Our launcher says the folder; under others a rank makes it, and removes its file
+ * when it ends well.
+ */
+export function recorderOf(launch: RankLaunch, env: Environment): string {
+  if (launch.worldSize === 1) return '';
+  const given = env[FLIGHT_FOLDER];
+  const folder = given === undefined ? makeFlightFolder(flightFolder(launch.runId), launch.restartCount) : given;
+  return folder ? flightFile(folder, launch.restartCount, launch.rank) : '';
+}
+
+/** The starts of a job that left recordings, in order. */
+export function attemptsIn(folder: string): number[] {
+  return names(folder)
+    .map((name) => /^attempt_(\d+)$/.exec(name)?.[1])
+    .filter((n) => n !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b);
+}
+
+/** The recordings of one start. */
+export function recordingsIn(folder: string, attempt: number): string[] {
+  const within = join(folder, `attempt_${attempt}`);
+  return names(within)
+    .filter((name) => name.endsWith('.flight'))
+    .map((name) => join(within, name));
+}
+
+/** Runs of this user that left recordings on this host. */
+export function runsHere(): string[] {
+  return names(root());
+}
+
+/** At the end of a rank that ended well: under another launcher its recording and what became empty go. Ours cleans up itself. */
+export function forgetRecording(launch: RankLaunch, env: Environment): void {
+  const file = recorderOf(launch, env);
+  if (file === '' || env[FLIGHT_FOLDER] !== undefined) return;
+  try {
+    unlinkSync(file);
+    rmdirSync(join(file, '..'));
+    rmdirSync(join(file, '..', '..'));
+  } catch {
+    // others are still in it
+  }
+}
+
+export function removeFlightFolder(folder: string): void {
+  rmSync(folder, { recursive: true, force: true });
+}
+
+/** Takes away what runs of long ago have left. */
+export function pruneFlights(): void {
+  for (const run of runsHere()) {
+    const folder = join(root(), run);
+    try {
+      const info = lstatSync(folder);
+      if (info.isDirectory() && Date.now() - info.mtimeMs > KEPT_MS) removeFlightFolder(folder);
+    } catch {
+      // somebody else was faster
+    }
+  }
+}
+
+function names(folder: string): string[] {
+  try {
+    return readdirSync(folder).sort();
+  } catch {
+    return [];
+  }
+}
