@@ -58,6 +58,16 @@ export interface Native {
   synchronizeAsync(device: number): Promise<void>;
   streamDone(device: number, stream: number): Promise<void>;
   joinShmGroup(name: string, rank: number, size: number, timeoutMs: number, parent: number, recorder: string, worldRanks: Int32Array, segment: string): number;
+  joinTcpGroup(
+    name: string,
+    rank: number,
+    size: number,
+    timeoutMs: number,
+    parent: number,
+    recorder: string,
+    worldRanks: Int32Array,
+    descriptors: Int32Array,
+  ): number;
   nameOfPlace(text: string): number;
   enqueueCollective(group: number, device: number, call: number, dtype: number, count: number, root: number, place: number): number;
   readRecorder(path: string): Recording;

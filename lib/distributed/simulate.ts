@@ -2,7 +2,8 @@
 import { type Device, device, synchronize } from '../device.js';
 import { checkInteger } from '../shape.js';
 import type { ProcessGroup } from './process_group.js';
-import { segmentName, sharedWorld } from './transport.js';
+import { loopbackWorlds } from './tcp_transport.js';
+import { segmentName, sharedWorld, type WorldOptions } from './transport.js';
 
 export interface SimulatedRank {
   readonly rank: number;
@@ -11,23 +12,26 @@ export interface SimulatedRank {
   readonly world: ProcessGroup;
 }
 
+export interface SimulateOptions {
+  /** How long a collective may last. Default 10 minutes. */
+  timeoutMs?: number;
+  /** Shared memory unless given, or TCP over loopback, as between hosts. */
+  transport?: 'shm' | 'tcp';
+}
+
 /**
  * Runs `fn` as N ranks at once, on devices cpu:0 … cpu:N−1, and returns their results in rank order. When one throws, the waits of
  * the others end too, and its error is the one thrown.
  *
  * A rank must not wait synchronously (`itemSync`, `synchronizeSync`) for what a later rank is still to start: all share one thread.
  */
-export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T | Promise<T>, options: { timeoutMs?: number } = {}): Promise<T[]> {
+export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T | Promise<T>, options: SimulateOptions = {}): Promise<T[]> {
   checkInteger(size, 'size', 'simulate', 1, 256);
-  const { timeoutMs = 600_000 } = options;
+  const { timeoutMs = 600_000, transport = 'shm' } = options;
   checkInteger(timeoutMs, 'timeoutMs', 'simulate', 1);
-  const segment = segmentName();
-  const worlds: ProcessGroup[] = [];
+  const ranks = Array.from({ length: size }, (_, rank) => ({ rank, size, device: device(`cpu:${rank}`), timeoutMs }));
+  const { worlds, close } = transport === 'tcp' ? await loopbackWorlds(ranks) : sharedWorlds(ranks);
   try {
-    for (let rank = 0; rank < size; rank++) {
-      worlds.push(sharedWorld(segment, { rank, size, device: device(`cpu:${rank}`), timeoutMs }));
-    }
-    worlds[0]!.seal();
     let first: { error: unknown } | null = null;
     const run = async (world: ProcessGroup): Promise<T> => {
       try {
@@ -51,5 +55,13 @@ export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T |
       await world.close().catch(() => {});
       await synchronize(world.device).catch(() => {});
     }
+    await close();
   }
+}
+
+function sharedWorlds(ranks: readonly WorldOptions[]): { worlds: ProcessGroup[]; close(): Promise<void> } {
+  const segment = segmentName();
+  const worlds = ranks.map((options) => sharedWorld(segment, options));
+  worlds[0]!.seal();
+  return { worlds, close: async () => {} };
 }
