@@ -3,9 +3,11 @@
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { DistributedError } from '../../errors.js';
+import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordingsIn, removeFlightFolder, writeJobAddress } from '../flight.js';
 import { Store } from '../store.js';
 import { StoreServer } from '../store_server.js';
 import { Agreement, type Failure, type Placement } from './agreement.js';
+import { answer } from './debug.js';
 import { Keeper } from './keeper.js';
 import type { Terminal } from './output.js';
 import type { Plan } from './plan.js';
@@ -34,6 +36,7 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
   const say = (line: string): unknown => terminals.err.write(`shardgrad run: ${line}\n`);
   const server = plan.bindAddress === null ? null : await hostStore(plan, plan.bindAddress, say);
   const keeper = new Keeper();
+  pruneFlights();
   let store: Store | null = null;
   try {
     const giveUp = new AbortController();
@@ -43,9 +46,13 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
     if (typeof connected === 'string') return codeOfSignal(connected);
     store = connected;
     const agreement = new Agreement(store.prefix(`launchers/${plan.runId}`), plan);
+    const flights = flightFolder(plan.runId);
+    if (plan.nnodes > 1) void answer(store, plan.runId, flights);
     const job = new Job(plan, agreement, Number(store.address.slice(store.address.lastIndexOf(':') + 1)), keeper, signals, terminals, say);
     try {
-      return await job.run();
+      const exitCode = await job.run();
+      if (exitCode === 0 || recordingsIn(flights, job.attempts - 1).length === 0) removeFlightFolder(flights);
+      return exitCode;
     } finally {
       // the others need the store to learn how it ended
       await agreement.leave(Math.max(FAILURE_GRACE_MS, plan.shutdownTimeoutMs) + LEAVE_GRACE_MS).catch(() => {});
@@ -69,6 +76,9 @@ async function hostStore({ token, storePorts }: Plan, host: string, log: (line: 
 }
 
 class Job {
+  /** Starts so far. */
+  attempts = 0;
+
   constructor(
     private readonly plan: Plan,
     private readonly agreement: Agreement,
@@ -82,6 +92,7 @@ class Job {
   async run(): Promise<number> {
     const { plan, agreement, signals } = this;
     for (let attempt = 0; ; attempt++) {
+      this.attempts = attempt + 1;
       const placement = await Promise.race([agreement.join(attempt), signals.first]);
       if (typeof placement === 'string') {
         const { how, exitCode } = await agreement.report(attempt, this.endedBy(placement));
@@ -143,6 +154,11 @@ class Job {
 
   private start(attempt: number, { firstRank, worldSize }: Placement): RankProcess[] {
     const { plan, storePort } = this;
+    const flights = makeFlightFolder(flightFolder(plan.runId), attempt);
+    if (flights !== null) {
+      const address = { storeHost: plan.masterAddr, storePort, token: plan.token };
+      writeJobAddress(flights, { runId: plan.runId, worldSize, nnodes: plan.nnodes, ...address });
+    }
     // another launcher's marks do not hold for what we start
     const inherited = Object.fromEntries(Object.entries(plan.env).filter(([name]) => !name.startsWith('TORCHELASTIC_')));
     const threads = Math.max(1, Math.floor(availableParallelism() / plan.count));
@@ -160,6 +176,7 @@ class Job {
         MASTER_PORT: String(plan.masterPort ?? storePort),
         SHARDGRAD_STORE_PORT: String(storePort),
         SHARDGRAD_TOKEN: plan.token,
+        [FLIGHT_FOLDER]: flights ?? '',
         SHARDGRAD_RUN_ID: plan.runId,
         SHARDGRAD_RESTART_COUNT: String(attempt),
         SHARDGRAD_MAX_RESTARTS: String(plan.maxRestarts),
@@ -200,8 +217,10 @@ class Job {
     }
     const place = plan.nnodes === 1 ? '' : ` on ${failure.host} (node ${failure.nodeRank})`;
     const starts = plan.maxRestarts === 0 ? '' : `, after ${attempt} of ${plan.maxRestarts} restarts`;
+    const recorded = recordingsIn(flightFolder(plan.runId), attempt).length > 0;
+    const dump = recorded ? ` What all ranks were doing: shardgrad debug dump ${plan.runId}.` : '';
     const tail = failure.tail.length === 0 ? 'It wrote nothing to standard error.' : 'Its last lines on standard error:';
-    this.say(`rank ${failure.rank}${place} failed first: ${failure.how}${starts}. ${tail}`);
+    this.say(`rank ${failure.rank}${place} failed first: ${failure.how}${starts}.${dump} ${tail}`);
     for (const line of failure.tail) this.terminals.err.write(`${this.terminals.err.prefix(failure.rank)}${line}\n`);
     if (plan.logFolder !== null && failure.nodeRank === plan.nodeRank)
       this.say(`its output is in ${join(plan.logFolder, `attempt_${attempt}`, String(failure.rank))}`);
