@@ -23,6 +23,8 @@ export interface Tensor extends Methods {}
 export class Tensor {
   /** The accumulated gradient of a leaf (or of a tensor with retainGrad), else null. */
   grad: Tensor | null = null;
+  /** Of a gradient: a flag on the device that says, when it is not 0, that there is none, whatever the values. Optimizers skip its parameter. */
+  absent: Tensor | null = null;
   /** The node that made this tensor; null for leaves. */
   gradFn: Node | null = null;
   /** Which output of gradFn this is. */

@@ -214,7 +214,8 @@ export abstract class Module {
   /** Drops all gradients and frees them. */
   zeroGrad(): void {
     for (const p of this.parameters()) {
-      p.grad?.dispose();
+      // a view of a larger buffer is not ours to free
+      if (p.grad && !p.grad.isView) p.grad.dispose();
       p.grad = null;
     }
   }

@@ -1,18 +1,17 @@
-// Optimizer: parameter groups, state, and the one native call a step. What changes from step to step (learning rates, step
-// counts, skip flags) lies in a small device buffer, laid out by csrc/ops/optim.h, which the kernels read and advance: a
-// captured step can be replayed with other values, and a step can be skipped without the host waiting.
+// Optimizer: parameter groups, state, and the one native call a step. What changes from step to step lies in a device buffer
+// (step_buffer.ts), so nothing here waits for the device.
 
 import { noGrad } from '../autograd/modes.js';
 import type { StructuredName } from '../autograd/rules/types.js';
-import { fromTypedArray, full } from '../create.js';
+import { full } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
-import { DeviceError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
-import { native } from '../native.js';
+import { DeviceError, describe, ShapeError, ValueError } from '../errors.js';
 import { copy_, to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
 import { takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
+import { StepBuffer } from './step_buffer.js';
 
 /** Options every optimizer has, per group. */
 export interface GroupOptions {
@@ -31,18 +30,13 @@ export interface OptimizerState {
   paramGroups: Record<string, unknown>[];
 }
 
-/** Places of the device buffer: csrc/ops/optim.h. */
-const SLOTS = 4;
-export const Slot = { clipFactor: 0, lossScale: 1, foundInf: 2 } as const;
-
 export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   readonly groups: ParamGroup<O>[] = [];
   /** State tensors by parameter and name; names come as groups with further options do. */
   protected readonly state = new Map<Tensor, Map<string, Tensor>>();
   private readonly masters = new Map<Tensor, Tensor>();
   private readonly defaults: O;
-  private buffer: Tensor | null = null;
-  private written: Float64Array | null = null;
+  private readonly buffer = new StepBuffer();
   private readonly order: Tensor[] = [];
   private readonly position = new Map<Tensor, number>();
   /** Steps taken by calls of step(); a schedule reads it. */
@@ -86,10 +80,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     });
     const full = { ...this.defaults, ...definedOnly(group), params } as ParamGroup<O>;
     this.checkGroup(full, where);
-    const counts = this.counts(); // the buffer is laid out for the groups that there are
+    const counts = this.buffer.counts(); // the buffer is laid out for the groups that there are
     for (const p of params) this.position.set(p, this.order.push(p) - 1);
     this.groups.push(full);
-    this.dropBuffer(counts);
+    this.buffer.reset(counts, this.order.length);
   }
 
   private checkGroup(group: ParamGroup<O>, where: string): void {
@@ -98,7 +92,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     this.checkOptions(group, where);
   }
 
-  /** Updates every parameter that has a gradient. Enqueues one native call; nothing waits. */
+  /** Updates every parameter that has a gradient; one that is marked `absent` counts as none, on the device. Enqueues one native call; nothing waits. */
   step(): void {
     this.groups.forEach((g, i) => this.checkGroup(g, `${this.constructor.name}: group ${i}`));
     const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
@@ -108,7 +102,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     if (params.length === 0) return;
     noGrad(() => {
       const names = this.stateNames();
-      const buffer = this.ready();
+      const rates = Float64Array.from(this.groups, (g) => g.lr);
+      const buffer = this.buffer.ready(rates, this.order);
       const states = this.groups.flatMap((g, i) => used[i]!.map((p) => this.stateOf(p, g)));
       const withMasters = this.masters.size > 0;
       const lists: Tensor[][] = [params, params.map((p) => checkGrad(p))];
@@ -138,7 +133,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 
   /** State by the parameter's position, as torch.optim's state dicts; tensors are not copied. */
   stateDict(): OptimizerState {
-    const counts = this.counts();
+    const counts = this.buffer.counts();
     const state: OptimizerState['state'] = {};
     this.order.forEach((p, i) => {
       const tensors = this.state.get(p);
@@ -190,7 +185,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         if (master) restore(master, entry['master'], `${where}: state ${i}.master`);
       });
     });
-    this.dropBuffer(counts);
+    this.buffer.reset(counts, this.order.length);
     this.steps = Math.max(0, ...counts);
   }
 
@@ -200,46 +195,6 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     this.state.delete(p);
     this.masters.get(p)?.dispose();
     this.masters.delete(p);
-  }
-
-  /** Steps each parameter has taken, from the device: waits. */
-  private counts(): Float64Array {
-    if (!this.buffer) return this.initialCounts ?? new Float64Array(this.order.length);
-    const all = this.buffer.toTypedArraySync() as Float64Array;
-    return all.slice(SLOTS + this.groups.length, SLOTS + this.groups.length + this.order.length);
-  }
-  private initialCounts: Float64Array | null = null;
-
-  /** The next step lays the buffer out anew, with these counts and zeros for parameters that follow. */
-  private dropBuffer(counts: Float64Array): void {
-    this.initialCounts = new Float64Array(this.order.length);
-    this.initialCounts.set(counts);
-    this.buffer?.dispose();
-    this.buffer = null;
-    this.written = null;
-  }
-
-  /** The device buffer with this step's learning rates. Only what changed is written. */
-  private ready(): Tensor {
-    const G = this.groups.length;
-    if (!this.buffer) {
-      const host = new Float64Array(SLOTS + G + 2 * this.order.length);
-      host[Slot.clipFactor] = 1;
-      host[Slot.lossScale] = 1;
-      if (this.initialCounts) host.set(this.initialCounts, SLOTS + G);
-      this.buffer = stateTensor(fromTypedArray(host, undefined, { device: this.order[0]!.device }));
-      this.written = new Float64Array(G).fill(Number.NaN);
-    }
-    const rates = Float64Array.from(this.groups, (g) => g.lr);
-    if (rates.some((lr, i) => !Object.is(lr, this.written![i]))) {
-      try {
-        native.write(this.buffer.storage.handle, SLOTS * 8, rates);
-      } catch (error) {
-        throw fromNative(error);
-      }
-      this.written = rates;
-    }
-    return this.buffer;
   }
 
   /** The state tensors of a parameter, made when first needed: zeros in at least float32. */
