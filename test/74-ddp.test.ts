@@ -1,84 +1,79 @@
 // Data parallelism is one process on the whole batch: gradients and parameters after some steps, for every number of ranks, bucket
-// size and pattern of synchronisation; equal to the bit between the ranks.
+// size and pattern of synchronisation; equal to the bit between the ranks and from run to run.
 import { describe, expect, test } from 'vitest';
-import { DistributedDataParallel } from '../lib/distributed/ddp.js';
+import { type DataParallelOptions, DistributedDataParallel, reduceGradients } from '../lib/distributed/ddp.js';
+import { halfDivision } from '../lib/distributed/hooks/plain.js';
 import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
 import * as sg from '../lib/index.js';
+import { BATCH, expectEqual, flatten, part, rows, WIDTH } from './helpers/ranks.js';
 
 const { nn, optim } = sg;
-const BATCH = 24;
-const WIDTH = 6;
 
-/** Two uses of one weight, a bias that takes part twice, a norm, and a layer that only some forwards use. */
+/** Two uses of one weight, a bias that takes part twice, a norm, and a frozen layer. */
 class Model extends nn.Module {
   first: sg.nn.Linear;
   norm: sg.nn.LayerNorm;
   tied: sg.nn.Linear;
-  spare: sg.nn.Linear | null;
-  constructor(device: string, spare: boolean) {
+  frozen: sg.nn.Linear;
+  constructor(device: string, dtype: sg.DType) {
     super();
-    const on = { device, dtype: 'float64' as const };
+    const on = { device, dtype };
     this.first = new nn.Linear(WIDTH, WIDTH, on);
     this.norm = new nn.LayerNorm(WIDTH, on);
     this.tied = new nn.Linear(WIDTH, WIDTH, on);
-    this.spare = spare ? new nn.Linear(WIDTH, WIDTH, on) : null;
+    this.frozen = new nn.Linear(WIDTH, WIDTH, on);
+    this.frozen.requiresGrad_(false);
   }
-  override forward(x: sg.Tensor, useSpare = false): sg.Tensor {
-    const y = this.tied.forward(this.norm.forward(this.tied.forward(this.first.forward(x)).tanh()));
-    return useSpare ? this.spare!.forward(y) : y;
+  override forward(x: sg.Tensor): sg.Tensor {
+    return this.frozen.forward(this.tied.forward(this.norm.forward(this.tied.forward(this.first.forward(x)).tanh())));
   }
 }
 
-function make(device: string, seed: number, spare = false): Model {
+function make(device: string | sg.Device, seed: number, dtype: sg.DType = 'float64'): Model {
   sg.manualSeed(seed);
-  return new Model(device, spare);
+  return new Model(device.toString(), dtype);
 }
 
-function data(device: string, from: number, to: number): sg.Tensor {
-  const all = Float64Array.from({ length: BATCH * WIDTH }, (_, i) => Math.sin(i * 1.7));
-  return sg.fromTypedArray(all.slice(from * WIDTH, to * WIDTH), [to - from, WIDTH], { device });
-}
-
-async function flatten(tensors: readonly sg.Tensor[]): Promise<number[]> {
-  return Array.from((await sg.cat(tensors.map((t) => t.detach().reshape([-1]))).toTypedArray()) as Float64Array);
-}
-
+type Wrapped = DistributedDataParallel<Model>;
 type MakeOptimizer = (p: sg.nn.Parameter[]) => sg.optim.Optimizer;
+const sgd: MakeOptimizer = (p) => new optim.SGD(p, { lr: 0.1, momentum: 0.9 });
 const optimizers: Record<string, MakeOptimizer> = {
-  SGD: (p) => new optim.SGD(p, { lr: 0.1, momentum: 0.9 }),
+  SGD: sgd,
+  Adam: (p) => new optim.Adam(p, { lr: 0.01, weightDecay: 0.1 }),
   AdamW: (p) => new optim.AdamW(p, { lr: 0.01 }),
+  Adagrad: (p) => new optim.Adagrad(p, { lr: 0.01 }),
+  RMSprop: (p) => new optim.RMSprop(p, { lr: 0.01, momentum: 0.5, centered: true }),
+  LAMB: (p) => new optim.LAMB(p, { lr: 0.01 }),
+  Lion: (p) => new optim.Lion(p, { lr: 0.001 }),
 };
 
-async function alone(optimizer: MakeOptimizer, steps: number): Promise<number[]> {
-  const model = make('cpu', 1);
+const lossOf = (y: sg.Tensor, x: sg.Tensor): sg.Tensor => sg.mseLoss(y, x);
+
+/** The parameters of one process that sees the whole batch in every step. */
+async function alone(optimizer: MakeOptimizer, steps: number, dtype: sg.DType = 'float64'): Promise<number[]> {
+  const model = make('cpu', 1, dtype);
   const opt = optimizer(model.parameters());
   for (let s = 0; s < steps; s++) {
-    const x = data('cpu', 0, BATCH);
-    sg.mseLoss(model.forward(x), x).backward();
+    const x = rows('cpu', 0, BATCH, dtype);
+    lossOf(model.forward(x), x).backward();
     opt.step();
     opt.zeroGrad();
   }
   return flatten(model.parameters());
 }
 
-function close(actual: readonly number[], expected: readonly number[], bound = 1e-12): void {
-  expect(actual.length).toBe(expected.length);
-  const scale = Math.max(...expected.map(Math.abs));
-  const worst = Math.max(...actual.map((a, i) => Math.abs(a - expected[i]!)));
-  expect(worst / scale).toBeLessThan(bound);
-}
-
-/** Every rank's parameters after some steps on its part of the batch. */
+/** Every rank's parameters after some steps; `step` leaves the gradients of one. */
 function train(
   size: number,
   optimizer: MakeOptimizer,
   steps: number,
-  options: { bucketBytes?: number; firstBucketBytes?: number },
-  step: (of: SimulatedRank, ddp: DistributedDataParallel<Model>) => void,
+  options: Omit<DataParallelOptions, 'group'>,
+  step: (of: SimulatedRank, ddp: Wrapped) => void = plain,
+  dtype: sg.DType = 'float64',
 ): Promise<number[][]> {
   return simulate(size, async (of) => {
     // other weights on every rank: those of rank 0 count
-    const ddp = new DistributedDataParallel(make(of.device.toString(), 1 + of.rank), { group: of.world, ...options });
+    const ddp = new DistributedDataParallel(make(of.device, 1 + of.rank, dtype), { group: of.world, ...options });
     await ddp.ready;
     const opt = optimizer(ddp.parameters());
     for (let s = 0; s < steps; s++) {
@@ -90,52 +85,86 @@ function train(
   });
 }
 
-const part = (of: SimulatedRank, size: number): sg.Tensor => data(of.device.toString(), (BATCH / size) * of.rank, (BATCH / size) * (of.rank + 1));
+function plain(of: SimulatedRank, ddp: Wrapped): void {
+  const x = part(of, ddp.module.first.weight.dtype);
+  lossOf(ddp.forward(x), x).backward();
+}
+
+const bucketings: [string, Omit<DataParallelOptions, 'group'>][] = [
+  ['default buckets', {}],
+  ['a bucket a parameter', { bucketBytes: 1, firstBucketBytes: 1 }],
+  ['small buckets', { bucketBytes: 600, firstBucketBytes: 100 }],
+  ['small buckets by registration', { bucketBytes: 600, firstBucketBytes: 100, rebuildBuckets: false }],
+  ['one bucket', { bucketBytes: Number.MAX_VALUE, firstBucketBytes: Number.MAX_VALUE }],
+  ['a static graph', { staticGraph: true, bucketBytes: 600, firstBucketBytes: 100 }],
+];
 
 describe.each([1, 2, 3, 4, 8])('%i ranks', (size) => {
-  const plain = (of: SimulatedRank, ddp: DistributedDataParallel<Model>): void => {
-    const x = part(of, size);
-    sg.mseLoss(ddp.forward(x), x).backward();
-  };
-
-  for (const [name, optimizer] of Object.entries(optimizers)) {
-    test.each([
-      ['one bucket', {}],
-      ['a bucket a parameter', { bucketBytes: 1, firstBucketBytes: 1 }],
-      ['small buckets', { bucketBytes: 600, firstBucketBytes: 100 }],
-    ])(`${name}, %s`, async (_, options) => {
-      const expected = await alone(optimizer, 4);
-      const results = await train(size, optimizer, 4, options, plain);
-      for (const result of results) {
-        expect(result).toEqual(results[0]);
-        close(result, expected);
-      }
-    });
-  }
-
-  test('accumulation without synchronising', async () => {
-    const halves = (of: SimulatedRank, ddp: DistributedDataParallel<Model>): void => {
-      const x = part(of, size);
-      const n = x.shape[0]!;
-      const cut = Math.floor(n / 2);
-      const piece = (from: number, to: number): void => {
-        const xs = x.slice(0, from, to);
-        sg.mseLoss(ddp.forward(xs), xs)
-          .mul((to - from) / n)
-          .backward();
-      };
-      ddp.noSync(() => piece(0, cut));
-      piece(cut, n);
-    };
-    const expected = await alone(optimizers['SGD']!, 3);
-    for (const result of await train(size, optimizers['SGD']!, 3, {}, halves)) close(result, expected);
+  test.each(bucketings)('%s', async (_, options) => {
+    expectEqual(await train(size, sgd, 4, options), await alone(sgd, 4));
   });
+
+  /** Cuts the rank's part into micro-batches and leaves out the reduction after all but the last. */
+  const accumulate =
+    (cuts: (n: number) => number[]) =>
+    (of: SimulatedRank, ddp: Wrapped): void => {
+      const x = part(of);
+      const n = x.shape[0]!;
+      const ends = [...cuts(n), n];
+      ends.forEach((end, i) => {
+        const run = (): void => {
+          const begin = i === 0 ? 0 : ends[i - 1]!;
+          const xs = x.slice(0, begin, end);
+          lossOf(ddp.forward(xs), xs)
+            .mul((end - begin) / n)
+            .backward();
+        };
+        if (i === ends.length - 1) run();
+        else ddp.noSync(run);
+      });
+    };
+  test.each<[string, (n: number) => number[]]>([
+    ['two micro-batches', (n) => [Math.floor(n / 2)]],
+    ['three uneven ones', (n) => [1, Math.max(2, n - 1)]],
+  ])('%s', async (_, cuts) => {
+    expectEqual(await train(size, sgd, 3, {}, accumulate(cuts)), await alone(sgd, 3));
+  });
+});
+
+test.each(Object.entries(optimizers))('10 steps of %s on 3 ranks', async (_, optimizer) => {
+  expectEqual(await train(3, optimizer, 10, { bucketBytes: 600, firstBucketBytes: 100 }), await alone(optimizer, 10), 1e-10);
+});
+
+test('float32: one step, and 10 of SGD', async () => {
+  expectEqual(await train(4, sgd, 1, {}, plain, 'float32'), await alone(sgd, 1, 'float32'), 1e-5);
+  expectEqual(await train(4, sgd, 10, {}, plain, 'float32'), await alone(sgd, 10, 'float32'), 1e-4);
+});
+
+test('two runs are equal to the bit, also in float32', async () => {
+  const run = (): Promise<number[][]> => train(3, optimizers['AdamW']!, 5, { bucketBytes: 200, firstBucketBytes: 100 }, plain, 'float32');
+  expect(await run()).toEqual(await run());
+});
+
+test.each([2, 3])('the simplest form gives the same bits on %i ranks', async (size) => {
+  const naive = await simulate(size, async (of) => {
+    const model = make(of.device, 1);
+    const opt = sgd(model.parameters());
+    for (let s = 0; s < 3; s++) {
+      const x = part(of);
+      lossOf(model.forward(x), x).backward();
+      reduceGradients(of.world, model.parameters());
+      opt.step();
+      opt.zeroGrad();
+    }
+    return flatten(model.parameters());
+  });
+  expect(await train(size, sgd, 3, { bucketBytes: 200 })).toEqual(naive);
 });
 
 test('a sum over ranks with a loss that is normalised by all of them', async () => {
   const results = await simulate(3, async (of) => {
-    const ddp = new DistributedDataParallel(make(of.device.toString(), 1), { group: of.world, gradientReduction: 'sum' });
-    const x = part(of, 3);
+    const ddp = new DistributedDataParallel(make(of.device, 1), { group: of.world, gradientReduction: 'sum' });
+    const x = part(of);
     ddp
       .forward(x)
       .sub(x)
@@ -143,35 +172,74 @@ test('a sum over ranks with a loss that is normalised by all of them', async () 
       .sum()
       .div(BATCH * WIDTH)
       .backward();
-    return flatten(ddp.parameters().map((p) => p.grad!));
+    return flatten(ddp.parameters().flatMap((p) => p.grad ?? []));
   });
   const model = make('cpu', 1);
-  const x = data('cpu', 0, BATCH);
-  sg.mseLoss(model.forward(x), x).backward();
-  const expected = await flatten(model.parameters().map((p) => p.grad!));
-  for (const result of results) close(result, expected);
+  const x = rows('cpu');
+  lossOf(model.forward(x), x).backward();
+  expectEqual(results, await flatten(model.parameters().flatMap((p) => p.grad ?? [])));
 });
 
-test('parameters that a forward leaves out are named, or count as zero', async () => {
-  const run = (findUnusedParameters: boolean): Promise<number[]> =>
-    simulate(2, async (of) => {
-      const ddp = new DistributedDataParallel(make(of.device.toString(), 1, true), { group: of.world, findUnusedParameters });
-      const x = part(of, 2);
-      // only rank 1 uses the layer
-      sg.mseLoss(ddp.forward(x, of.rank === 1 && findUnusedParameters), x).backward();
-      return (ddp.module.spare!.weight.grad ?? sg.full([1], Number.NaN)).abs().sum().item();
+test('reductions without zeroing in between add up', async () => {
+  // every backward reduces: the mean of what was averaged before, and of the new parts
+  const twice = await train(2, sgd, 2, {}, (of, ddp) => {
+    plain(of, ddp);
+    plain(of, ddp);
+  });
+  const model = make('cpu', 1);
+  const opt = sgd(model.parameters());
+  for (let s = 0; s < 2; s++) {
+    const x = rows('cpu');
+    lossOf(model.forward(x), x).mul(2).backward();
+    opt.step();
+    opt.zeroGrad();
+  }
+  expectEqual(twice, await flatten(model.parameters()));
+});
+
+test('float16 gradients are divided before and after the sum', async () => {
+  expect([1, 2, 3, 4, 6, 8, 12, 16, 1024].map(halfDivision)).toEqual([
+    [1, 1],
+    [2, 1],
+    [2, 1.5],
+    [2, 2],
+    [4, 1.5],
+    [4, 2],
+    [4, 3],
+    [4, 4],
+    [32, 32],
+  ]);
+  for (const size of [2, 3, 4, 8]) {
+    // the smallest number, and one whose sum over the ranks overflows
+    const [results] = await simulate(size, async (of) => {
+      const one = new nn.Linear(1, 2, { bias: false, device: of.device.toString(), dtype: 'float16' });
+      const ddp = new DistributedDataParallel(one, { group: of.world });
+      const slopes = sg.tensor([[2 ** -20], [30000]], { dtype: 'float16', device: of.device });
+      ddp
+        .forward(sg.ones([1, 1], { dtype: 'float16', device: of.device }))
+        .mul(slopes.reshape([1, 2]))
+        .sum()
+        .backward();
+      return flatten([one.weight.grad!]);
     });
-  await expect(run(false)).rejects.toThrow(
-    'DistributedDataParallel: backward gave no gradient for spare.weight, spare.bias; use every parameter in forward, or pass findUnusedParameters: true',
-  );
-  const [a, b] = await run(true);
-  expect(a).toBe(b);
-  expect(a).toBeGreaterThan(0);
+    expect(Math.abs(results![0]! - 2 ** -20) / 2 ** -20).toBeLessThan(0.1);
+    expect(Math.abs(results![1]! - 30000) / 30000).toBeLessThan(1e-3);
+  }
 });
 
 test('models that differ are found out', async () => {
+  class Other extends nn.Module {
+    layer: sg.nn.Linear;
+    constructor(width: number, device: string) {
+      super();
+      this.layer = new nn.Linear(width, width, { device });
+    }
+    override forward(x: sg.Tensor): sg.Tensor {
+      return this.layer.forward(x);
+    }
+  }
   const error = await simulate(2, async (of) => {
-    const ddp = new DistributedDataParallel(make(of.device.toString(), 1, of.rank === 1), { group: of.world });
+    const ddp = new DistributedDataParallel(new Other(3 + of.rank, of.device.toString()), { group: of.world });
     await ddp.ready;
   }).catch((e: Error) => e);
   expect((error as Error).message).toMatch(/the parameters of rank \d and rank \d differ in names, shapes or dtypes|disagree/);
@@ -179,21 +247,36 @@ test('models that differ are found out', async () => {
 
 test('gradients stay views of their bucket, and memory stays flat', async () => {
   await simulate(2, async (of) => {
-    const ddp = new DistributedDataParallel(make(of.device.toString(), 1), { group: of.world });
+    const ddp = new DistributedDataParallel(make(of.device, 1), { group: of.world });
+    const trained = ddp.parameters().filter((p) => p.requiresGrad);
     const opt = new optim.SGD(ddp.parameters(), { lr: 0.1 });
     const live: number[] = [];
     for (let s = 0; s < 8; s++) {
       sg.scope(() => {
-        const x = part(of, 2);
-        sg.mseLoss(ddp.forward(x), x).backward();
-        for (const p of ddp.parameters()) expect(p.grad!.isView).toBe(true);
+        plain(of, ddp);
+        for (const p of trained) expect(p.grad!.isView).toBe(true);
         opt.step();
-        opt.zeroGrad();
+        if (s % 2) opt.zeroGrad();
+        else ddp.zeroGrad();
       });
       await sg.synchronize(of.device);
       live.push(sg.memory(of.device).live);
     }
     // what earlier tests left on the device may go meanwhile
     expect(Math.max(...live.slice(3))).toBeLessThanOrEqual(live[3]!);
+  });
+});
+
+test('wrong options', async () => {
+  await simulate(1, ({ world, device }) => {
+    const model = make(device, 1);
+    const wrong = (options: object, text: string): void =>
+      expect(() => new DistributedDataParallel(model, { group: world, ...options } as DataParallelOptions)).toThrow(text);
+    wrong({ group: null }, 'give the process group as { group }');
+    wrong({ gradientReduction: 'max' }, 'gradientReduction must be mean or sum, got a string "max"');
+    wrong({ bucketBytes: 0 }, 'bucketBytes must be positive, got 0');
+    wrong({ staticGraph: true, findUnusedParameters: true }, 'findUnusedParameters is for graphs that change');
+    wrong({ hook: {} }, 'a hook has a method reduce');
+    expect(() => new DistributedDataParallel(model.requiresGrad_(false), { group: world })).toThrow('no parameter that requires a gradient');
   });
 });

@@ -30,6 +30,13 @@ export function afterBackward(call: () => void): void {
   endCalls.push(call);
 }
 
+let running = 0;
+
+/** Whether a backward is under way. */
+export function backwardRuns(): boolean {
+  return running > 0;
+}
+
 export class Run {
   /** Gradients that wait for their node, by output. */
   private readonly waiting = new Map<Node, (Tensor | null)[]>();
@@ -60,6 +67,7 @@ export class Run {
     const outerCalls = endCalls;
     const calls: (() => void)[] = [];
     endCalls = calls;
+    running++;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
       try {
         this.enter(root, gradient);
@@ -73,6 +81,7 @@ export class Run {
       } finally {
         this.scope.end(this.outer);
         endCalls = outerCalls;
+        running--;
       }
     });
     for (const call of calls) call();

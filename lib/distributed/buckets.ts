@@ -2,12 +2,14 @@
 // many and the first can run while backward makes the next. A bucket lies in shared memory and the gradients are views of it:
 // the reduction copies nothing.
 import { noGrad } from '../autograd/modes.js';
-import { dtypeSize } from '../dtype.js';
+import { context, withContext } from '../context.js';
+import { type DType, dtypeSize } from '../dtype.js';
 import { copy_, zero_ } from '../ops/copy.js';
 import { narrow, reshape } from '../ops/view.js';
+import { Scope } from '../storage.js';
 import type { Tensor } from '../tensor.js';
-import type { ProcessGroup } from './process_group.js';
-import type { ReduceOp } from './reduce_op.js';
+import type { Ensemble } from './ensemble.js';
+import type { CommunicationHook, GradientBucket, NamedGradient, ReductionContext } from './hooks/hook.js';
 import type { Work } from './work.js';
 
 export interface NamedParameter {
@@ -15,10 +17,10 @@ export interface NamedParameter {
   readonly parameter: Tensor;
 }
 
-/** Packs parameters of one dtype after another into ranges of at most `first`, then `cap` bytes. A larger one is alone. */
-export function assign(parameters: readonly NamedParameter[], first: number, cap: number): NamedParameter[][] {
-  const buckets: NamedParameter[][] = [];
-  const open = new Map<string, { list: NamedParameter[]; bytes: number }>();
+/** Packs parameters of one dtype after another into ranges that end when they reach `first`, then `cap` bytes. */
+export function assign<P extends NamedParameter>(parameters: readonly P[], first: number, cap: number): P[][] {
+  const buckets: P[][] = [];
+  const open = new Map<string, { list: P[]; bytes: number }>();
   for (const p of parameters) {
     const { dtype, nbytes } = p.parameter;
     let bucket = open.get(dtype);
@@ -35,69 +37,92 @@ export function assign(parameters: readonly NamedParameter[], first: number, cap
   return buckets;
 }
 
-export class Bucket {
+export class Bucket<P extends NamedParameter = NamedParameter> implements GradientBucket {
+  readonly label: string;
   readonly buffer: Tensor;
-  /** Where each parameter's gradient lies. */
-  private readonly views = new Map<Tensor, Tensor>();
-  private readonly missing: Set<Tensor>;
-  private work: Work<Tensor> | null = null;
+  readonly gradients: readonly NamedGradient[];
+  private readonly views = new Map<P, Tensor>();
+  private readonly missing: Set<P>;
+  private readonly scratches = new Map<string, Tensor>();
+  /** The reduction under way: the hook, the collective it waits for, and what it has made. */
+  private steps: Generator<Work<unknown>, void, void> | null = null;
+  private work: Work<unknown> | null = null;
+  private scope = new Scope();
 
   constructor(
-    readonly parameters: readonly NamedParameter[],
-    private readonly group: ProcessGroup,
+    readonly parameters: readonly P[],
+    private readonly ensemble: Ensemble,
+    index: number,
   ) {
+    this.label = `of gradient bucket ${index}`;
     const { dtype } = parameters[0]!.parameter;
     // each gradient begins at a cache line
-    const room = (p: NamedParameter): number => Math.ceil(p.parameter.nbytes / 64) * (64 / dtypeSize[dtype]);
-    this.buffer = group.sharedZeros([parameters.reduce((n, p) => n + room(p), 0)], { dtype }).keep();
+    const room = (p: P): number => Math.ceil(p.parameter.nbytes / 64) * (64 / dtypeSize[dtype]);
+    this.buffer = ensemble.sharedZeros([parameters.reduce((n, p) => n + room(p), 0)], dtype).keep();
     this.buffer.storage.kind = 'gradient';
     let at = 0;
     for (const p of parameters) {
-      this.views.set(p.parameter, reshape(narrow(this.buffer, 0, at, p.parameter.numel), p.parameter.shape));
+      this.views.set(p, reshape(narrow(this.buffer, 0, at, p.parameter.numel), p.parameter.shape));
       at += room(p);
     }
-    this.missing = new Set(this.views.keys());
+    this.gradients = parameters.map((p) => ({ name: p.name, gradient: this.views.get(p)! }));
+    this.missing = new Set(parameters);
   }
 
-  /** Moves a complete gradient into the bucket; true when it was the last one missing. */
-  fill(parameter: Tensor): boolean {
-    this.adopt(parameter);
-    this.missing.delete(parameter);
-    return this.missing.size === 0;
+  get launched(): boolean {
+    return this.steps !== null;
+  }
+  /** Parameters whose gradient is not in yet. */
+  get unfilled(): readonly P[] {
+    return [...this.missing];
   }
 
-  /** The parameter's `.grad` becomes the view of the bucket, with the same values, zeros without any. */
-  adopt(parameter: Tensor): void {
-    const view = this.views.get(parameter)!;
-    const { grad } = parameter;
+  scratch(name: string, elements: number, dtype: DType): Tensor {
+    const key = `${name} ${elements} ${dtype}`;
+    let made = this.scratches.get(key);
+    if (!made) {
+      made = this.ensemble.sharedZeros([elements], dtype).keep();
+      this.scratches.set(key, made);
+    }
+    return made;
+  }
+
+  /** Moves a complete gradient into the bucket, zeros where there is none: the parameter's `.grad` becomes the view. */
+  fill(p: P): void {
+    this.missing.delete(p);
+    const view = this.views.get(p)!;
+    const { grad } = p.parameter;
     if (grad?.storage === view.storage) return;
     noGrad(() => {
       if (grad) copy_(view, grad);
       else zero_(view);
     });
     if (grad && !grad.isView) grad.dispose();
-    parameter.grad = view;
+    view.absent = null;
+    p.parameter.grad = view;
   }
 
-  get unfilled(): readonly NamedParameter[] {
-    return this.parameters.filter((p) => this.missing.has(p.parameter));
+  /** Starts the reduction. */
+  launch(hook: CommunicationHook, reduction: ReductionContext): void {
+    this.scope = new Scope();
+    this.steps = hook.reduce(this, reduction);
+    this.advance();
   }
 
-  launch(op: ReduceOp): void {
-    this.work = this.group.allReduce(this.buffer, { op });
-  }
-
-  /** The following ops see the reduced gradients. */
-  finish(): void {
+  /** Lets the hook go on behind the collective it has started; false when it has done its last. */
+  advance(): boolean {
     this.work?.wait();
     this.work = null;
-    for (const p of this.parameters) this.missing.add(p.parameter);
+    // what a hook makes lives from one collective to the next, and not in whatever scope runs now
+    const next = this.steps && withContext({ scope: this.scope, gradEnabled: false }, () => this.steps!.next());
+    if (next?.done === false) this.work = next.value;
+    return this.work !== null;
   }
 
-  dispose(): void {
-    for (const { parameter } of this.parameters) {
-      if (parameter.grad?.storage === this.buffer.storage) parameter.grad = parameter.grad.clone().keep();
-    }
-    this.buffer.dispose();
+  /** The reduction is done, in stream order. */
+  finish(): void {
+    this.steps = null;
+    this.scope.end(context().scope);
+    for (const p of this.parameters) this.missing.add(p);
   }
 }

@@ -1,15 +1,32 @@
-// DistributedDataParallel: every rank has the whole model and a part of the batch; gradients are averaged while backward still runs
+// Data parallelism: every rank has the whole model and a part of the batch, and gradients are reduced over the ranks. First the whole
+// idea in one function; then DistributedDataParallel, which does the same in buckets while backward still runs
 // (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020).
 import { createHash } from 'node:crypto';
-import { afterBackward } from '../autograd/engine.js';
 import { isGradEnabled, noGrad } from '../autograd/modes.js';
-import { fromTypedArray } from '../create.js';
-import { AutogradError, DeviceError, DistributedError, describe, ValueError } from '../errors.js';
+import { withContext } from '../context.js';
+import { fromTypedArray, zerosLike } from '../create.js';
+import { DeviceError, DistributedError, describe, ValueError } from '../errors.js';
 import { Module } from '../nn/module.js';
 import { showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { assign, Bucket, type NamedParameter } from './buckets.js';
+import type { NamedParameter } from './buckets.js';
+import { Ensemble } from './ensemble.js';
+import type { CommunicationHook } from './hooks/hook.js';
+import { plainReduction } from './hooks/plain.js';
 import { ProcessGroup } from './process_group.js';
+import { Reducer } from './reducer.js';
+
+/**
+ * Data parallelism in its simplest form, for loops that drive themselves: called after backward, it replaces each parameter's gradient
+ * by the mean or the sum of those of all ranks. A rank without one counts as zeros. Every rank passes the same parameters.
+ */
+export function reduceGradients(group: ProcessGroup, parameters: Iterable<Tensor>, reduction: 'mean' | 'sum' = 'mean'): void {
+  for (const parameter of new Set(parameters)) {
+    if (!parameter.requiresGrad) continue;
+    parameter.grad ??= zerosLike(parameter.detach()).keep();
+    group.allReduce(parameter.grad, { op: reduction === 'mean' ? 'avg' : 'sum' }).wait();
+  }
+}
 
 export interface DataParallelOptions {
   group: ProcessGroup;
@@ -19,31 +36,49 @@ export interface DataParallelOptions {
   bucketBytes?: number;
   /** Bytes of the first bucket; 1 MiB. */
   firstBucketBytes?: number;
+  /**
+   * Lay the buckets out in the order in which the first backward made the gradients; on by default. Without it, against the order of
+   * registration: for graphs that depend on the data.
+   */
+  rebuildBuckets?: boolean;
   /** Rank 0's buffers replace the others' at every training forward; on by default. */
   broadcastBuffers?: boolean;
-  /** Parameters that a forward leaves out count as zero gradients instead of being an error. */
+  /**
+   * Forwards may leave parameters out. One that some rank used counts as zeros on the others; one that no rank used gets no update:
+   * optimizers of this package skip it, its state and its step count, on the device. Its `.grad` holds zeros.
+   */
   findUnusedParameters?: boolean;
+  /**
+   * Promises that every step uses the same parameters equally often. Parameters that the first step leaves out keep `.grad` null and
+   * are never sent; a step that differs is an error that names the parameters.
+   */
+  staticGraph?: boolean;
+  /** Another way to reduce: compression, for example. */
+  hook?: CommunicationHook;
 }
 
 /**
  * Wraps a module for training on every rank of a group. Parameters and buffers become those of rank 0. After `backward` the
- * gradients are reduced over the ranks, and equal on all of them to the bit. Nothing here waits: that the ranks' models agree is
- * checked meanwhile, and `await ddp.ready` or the first collective that follows says if they do not.
+ * gradients are reduced over the ranks, and equal on all of them to the bit. Parameters that are used several times, by several
+ * modules or in checkpointed segments are reduced once; those that do not require a gradient when the wrapper is made take no part.
+ *
+ * Nothing here waits: that the ranks' models agree is checked meanwhile, and `await ddp.ready` or the first collective that follows
+ * says if they do not.
  */
 export class DistributedDataParallel<M extends Module> extends Module {
   /** Settled when the ranks have compared their parameters. */
   readonly ready!: Promise<void>;
   private readonly reducer!: Reducer;
+  private readonly ensemble!: Ensemble;
 
   constructor(
     readonly module: M,
     private readonly options: DataParallelOptions,
   ) {
     super();
-    if (!(module instanceof Module)) throw new ValueError(`DistributedDataParallel: expected a module, got ${describe(module)}`);
-    if (!(options?.group instanceof ProcessGroup)) throw new ValueError('DistributedDataParallel: give the process group as { group }');
+    checkOptions(module, options);
     const { group } = options;
-    const named = [...module.namedParameters()].map(([name, parameter]) => ({ name, parameter: parameter as Tensor })).filter((p) => p.parameter.requiresGrad);
+    const named: NamedParameter[] = [...module.namedParameters()].map(([name, parameter]) => ({ name, parameter })).filter((p) => p.parameter.requiresGrad);
     if (named.length === 0) throw new ValueError('DistributedDataParallel: the module has no parameter that requires a gradient');
     for (const { name, parameter } of named) {
       if (parameter.device !== group.device) {
@@ -52,35 +87,48 @@ export class DistributedDataParallel<M extends Module> extends Module {
         );
       }
     }
-    // what belongs to the wrapper is no submodule or state of the model
+    const ensemble = Ensemble.of(group);
     const ready = this.verify(named);
     ready.catch(() => {}); // whoever does not ask meets the failure at the next wait
-    Object.defineProperty(this, 'ready', { value: ready, enumerable: false });
-    Object.defineProperty(this, 'reducer', { value: new Reducer(named, options), enumerable: false });
-    this.share([...[...module.parameters()], ...this.buffers()]);
+    const hook = options.hook ?? plainReduction;
+    hook.attach?.(ensemble, named);
+    const reducer = new Reducer(named, ensemble, {
+      mean: options.gradientReduction !== 'sum',
+      bucketBytes: options.bucketBytes ?? 25 << 20,
+      firstBucketBytes: options.firstBucketBytes ?? 1 << 20,
+      rebuildBuckets: options.rebuildBuckets ?? true,
+      findUnusedParameters: options.findUnusedParameters ?? false,
+      staticGraph: options.staticGraph ?? false,
+      collectivesInBackward: false,
+      hook,
+      describe: (names) => describeParameters(module, names),
+    });
+    // what belongs to the wrapper is no submodule or state of the model
+    for (const [name, value] of Object.entries({ ready, ensemble, reducer })) Object.defineProperty(this, name, { value, enumerable: false });
+    noGrad(() => {
+      for (const t of [...module.parameters(), ...this.buffers()]) group.broadcast(t, { label: 'of the parameters' }).wait();
+    });
   }
 
   override forward(...args: Parameters<M['forward']>): ReturnType<M['forward']> {
-    const training = this.training && isGradEnabled();
-    if (training && (this.options.broadcastBuffers ?? true) && this.reducer.synchronizes) this.share(this.buffers());
-    if (training) this.reducer.arm();
+    if (isGradEnabled()) {
+      if (this.training && this.reducer.synchronizes && this.options.broadcastBuffers !== false) {
+        noGrad(() => {
+          for (const buffer of this.buffers()) this.ensemble.broadcast(buffer, { label: 'of the buffers' }).wait();
+        });
+      }
+      this.reducer.arm();
+    }
     return (this.module.forward as (...a: unknown[]) => unknown)(...args) as ReturnType<M['forward']>;
   }
 
   /**
    * Runs `fn` without reducing: gradients add up locally, and the first backward outside reduces the sum. Forward and backward of
-   * the micro-batch both belong inside.
+   * the micro-batch both belong inside. The gradients must have been zeroed since the last reduction: what is reduced already would
+   * be reduced again.
    */
   noSync<T>(fn: () => T): T {
     return this.reducer.without(fn);
-  }
-
-  private share(tensors: readonly Tensor[]): void {
-    const { group } = this.options;
-    if (group.size === 1) return;
-    noGrad(() => {
-      for (const t of tensors) group.broadcast(t).wait();
-    });
   }
 
   /** Compares names, shapes and dtypes of all ranks. */
@@ -89,8 +137,12 @@ export class DistributedDataParallel<M extends Module> extends Module {
     if (group.size === 1) return;
     const text = named.map((p) => `${p.name} ${showShape(p.parameter.shape)} ${p.parameter.dtype}`).join('\n');
     const hash = createHash('sha256').update(text).digest();
-    const mine = fromTypedArray(new Uint8Array(hash), [1, hash.length], { device: group.device });
-    const all = Buffer.from((await (await group.allGather(mine)).toTypedArray()) as Uint8Array);
+    const all = await withContext({ scope: null }, async () => {
+      const rows = await group.allGather(fromTypedArray(new Uint8Array(hash), [1, hash.length], { device: group.device }), {
+        label: 'of the names of parameters',
+      });
+      return Buffer.from((await rows.toTypedArray()) as Uint8Array);
+    });
     for (let r = 0; r < group.size; r++) {
       if (all.subarray(32 * r, 32 * (r + 1)).equals(hash)) continue;
       const reason = `DistributedDataParallel: the parameters of rank ${group.rank} and rank ${r} differ in names, shapes or dtypes`;
@@ -100,95 +152,32 @@ export class DistributedDataParallel<M extends Module> extends Module {
   }
 }
 
-/** Decides when which bucket goes out. */
-class Reducer {
-  private buckets: Bucket[];
-  private readonly bucketOf = new Map<Tensor, Bucket>();
-  private readonly arrivals: NamedParameter[] = [];
-  private rebuilt = false;
-  private armed = false;
-  private paused = 0;
-  /** Buckets before this one are on their way: all ranks launch them in the same order. */
-  private next = 0;
-
-  constructor(
-    private readonly named: readonly NamedParameter[],
-    private readonly options: DataParallelOptions,
-  ) {
-    // backward makes gradients in about the opposite of the order in which layers are registered
-    this.buckets = this.build(named.toReversed());
-    for (const p of named) p.parameter.registerPostAccumulateGradHook(() => this.arrived(p));
+function checkOptions(module: unknown, options: DataParallelOptions): void {
+  const where = 'DistributedDataParallel';
+  if (!(module instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(module)}`);
+  if (!(options?.group instanceof ProcessGroup)) throw new ValueError(`${where}: give the process group as { group }`);
+  const { gradientReduction = 'mean', findUnusedParameters, staticGraph, hook } = options;
+  if (gradientReduction !== 'mean' && gradientReduction !== 'sum') {
+    throw new ValueError(`${where}: gradientReduction must be mean or sum, got ${describe(gradientReduction)}`);
   }
-
-  get synchronizes(): boolean {
-    return this.paused === 0;
+  for (const name of ['bucketBytes', 'firstBucketBytes'] as const) {
+    const bytes = options[name];
+    if (bytes !== undefined && !(typeof bytes === 'number' && bytes > 0)) throw new ValueError(`${where}: ${name} must be positive, got ${describe(bytes)}`);
   }
-
-  without<T>(fn: () => T): T {
-    this.paused++;
-    let result: T;
-    try {
-      result = fn();
-    } catch (error) {
-      this.paused--;
-      throw error;
-    }
-    if (result instanceof Promise) return result.finally(() => this.paused--) as T;
-    this.paused--;
-    return result;
+  if (findUnusedParameters && staticGraph) {
+    throw new ValueError(`${where}: staticGraph leaves out what the first step does not use; findUnusedParameters is for graphs that change`);
   }
-
-  /** A forward that will be followed by a backward. */
-  arm(): void {
-    if (!this.synchronizes) {
-      this.armed = false;
-      return;
-    }
-    if (!this.rebuilt && this.arrivals.length === this.named.length) {
-      // the tape is deterministic: every rank has seen the same order
-      for (const bucket of this.buckets) bucket.dispose();
-      this.buckets = this.build(this.arrivals);
-      this.rebuilt = true;
-    }
-    this.armed = true;
-    this.next = 0;
+  if (hook !== undefined && typeof hook?.reduce !== 'function') throw new ValueError(`${where}: a hook has a method reduce, got ${describe(hook)}`);
+  if (findUnusedParameters && hook?.keepsErrors) {
+    throw new ValueError(`${where}: ${hook.name} sends later what it keeps back now, which a parameter that is skipped would lose; use staticGraph`);
   }
+}
 
-  private build(order: readonly NamedParameter[]): Bucket[] {
-    const { group, firstBucketBytes = 1 << 20, bucketBytes = 25 << 20 } = this.options;
-    const buckets = assign(order, firstBucketBytes, bucketBytes).map((parameters) => new Bucket(parameters, group));
-    for (const bucket of buckets) for (const p of bucket.parameters) this.bucketOf.set(p.parameter, bucket);
-    return buckets;
-  }
-
-  private arrived(p: NamedParameter): void {
-    if (!this.armed) return;
-    if (this.next === 0 && this.buckets.every((b) => b.unfilled.length === b.parameters.length)) afterBackward(() => this.complete());
-    if (!this.rebuilt && !this.arrivals.includes(p)) this.arrivals.push(p);
-    if (this.bucketOf.get(p.parameter)!.fill(p.parameter)) this.launchReady();
-  }
-
-  private launchReady(): void {
-    const op = (this.options.gradientReduction ?? 'mean') === 'mean' ? 'avg' : 'sum';
-    while (this.next < this.buckets.length && this.buckets[this.next]!.unfilled.length === 0) this.buckets[this.next++]!.launch(op);
-  }
-
-  private complete(): void {
-    this.armed = false;
-    const unused = this.buckets.flatMap((b) => b.unfilled);
-    if (unused.length > 0) {
-      if (!this.options.findUnusedParameters) {
-        const names = this.named
-          .filter((p) => unused.includes(p))
-          .map((p) => p.name)
-          .join(', ');
-        const reason = `DistributedDataParallel: backward gave no gradient for ${names}; use every parameter in forward, or pass findUnusedParameters: true`;
-        this.options.group.abort(reason);
-        throw new AutogradError(reason);
-      }
-      for (const p of unused) this.bucketOf.get(p.parameter)!.fill(p.parameter);
-      this.launchReady();
-    }
-    for (const bucket of this.buckets) bucket.finish();
-  }
+/** `head.weight, head.bias (Linear "head")`. */
+function describeParameters(module: Module, names: readonly string[]): string {
+  const modules = new Map(module.namedModules());
+  const owners = new Set(names.map((name) => name.slice(0, Math.max(0, name.lastIndexOf('.')))));
+  const labels = [...owners].map((path) => `${modules.get(path)?.constructor.name ?? 'module'}${path ? ` "${path}"` : ''}`);
+  const list = (items: readonly string[]): string => items.slice(0, 8).join(', ') + (items.length > 8 ? `, … (${items.length})` : '');
+  return `${list(names)} (${list(labels)})`;
 }

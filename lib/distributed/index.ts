@@ -1,6 +1,6 @@
 // The public part of shardgrad/distributed.
 
-export { type DataParallelOptions, DistributedDataParallel } from './ddp.js';
+export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export {
   detectLaunch,
   type Environment,
@@ -10,14 +10,15 @@ export {
   type RankCount,
   type RankLaunch,
 } from './environment.js';
-export { type InitOptions, init, type Job } from './init.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
+export type { CommunicationHook, GradientBucket, NamedGradient, ReductionContext } from './hooks/hook.js';
+export { type InitOptions, init, type Job } from './init.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
-export type { Transport } from './transport.js';
 export { meet, type Rendezvous } from './rendezvous.js';
 export { type SimulatedRank, simulate } from './simulate.js';
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
+export type { Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';

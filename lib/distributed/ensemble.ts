@@ -1,0 +1,151 @@
+// Ensemble: the collectives that data-parallel code makes, and who takes part in them with data. Inside a join, when some ranks have
+// none left, each collective is announced first by a tiny one, so that those ranks can contribute nothing to it in the right
+// place: they need to know neither the model nor its step. Outside of that tail a call costs nothing more than the group's own.
+import { fromTypedArray, full, zeros } from '../create.js';
+import type { Device } from '../device.js';
+import { type DType, dtypeCode } from '../dtype.js';
+import { InternalError } from '../errors.js';
+import type { Tensor } from '../tensor.js';
+import type { CallOptions, ReduceOptions } from './group_options.js';
+import type { ProcessGroup } from './process_group.js';
+import type { Work } from './work.js';
+
+/** What ranks without data are told: the kind of call, then its dtype, elements, reduction and root. */
+const Call = { allReduce: 1, broadcast: 2, allGather: 3, stepEnds: 4 } as const;
+const FIELDS = 5;
+const REDUCTIONS = ['sum', 'avg', 'min', 'max', 'product', 'premulSum'] as const;
+/** What changes nothing: a sum by zeros, a minimum by infinities. */
+const NEUTRAL: Record<(typeof REDUCTIONS)[number], number> = {
+  sum: 0,
+  avg: 0,
+  min: Number.POSITIVE_INFINITY,
+  max: Number.NEGATIVE_INFINITY,
+  product: 1,
+  premulSum: 0,
+};
+const dtypeOf = (code: number): DType => (Object.keys(dtypeCode) as DType[]).find((name) => dtypeCode[name] === code)!;
+
+const ensembles = new WeakMap<ProcessGroup, Ensemble>();
+
+export class Ensemble {
+  /** Ranks that have data, in order. */
+  private players: readonly number[];
+
+  private constructor(readonly group: ProcessGroup) {
+    this.players = Array.from({ length: group.size }, (_, r) => r);
+  }
+
+  /** The one of a group: a join is seen by all who communicate in it. */
+  static of(group: ProcessGroup): Ensemble {
+    let found = ensembles.get(group);
+    if (!found) {
+      found = new Ensemble(group);
+      ensembles.set(group, found);
+    }
+    return found;
+  }
+
+  get rank(): number {
+    return this.group.rank;
+  }
+  get size(): number {
+    return this.group.size;
+  }
+  get device(): Device {
+    return this.group.device;
+  }
+  /** Ranks that take part with data: all of them outside a join. */
+  get active(): readonly number[] {
+    return this.players;
+  }
+  private get tail(): boolean {
+    return this.players.length < this.group.size;
+  }
+
+  /** As the group's; floating-point dtypes alone for min and max. */
+  allReduce(x: Tensor, options: ReduceOptions = {}): Work<Tensor> {
+    const { op = 'sum' } = options;
+    this.announce(Call.allReduce, x, REDUCTIONS.indexOf(typeof op === 'object' ? 'premulSum' : op));
+    return this.group.allReduce(x, options);
+  }
+  /** As the group's, from the first rank that has data. */
+  broadcast(x: Tensor, options: CallOptions = {}): Work<Tensor> {
+    const src = this.players[0]!;
+    this.announce(Call.broadcast, x, 0, src);
+    return this.group.broadcast(x, { ...options, src });
+  }
+  /** As the group's; ranks without data give zeros. */
+  allGather(x: Tensor, options: CallOptions = {}): Work<Tensor> {
+    this.announce(Call.allGather, x);
+    return this.group.allGather(x, options);
+  }
+  sharedZeros(shape: readonly number[], dtype: DType): Tensor {
+    return this.group.sharedZeros(shape, { dtype });
+  }
+
+  // ---- for join
+
+  /** Every rank says whether it has a batch; the ranks that do. Waits for all. */
+  async meet(present: boolean): Promise<readonly number[]> {
+    const mine = new Uint8Array(this.size);
+    mine[this.rank] = Number(present);
+    const all = await this.exchange(mine);
+    this.players = Array.from(all.keys()).filter((r) => all[r] !== 0);
+    return this.players;
+  }
+
+  /** Tells the ranks that shadow this step that it is over. */
+  endStep(): void {
+    if (this.tail) this.announce(Call.stepEnds, null);
+  }
+
+  /** Takes part, without data, in what the others call until they end their step. */
+  async shadowStep(): Promise<void> {
+    for (;;) {
+      const [kind, dtype, numel, op, src] = await this.exchange(new Float64Array(FIELDS));
+      if (kind === Call.stepEnds) return;
+      this.shadow(kind!, dtypeOf(dtype!), numel!, REDUCTIONS[op!]!, src!);
+    }
+  }
+
+  /** After the join, whichever way it ended. */
+  everybody(): void {
+    this.players = Array.from({ length: this.size }, (_, r) => r);
+  }
+
+  private shadow(kind: number, dtype: DType, numel: number, op: (typeof REDUCTIONS)[number], src: number): void {
+    const { group, device } = this;
+    if (kind === Call.allReduce) {
+      const x = full([numel], NEUTRAL[op], { dtype, device });
+      group.allReduce(x, { op: op === 'premulSum' ? { premulSum: 0 } : op });
+      x.dispose();
+    } else if (kind === Call.broadcast) {
+      const x = zeros([numel], { dtype, device });
+      group.broadcast(x, { src });
+      x.dispose();
+    } else if (kind === Call.allGather) {
+      const x = zeros([numel], { dtype, device });
+      group.allGather(x).wait().dispose();
+      x.dispose();
+    } else throw new InternalError(`join: unknown announcement ${kind}`);
+  }
+
+  private announce(kind: number, x: Tensor | null, op = 0, src = 0): void {
+    if (!this.tail) return;
+    const fields = Float64Array.of(kind, x ? dtypeCode[x.dtype] : 0, x?.numel ?? 0, op, src);
+    const sent = fromTypedArray(fields, undefined, { device: this.device });
+    this.group.allReduce(sent, { op: 'max' });
+    sent.dispose();
+  }
+
+  /** The elementwise maximum over all ranks, on the host. */
+  private async exchange<A extends Uint8Array | Float64Array>(values: A): Promise<A> {
+    const x = fromTypedArray(values, undefined, { device: this.device }).keep();
+    try {
+      await this.group.allReduce(x, { op: 'max' });
+      return (await x.toTypedArray()) as A;
+    } finally {
+      x.dispose();
+    }
+  }
+}
