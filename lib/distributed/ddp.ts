@@ -13,6 +13,7 @@ import type { NamedParameter } from './buckets.js';
 import { Ensemble } from './ensemble.js';
 import type { CommunicationHook } from './hooks/hook.js';
 import { plainReduction } from './hooks/plain.js';
+import { type JoinOptions, join } from './join.js';
 import { ProcessGroup } from './process_group.js';
 import { Reducer } from './reducer.js';
 
@@ -129,6 +130,32 @@ export class DistributedDataParallel<M extends Module> extends Module {
    */
   noSync<T>(fn: () => T): T {
     return this.reducer.without(fn);
+  }
+
+  /**
+   * Goes through a loader whose batches may be fewer than those of other ranks, without any waiting for one that does not come:
+   *
+   * ```ts
+   * for await (const batch of ddp.join(loader, { states: [optimizer, schedule] })) …
+   * ```
+   *
+   * A rank that has no batch left takes part in what the others reduce, with zeros, until all have ended; then it takes over their model,
+   * and the states it is given. Every rank calls this at the same point, also one without any batch, and leaves the loop together with
+   * the others: end the loader, rather than `break`. A micro-batch inside `noSync` counts as a step; gradients that a rank has put off
+   * when its data end are lost.
+   * @throws DistributedError with `throwOnEarlyEnd`: "rank 3 ended its data at step 118, ranks 0, 1, 2 went on"
+   */
+  join<B>(loader: AsyncIterable<B> | Iterable<B>, options: JoinOptions = {}): AsyncGenerator<B, void, void> {
+    const { ensemble, reducer } = this;
+    const shared = this.options.hook?.shared;
+    const joined = {
+      tensors: () => [...this.module.parameters(), ...this.buffers()],
+      states: shared ? [reducer, shared] : [reducer],
+      divideByActive: (on: boolean) => {
+        reducer.divideByActive = on;
+      },
+    };
+    return join(loader, ensemble, joined, options);
   }
 
   /** Compares names, shapes and dtypes of all ranks. */

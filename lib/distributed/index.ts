@@ -1,5 +1,6 @@
 // The public part of shardgrad/distributed.
 
+export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export {
   detectLaunch,
@@ -13,6 +14,7 @@ export {
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 export type { CommunicationHook, GradientBucket, NamedGradient, ReductionContext } from './hooks/hook.js';
 export { type InitOptions, init, type Job } from './init.js';
+export type { JoinOptions } from './join.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
 export { meet, type Rendezvous } from './rendezvous.js';

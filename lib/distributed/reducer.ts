@@ -3,7 +3,7 @@
 // always in bucket order, so that all ranks launch the same ones: the tape is deterministic, every rank sees the same order, and a
 // hash of it, compared once, says if that was ever wrong.
 import { createHash } from 'node:crypto';
-import { afterBackward, backwardRuns } from '../autograd/engine.js';
+import { afterBackward, backwardRuns, lossIsNormalized } from '../autograd/engine.js';
 import { withContext } from '../context.js';
 import { fromTypedArray } from '../create.js';
 import { AutogradError, ValueError } from '../errors.js';
@@ -32,6 +32,11 @@ export interface Layout {
   readonly order: readonly number[];
   /** How often each parameter's gradient grows in a backward: once, and once more for each checkpointed segment that uses it too. */
   readonly uses: readonly number[];
+}
+
+export interface ReducerState {
+  readonly layout: Layout | null;
+  readonly step: number;
 }
 
 interface Member extends NamedParameter {
@@ -73,12 +78,13 @@ export class Reducer {
     return this.paused === 0;
   }
 
-  get layout(): Layout | null {
-    return this.laidOut;
+  /** What ranks have in common, for one that was not there. */
+  stateDict(): ReducerState {
+    return { layout: this.laidOut, step: this.step };
   }
-  /** Takes over what other ranks have seen, for one that was not there. */
-  set layout(given: Layout | null) {
-    if (given && !this.laidOut) this.build(given);
+  loadStateDict({ layout, step }: ReducerState): void {
+    if (layout && !this.laidOut) this.build(layout);
+    this.step = step;
   }
 
   /** Runs `fn` with reductions put off. */
@@ -108,6 +114,9 @@ export class Reducer {
 
   private arrived(m: Member): void {
     m.touched = true;
+    if (this.options.mean && lossIsNormalized()) {
+      throw this.fail("the loss has a normalizer, which counts over all ranks, and the mean over the ranks would divide again; pass gradientReduction: 'sum'");
+    }
     if (this.phase === 'idle') return;
     if (this.phase === 'reduced') {
       throw this.fail(

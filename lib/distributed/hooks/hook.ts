@@ -2,6 +2,7 @@
 // resumed when that one's result may be used. So compression runs where backward is, the first collective of a bucket overlaps
 // with the rest of backward, and the further ones of all buckets with each other. State belongs to parameters, by name, and not to
 // buckets, which are laid out anew after the first step.
+import type { Stateful } from '../../io/checkpoint.js';
 import type { Tensor } from '../../tensor.js';
 import type { Ensemble } from '../ensemble.js';
 import type { Work } from '../work.js';
@@ -36,6 +37,8 @@ export interface CommunicationHook {
   readonly name: string;
   /** Keeps what it did not send for later: then every rank must take part in every step, and gradients must not be skipped. */
   readonly keepsErrors?: boolean;
+  /** The part of its state that is the same on all ranks: one whose data ended early takes it over. */
+  readonly shared?: Stateful;
   /** Called once, when DistributedDataParallel is made. */
   attach?(ensemble: Ensemble, parameters: readonly { readonly name: string; readonly parameter: Tensor }[]): void;
   /**
