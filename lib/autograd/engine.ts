@@ -31,6 +31,12 @@ export function afterBackward(call: () => void): void {
 }
 
 let running = 0;
+let normalized = false;
+
+/** Whether the loss of the backward under way was divided by a normalizer, which counts over all ranks. */
+export function lossIsNormalized(): boolean {
+  return normalized;
+}
 
 /** Whether a backward is under way. */
 export function backwardRuns(): boolean {
@@ -65,8 +71,10 @@ export class Run {
   start(root: Tensor, gradient: Tensor): void {
     const create = this.options.createGraph ?? false;
     const outerCalls = endCalls;
+    const outerNormalized = normalized;
     const calls: (() => void)[] = [];
     endCalls = calls;
+    normalized = false;
     running++;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
       try {
@@ -81,6 +89,7 @@ export class Run {
       } finally {
         this.scope.end(this.outer);
         endCalls = outerCalls;
+        normalized = outerNormalized;
         running--;
       }
     });
@@ -127,6 +136,7 @@ export class Run {
     }
     for (const { index, tensor } of node.retained ?? []) if (grads[index]) this.keepGrad(tensor, clone(grads[index]!));
     node.checkAlive();
+    if (node.op === 'normalize') normalized = true;
     if (node.op === 'checkpoint') this.recompute(node, grads);
     else this.differentiate(node, grads);
     if (this.options.createGraph) return;

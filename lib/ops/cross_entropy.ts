@@ -9,10 +9,11 @@ import { checkDim, checkInteger, checkNumber, numel, type Shape, sameShape, show
 import { Tensor } from '../tensor.js';
 import { checkChoice, checkFloat, checkIndices, checkParameter, checkTensor, optionsOf } from './arguments.js';
 import { where } from './blend.js';
+import { to } from './copy.js';
 import { deviceOf, fresh, invoke } from './door.js';
 import { gather, indexSelect } from './gather.js';
 import { wideType } from './matmul.js';
-import { add, div, lt, mul, ne, neg } from './pointwise.js';
+import { add, div, eq, lt, mul, ne, neg } from './pointwise.js';
 import { mean, sum } from './reduce.js';
 import { logSoftmax } from './softmax.js';
 import { movedim, reshape, select, unsqueeze } from './view.js';
@@ -27,7 +28,10 @@ export interface ClassLossOptions {
   ignoreIndex?: number;
   /** `mean` (default) divides by the weights of the rows that count, `none` keeps one loss a row. */
   reduction?: Reduction;
-  /** Divides the sum of the losses by this instead, a number or a one-element tensor: a count over all ranks and micro-batches. */
+  /**
+   * Divides the sum of the losses by this instead, a number or a one-element tensor: a count over all ranks and micro-batches, as
+   * `countValid` of shardgrad/distributed gives it. Where nothing counts (0), the loss is 0. For gradients that are summed over ranks.
+   */
   normalizer?: number | Tensor;
   /** The dimension of the classes; needed only where two would fit. */
   dim?: number;
@@ -61,8 +65,9 @@ function settingsOf(o: ClassLossOptions, classes: number, op: string): Settings 
   if (normalizer instanceof Tensor) {
     checkTensor(normalizer, op, 'the normalizer');
     if (normalizer.numel !== 1) throw new ShapeError(`${op}: the normalizer must have one element, got ${showShape(normalizer.shape)}`);
-  } else if (normalizer !== null && (!Number.isFinite(checkNumber(normalizer, 'normalizer', op)) || normalizer === 0)) {
-    throw new ValueError(`${op}: the normalizer must be finite and not 0, got ${normalizer}`);
+    if (normalizer.requiresGrad && context().gradEnabled) throw new AutogradError(`${op}: the normalizer has no gradient; detach() it`);
+  } else if (normalizer !== null && !Number.isFinite(checkNumber(normalizer, 'normalizer', op))) {
+    throw new ValueError(`${op}: the normalizer must be finite, got ${normalizer}`);
   }
   if (normalizer !== null && reduction === 'none') throw new ValueError(`${op}: a normalizer needs a reduction other than none`);
   return { weight, ignoreIndex: checkInteger(o.ignoreIndex ?? -100, 'ignoreIndex', op), reduction, normalizer };
@@ -144,9 +149,19 @@ function fusedCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothi
 }
 
 /** The sum of losses over what the settings divide it by. */
-function divided(total: Tensor, settings: Settings, count: () => Tensor): Tensor {
-  if (settings.normalizer !== null) return reshape(div(total, settings.normalizer), []);
-  return settings.reduction === 'sum' ? total : div(total, count());
+function divided(total: Tensor, settings: Settings, count?: () => Tensor): Tensor {
+  if (settings.normalizer !== null) return normalized(total, settings.normalizer);
+  return settings.reduction === 'sum' || !count ? total : div(total, count());
+}
+
+/** A node of its own, so that who averages gradients over ranks finds in backward that this was done here. */
+function normalized(total: Tensor, normalizer: number | Tensor): Tensor {
+  // the sum of nothing is 0, whatever divides it
+  const divisor = normalizer instanceof Tensor ? to(where(eq(normalizer, 0), 1, normalizer), total.dtype) : normalizer || 1;
+  const loss = reshape(div(total.detach(), divisor), []);
+  loss.isView = false; // nobody else sees the quotient
+  if (recording([total])) record('normalize', [total, divisor], [loss], undefined);
+  return loss;
 }
 
 /** Against class probabilities: −Σ p·ln softmax(x), a row counting 1. */
@@ -170,8 +185,7 @@ function softCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothin
         );
   const loss = neg(sum(mul(weighted, logSoftmax(logits, dim)), dim));
   if (settings.reduction === 'none') return loss;
-  if (settings.normalizer !== null) return reshape(div(sum(loss), settings.normalizer), []);
-  return settings.reduction === 'sum' ? sum(loss) : mean(loss);
+  return settings.reduction === 'mean' && settings.normalizer === null ? mean(loss) : divided(sum(loss), settings);
 }
 
 /** The negative log likelihood −x[target] of log probabilities, as crossEntropy without its softmax. */

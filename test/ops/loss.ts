@@ -101,13 +101,37 @@ const vocabulary: Row = {
   tolerance: 2,
 };
 
-const normalized: Row = {
-  name: 'crossEntropy by a normalizer',
-  inputs: [float([6, 5], -3, 3), targets],
-  fn: (x, t) => sg.crossEntropy(x!, t!, { normalizer: 12, ignoreIndex: 2 }),
-  ref: (x, t) => map((v) => v / 12, crossEntropy(x!, t!, null, 'sum', { ignoreIndex: 2 })),
-  tolerance: 4,
-};
+const count: Input = { shape: [], low: 7, high: 8, dtype: 'int64' };
+
+const normalized: readonly Row[] = [
+  {
+    name: 'crossEntropy by a normalizer',
+    inputs: [float([6, 5], -3, 3), targets],
+    fn: (x, t) => sg.crossEntropy(x!, t!, { normalizer: 12, ignoreIndex: 2 }),
+    ref: (x, t) => map((v) => v / 12, crossEntropy(x!, t!, null, 'sum', { ignoreIndex: 2 })),
+    tolerance: 4,
+  },
+  {
+    name: 'crossEntropy by a counted normalizer, class weights and smoothing',
+    inputs: [float([6, 5], -3, 3), targets, { ...float([5], 0.3, 2), constant: true }, count],
+    fn: (x, t, w, n) => sg.crossEntropy(x!, t!, { normalizer: n!, ignoreIndex: 3, weight: w!, labelSmoothing: 0.1 }),
+    ref: (x, t, w, n) => map((v) => v / n!.data[0]!, crossEntropy(x!, t!, w!, 'sum', { ignoreIndex: 3, labelSmoothing: 0.1 })),
+    tolerance: 4,
+  },
+  {
+    name: 'crossEntropy by a normalizer of nothing',
+    inputs: [float([6, 5], -3, 3), { shape: [6], low: 2, high: 3, dtype: 'int64' }, { ...count, low: 0, high: 1 }],
+    fn: (x, t, n) => sg.crossEntropy(x!, t!, { normalizer: n!, ignoreIndex: 2 }),
+    ref: () => nd([], () => 0),
+  },
+  {
+    name: 'nllLoss by a counted normalizer',
+    inputs: [float([6, 5], -3, 0), targets, count],
+    fn: (x, t, n) => sg.nllLoss(x!, t!, { normalizer: n!, ignoreIndex: 2 }),
+    ref: (x, t, n) => map((v) => v / n!.data[0]!, nll(x!, t!, 'sum')),
+    tolerance: 4,
+  },
+];
 
 const probability: Input = float([3, 4], 0.05, 0.95);
 
@@ -124,7 +148,7 @@ const wide = (dtype: DType): DType => (dtype === 'float64' ? 'float64' : 'float3
 const widened = (rows: readonly Row[]): Row[] => rows.map((r) => (r.name.startsWith('crossEntropy') ? { ...r, result: wide } : r));
 
 export const rows: readonly Row[] = [
-  ...widened([...classification, vocabulary, normalized, volumes]),
+  ...widened([...classification, vocabulary, ...normalized, volumes]),
   ...elementwise('mseLoss', sg.mseLoss, (x, y) => (x - y) ** 2),
   ...elementwise('l1Loss', sg.l1Loss, (x, y) => Math.abs(x - y)),
   ...elementwise('huberLoss', (x, y, o) => sg.huberLoss(x, y, { ...o, delta: 0.7 }), huber(0.7)),

@@ -191,6 +191,7 @@ export const compositeRules: Rules<CompositeName> = {
       return [dqkv];
     },
   },
+  normalize: { inputs: [1], grad: (n, g) => [div(g, n.input(1)!)] },
   // saves its inputs: the segment runs again from them, and the engine goes on through what that records
   checkpoint: { inputs: (needs) => needs.map((_, i) => i), grad: () => [] },
   custom: { grad: (n, ...grads) => n.attrs.backward(n, grads) },

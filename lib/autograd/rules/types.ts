@@ -62,6 +62,7 @@ export interface Attrs {
   avgPool2dBackward: { geometry: readonly number[] };
   dropout: { p: number; key: readonly number[]; layout: readonly number[] };
   // composites: several native calls under one node
+  normalize: undefined;
   attentionPacked: { heads: number; causal: boolean; scale: number };
   checkpoint: { recompute: () => readonly Tensor[] };
   custom: { name: string; backward: (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[] };
@@ -151,7 +152,7 @@ export type CollectiveName =
 /** Ops the addon has; compared with its list at load. */
 export type NativeOpName = PointwiseName | ReduceName | StructuredName | CollectiveName;
 export type ViewName = 'reshape' | 'permute' | 'expand' | 'slice' | 'diagonal';
-export type CompositeName = 'linear' | 'mlp' | 'attentionPacked' | 'checkpoint' | 'custom';
+export type CompositeName = 'linear' | 'mlp' | 'attentionPacked' | 'normalize' | 'checkpoint' | 'custom';
 export type OpName = NativeOpName | ViewName | CompositeName;
 
 export type OpAttrs<K extends OpName> = K extends keyof Attrs ? Attrs[K] : undefined;
