@@ -1,7 +1,8 @@
-"""The peer of bench/train.ts: the same GPT training step in eager PyTorch. Reads one JSON line per run from standard input and answers
+"""The peer of bench/train.ts and bench/ddp.ts: the same GPT training step in eager PyTorch. Reads one JSON line per run from standard input and answers
 with one: milliseconds of each step, losses, peak resident memory. Weights and tokens come from the files that train.ts wrote, so both
-sides train the same model on the same batches."""
+sides train the same model on the same batches; as a rank of several it trains on its rows of every batch."""
 import json
+import os
 import resource
 import sys
 import time
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 class Block(nn.Module):
@@ -48,13 +50,17 @@ class GPT(nn.Module):
 
 def main():
     setup = json.loads(sys.stdin.readline())
-    torch.set_num_threads(setup["threads"])
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        torch.distributed.init_process_group("gloo")
     model = GPT(setup["model"])
     model.load_state_dict(load_file(setup["weights"]))
     tokens = torch.frombuffer(bytearray(open(setup["tokens"], "rb").read()), dtype=torch.int32).long()
     batch, context = setup["batch"], setup["model"]["context"]
-    tokens = tokens.view(-1, batch, context + 1)
+    tokens = tokens.view(-1, world, batch // world, context + 1)[:, rank]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    trained = DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
     bf16 = setup["dtype"] == "bfloat16"
     step = 0
     for line in sys.stdin:
@@ -64,7 +70,7 @@ def main():
             part = tokens[step % len(tokens)]
             start = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                loss = model(part[:, :-1], part[:, 1:])
+                loss = trained(part[:, :-1], part[:, 1:])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -74,6 +80,8 @@ def main():
             step += 1
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"ms": times, "losses": losses, "peakMiB": peak}), flush=True)
+    if world > 1:
+        torch.distributed.destroy_process_group()
 
 
 main()
