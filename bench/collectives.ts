@@ -1,12 +1,13 @@
 // All-reduce between processes of one host beside PyTorch's gloo, with the columns of nccl-tests: out of place time and bandwidths.
 // busbw = algbw · 2 (n − 1) / n is what the memory or the wire has to carry.
 //
-//   node dist/bench/collectives.js [--ranks 2] [--dtype float32] [--python /path/to/python/with/torch]
+//   node dist/bench/collectives.js [--ranks 2] [--dtype float32] [--transport shm,tcp] [--python /path/to/python/with/torch]
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { init } from '../lib/distributed/init.js';
 import { sharedWorld } from '../lib/distributed/transport.js';
 import * as sg from '../lib/index.js';
 
@@ -18,6 +19,7 @@ const { values: args } = parseArgs({
     rank: { type: 'string' },
     segment: { type: 'string' },
     memory: { type: 'string', default: 'shared' },
+    transport: { type: 'string', default: 'shm,tcp' },
   },
 });
 const ranks = Number(args.ranks);
@@ -27,8 +29,8 @@ const repeats = (bytes: number): number => Math.max(5, Math.min(500, Math.floor(
 
 /** One rank: medians in microseconds by size, on rank 0. */
 async function runRank(rank: number): Promise<void> {
-  const world = sharedWorld(args.segment!, { rank, size: ranks, device: sg.device('cpu'), timeoutMs: 600_000 });
-  if (rank === 0) console.log('ready');
+  const world = args.memory === 'tcp' ? (await init()).world : sharedWorld(args.segment!, { rank, size: ranks, device: sg.device('cpu'), timeoutMs: 600_000 });
+  if (rank === 0 && args.memory !== 'tcp') console.log('ready');
   const width = dtype === 'float32' ? 4 : 2;
   const medians: number[] = [];
   for (const bytes of SIZES) {
@@ -58,10 +60,19 @@ async function ours(memory: string): Promise<number[]> {
   const segment = `/shardgrad-${randomUUID()}`;
   const here = fileURLToPath(import.meta.url);
   const argv = (rank: number): string[] => [here, '--rank', String(rank), '--ranks', args.ranks, '--segment', segment, '--dtype', dtype, '--memory', memory];
-  const env = { SHARDGRAD_NUM_THREADS: '1' };
-  const first = start(process.execPath, argv(0), env);
-  await first.lines.next(); // the others can find the segment from now on
-  for (let r = 1; r < ranks; r++) start(process.execPath, argv(r), env);
+  const port = String(20000 + Math.floor(Math.random() * 20000));
+  const env = {
+    WORLD_SIZE: args.ranks,
+    MASTER_ADDR: '127.0.0.1',
+    MASTER_PORT: port,
+    SHARDGRAD_TOKEN: segment,
+    SHARDGRAD_TRANSPORT: 'tcp',
+    SHARDGRAD_NUM_THREADS: '1',
+  };
+  const rank = (r: number): ReturnType<typeof start> => start(process.execPath, argv(r), { ...env, RANK: String(r) });
+  const first = rank(0);
+  if (memory !== 'tcp') await first.lines.next(); // the others can find the segment from now on
+  for (let r = 1; r < ranks; r++) rank(r);
   return JSON.parse((await first.lines.next()).value as string) as number[];
 }
 
@@ -83,10 +94,12 @@ async function gloo(python: string): Promise<number[]> {
 
 if (args.rank !== undefined) await runRank(Number(args.rank));
 else {
-  const rows: [string, number[]][] = [
-    ['shardgrad, shared', await ours('shared')],
-    ['shardgrad, private', await ours('private')],
-  ];
+  const rows: [string, number[]][] = [];
+  if (args.transport.includes('shm')) {
+    rows.push(['shardgrad, shared', await ours('shared')]);
+    rows.push(['shardgrad, private', await ours('private')]);
+  }
+  if (args.transport.includes('tcp')) rows.push(['shardgrad, tcp', await ours('tcp')]);
   if (args.python) rows.push(['gloo', await gloo(args.python)]);
   console.log(
     `allReduce ${dtype}, ${ranks} processes\n${'size B'.padStart(10)}  ${'memory'.padEnd(20)}${'time us'.padStart(12)}${'algbw GB/s'.padStart(12)}${'busbw GB/s'.padStart(12)}`,

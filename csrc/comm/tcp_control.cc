@@ -52,8 +52,7 @@ void TcpControl::flush(Line& line) {
 
 void TcpControl::beat() {
   std::lock_guard lock(mutex_);
-  if (left_) return;
-  post(Kind::kBeat, "");
+  if (!left_) post(Kind::kBeat, "");
   for (size_t p = 0; p < lines_.size(); p++) hear(int(p), lines_[p]);
 }
 
@@ -72,7 +71,14 @@ void TcpControl::abort(const std::string& reason) {
 void TcpControl::leave() {
   std::lock_guard lock(mutex_);
   if (std::exchange(left_, true)) return;
+  for (size_t p = 0; p < lines_.size(); p++) hear(int(p), lines_[p]);
   post(Kind::kLeave, "");
+}
+
+bool TcpControl::silent() const {
+  std::lock_guard lock(mutex_);
+  return std::all_of(lines_.begin(), lines_.end(),
+                     [](const Line& line) { return line.connection.lost() || line.out.empty(); });
 }
 
 TcpControl::Peer TcpControl::peer(int rank) const {

@@ -31,6 +31,7 @@ class TcpControl {
   void listen();                          // takes in what has come
   void abort(const std::string& reason);  // on all ranks; the first reason counts
   void leave();
+  bool silent() const;  // nothing is left to send to anybody who listens
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Where and why, once it has failed.
   int culprit() const { return culprit_; }

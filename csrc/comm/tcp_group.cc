@@ -3,7 +3,7 @@
 
 #include <cstring>
 #include <optional>
-#include <thread>
+#include <utility>
 
 #include "heartbeat.h"
 
@@ -14,6 +14,7 @@ namespace {
 // How long to wait for the last words of a peer whose data connection has ended, and for the data of one whose last
 // words have come: the two connections are not in step.
 constexpr int64_t kGraceNs = 1'000'000'000;
+constexpr int64_t kFarewellNs = 5'000'000'000;
 
 }  // namespace
 
@@ -47,6 +48,20 @@ TcpGroup::TcpGroup(GroupInfo info, std::vector<TcpConnection> data, std::vector<
       lost_ns_(size_t(size())) {}
 
 TcpGroup::~TcpGroup() { leave(); }
+
+// A peer that has not taken its connection over yet cannot be told, and should not take us for dead later.
+void TcpGroup::leave() {
+  control_.leave();
+  std::lock_guard lock(farewell_mutex_);
+  if (std::exchange(left_ns_, now_ns()) > 0 || control_.silent()) return;
+  farewell_ = weak_from_this().lock();  // nothing within the destructor
+}
+
+void TcpGroup::beat() {
+  control_.beat();
+  std::lock_guard lock(farewell_mutex_);
+  if (farewell_ && (control_.silent() || now_ns() - left_ns_ > kFarewellNs)) farewell_.reset();
+}
 
 char* TcpGroup::share(size_t bytes, std::shared_ptr<void>& owner) {
   const size_t room = std::max<size_t>(bytes, 1);

@@ -24,7 +24,7 @@ struct TcpOptions {
   size_t piece_bytes = 512 << 10;  // of a part, while it is reduced or passed on; less for many ranks
 };
 
-class TcpGroup final : public Group {
+class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGroup> {
  public:
   // By rank the descriptors of the data and the control connection, which are copied; the rank's own are not looked at.
   static std::shared_ptr<TcpGroup> join(GroupInfo info, const std::vector<int>& descriptors, const TcpOptions& options);
@@ -45,9 +45,9 @@ class TcpGroup final : public Group {
   void abort(const std::string& reason) override { control_.abort(reason); }
   char* share(size_t bytes, std::shared_ptr<void>& owner) override;
   void seal() override {}
-  void leave() override { control_.leave(); }
+  void leave() override;
 
-  void beat() override { control_.beat(); }
+  void beat() override;
   PeerState peer_state(int peer) const override;
   void check_failed() override;
   const char* silence() const override { return "has stopped, or the link to it is cut"; }
@@ -101,6 +101,10 @@ class TcpGroup final : public Group {
 
   TcpExchange data_;
   TcpControl control_;
+  // Itself, from when it has left until it has told everybody.
+  std::mutex farewell_mutex_;
+  std::shared_ptr<TcpGroup> farewell_;
+  int64_t left_ns_ = 0;
   const TcpOptions options_;
   std::vector<Header> headers_in_, headers_out_;
   std::vector<int64_t> lost_ns_;  // since when a data connection is known to have ended

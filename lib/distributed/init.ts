@@ -7,8 +7,9 @@ import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
 import type { Store } from './store.js';
 import { segmentName, sharedWorld } from './transport.js';
+import { joinWorld, type ReachOptions, type World } from './world.js';
 
-export interface InitOptions extends ExplicitLaunch {
+export interface InitOptions extends ExplicitLaunch, ReachOptions {
   /** How long a collective, and the wait for all ranks here, may last. Default 10 minutes, or SHARDGRAD_TIMEOUT_MS. */
   timeoutMs?: number;
   /** Default `cpu`. */
@@ -33,7 +34,7 @@ export interface Job {
 
 /**
  * Joins the job that this process was started for: by `shardgrad run`, torchrun, Slurm, Open MPI or Kubernetes. Alone, a job of one.
- * @throws DistributedError when the environment is ambiguous, a rank does not come in time, or ranks are on several hosts
+ * @throws DistributedError when the environment is ambiguous, or a rank does not come in time or cannot be reached
  */
 export async function init(options: InitOptions = {}): Promise<Job> {
   const launch = detectLaunch(process.env, options);
@@ -45,41 +46,29 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   const timeoutMs = options.timeoutMs ?? timeoutFromEnvironment();
   const device = deviceNamed(options.device ?? 'cpu');
   if (launch.worldSize === 1) {
-    const world = sharedWorld(segmentName(), { rank: 0, size: 1, device, timeoutMs });
-    world.seal();
-    return job(launch, device, world, null);
+    const group = sharedWorld(segmentName(), { rank: 0, size: 1, device, timeoutMs });
+    group.seal();
+    return job(launch, device, { group, close: async () => {} }, null);
   }
-  if (launch.localWorldSize !== launch.worldSize) {
-    throw new DistributedError(
-      `dist.init: ${launch.worldSize} ranks, ${launch.localWorldSize} of them on this host: groups work over shared memory, within one host`,
-    );
-  }
-  const met = await meet(launch, process.env, { timeoutMs });
-  return job(launch, device, await joinWorld(launch, device, met.store, timeoutMs), met);
-}
-
-/** Rank 0 makes the memory and tells its name; when all have it, the name goes. */
-async function joinWorld(launch: RankLaunch, device: Device, store: Store, timeoutMs: number): Promise<ProcessGroup> {
   const { rank, worldSize: size } = launch;
-  const segment = rank === 0 ? segmentName() : String(await store.get('world/segment', { timeoutMs }));
-  const world = sharedWorld(segment, { rank, size, device, timeoutMs, recorder: recorderOf(launch, process.env) });
-  if (rank === 0) await store.set('world/segment', segment);
-  if ((await store.add('world/joined')) === size) await store.set('world/complete', '1');
-  await store.wait('world/complete', { timeoutMs });
-  world.seal();
-  return world;
+  const met = await meet(launch, process.env, { timeoutMs });
+  const { transport, localAddr } = options;
+  const recorder = recorderOf(launch, process.env);
+  const world = await joinWorld(launch, met.store, met.token, { rank, size, device, timeoutMs, recorder, transport, localAddr });
+  return job(launch, device, world, met);
 }
 
-function job(launch: RankLaunch, device: Device, world: ProcessGroup, met: Rendezvous | null): Job {
+function job(launch: RankLaunch, device: Device, world: World, met: Rendezvous | null): Job {
   return {
     rank: launch.rank,
     worldSize: launch.worldSize,
     localRank: launch.localRank,
     restartCount: launch.restartCount,
     device,
-    world,
+    world: world.group,
     store: met?.store ?? null,
     async close() {
+      await world.group.close();
       await world.close();
       forgetRecording(launch, process.env);
       if (met?.server) {

@@ -1,6 +1,7 @@
 // Connections between all ranks of a group, two for each pair: one for data, one for heartbeats and last words. They are made and
 // authenticated here, and then handed over to native code by their descriptors; JavaScript has read nothing of what belongs to it,
 // because each side stops reading within the event that completes the handshake.
+import { createHash } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { DistributedError } from '../errors.js';
 import { greet } from './greeting.js';
@@ -78,7 +79,9 @@ export class Mesh {
    */
   async connect<T>(group: string, members: readonly number[], timeoutMs: number, use: (descriptors: Int32Array) => T): Promise<T> {
     const { rank } = this.options;
-    const series = JSON.stringify([group, members]);
+    const series = createHash('sha256')
+      .update(JSON.stringify([group, members]))
+      .digest('hex');
     const number = (this.made.get(series) ?? 0) + 1;
     this.made.set(series, number);
     const deadline = Date.now() + timeoutMs;
@@ -91,7 +94,7 @@ export class Mesh {
               const initiator = members.indexOf(rank) > place;
               const from = initiator ? rank : peer;
               const to = initiator ? peer : rank;
-              const context = JSON.stringify([group, number, kind, from, to]);
+              const context = JSON.stringify([series, number, kind, from, to]);
               const held = initiator ? await this.reach(peer, context, deadline) : await this.expect(peer, context, deadline);
               return { held, at: 2 * place + i };
             }),
@@ -176,9 +179,9 @@ export class Mesh {
 /** What is wrong with what a peer says of itself. */
 function checkContext(context: string, rank: number): string | null {
   try {
-    const [group, number, kind, from, to] = JSON.parse(context) as [string, number, Kind, number, number];
-    const sound = typeof group === 'string' && KINDS.includes(kind) && [number, from, to].every(Number.isInteger);
-    if (!sound || JSON.stringify([group, number, kind, from, to]) !== context) return 'it does not say who it is';
+    const [series, number, kind, from, to] = JSON.parse(context) as [string, number, Kind, number, number];
+    const sound = typeof series === 'string' && KINDS.includes(kind) && [number, from, to].every(Number.isInteger);
+    if (!sound || JSON.stringify([series, number, kind, from, to]) !== context) return 'it does not say who it is';
     return to === rank ? null : `it looks for rank ${to}, and this is rank ${rank}`;
   } catch {
     return 'it does not say who it is';

@@ -9,6 +9,8 @@ import { StoreServer } from './store_server.js';
 export interface Rendezvous {
   /** The store, under a prefix of this job and this start of it. */
   readonly store: Store;
+  /** The job's token, which connections between ranks prove, too. */
+  readonly token: string;
   /** On rank 0 under other launchers than ours: the server, to be closed last. */
   readonly server: StoreServer | null;
 }
@@ -24,7 +26,7 @@ export async function meet(launch: RankLaunch, env: Environment, options: { time
   const server = launch.storeRuns || launch.rank > 0 ? null : await serve(launch, token);
   const host = server?.host ?? launch.masterAddr;
   const root = await Store.connect({ host, port: server?.port ?? launch.storePorts, token, ...options });
-  return { store: root.prefix('jobs').prefix(launch.runId).prefix(String(launch.restartCount)), server };
+  return { store: root.prefix('jobs').prefix(launch.runId).prefix(String(launch.restartCount)), token, server };
 }
 
 async function serve({ masterAddr, storePorts }: RankLaunch, token: string): Promise<StoreServer> {

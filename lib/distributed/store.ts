@@ -65,6 +65,11 @@ export class Store {
     return new Store(this.connection, `${this.path}${name}/`, this.timeoutMs);
   }
 
+  /** Address of this host's interface that leads to the server. */
+  get localAddress(): string {
+    return this.connection.localAddress;
+  }
+
   /** `host:port` of the server. */
   get address(): string {
     return this.connection.address;

@@ -78,6 +78,11 @@ export class StoreConnection {
     }
   }
 
+  /** Address of the interface that leads to the server. */
+  get localAddress(): string {
+    return this.socket.localAddress ?? '127.0.0.1';
+  }
+
   /** Makes a connection whose handshake is done. */
   private static over(socket: Socket, handshake: Handshake, address: string): StoreConnection {
     const { clientToServer, serverToClient } = handshake.keys();

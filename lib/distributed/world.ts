@@ -1,0 +1,120 @@
+// How the ranks of a job become one group: they tell each other on which host they are, and shared memory carries the group where that
+// is the same for all, TCP otherwise. Hosts are what has one kernel and one /dev/shm: two containers are two hosts, whatever a
+// launcher says. Ranks that share a host within a job of several hosts talk over TCP, too.
+import { createHmac } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { DistributedError, describe } from '../errors.js';
+import type { RankLaunch } from './environment.js';
+import { type Address, Mesh } from './mesh.js';
+import type { ProcessGroup } from './process_group.js';
+import type { Store } from './store.js';
+import { tcpWorld } from './tcp_transport.js';
+import { segmentName, sharedWorld, type WorldOptions } from './transport.js';
+
+export type TransportName = 'shm' | 'tcp';
+
+/** What may be said of how ranks reach each other. */
+export interface ReachOptions {
+  /** `shm` or `tcp`, the same on every rank; found out unless given here or in SHARDGRAD_TRANSPORT. */
+  transport?: TransportName;
+  /** Address of the interface for connections between hosts; unless given here or in SHARDGRAD_LOCAL_ADDR, the one that leads to the store. */
+  localAddr?: string;
+}
+
+export interface World {
+  readonly group: ProcessGroup;
+  /** After the group was closed: no further groups are made of its ranks. */
+  close(): Promise<void>;
+}
+
+interface Place {
+  readonly host: string;
+  readonly transport: TransportName | null;
+}
+
+/**
+ * Joins the group of all ranks.
+ * @param token the job's token
+ * @throws DistributedError when ranks ask for different transports, do not come in time, or cannot reach each other
+ */
+export async function joinWorld(launch: RankLaunch, store: Store, token: string, options: WorldOptions & ReachOptions): Promise<World> {
+  const { rank, size, timeoutMs } = options;
+  const asked = transportAsked(options.transport);
+  const places = await everybodys<Place>(store, 'world/place', rank, size, { host: hostIdentity(), transport: asked }, timeoutMs);
+  const other = places.findIndex(({ transport }) => transport !== places[0]!.transport);
+  if (other > 0) {
+    throw new DistributedError(
+      `dist.init: rank 0 asks for ${show(places[0]!.transport)}, rank ${other} for ${show(places[other]!.transport)}: all ranks must ask for the same`,
+    );
+  }
+  const away = places.findIndex(({ host }) => host !== places[0]!.host);
+  if (asked === 'shm' && away > 0) throw new DistributedError(`dist.init: transport shm is for ranks of one host, and ranks 0 and ${away} do not share memory`);
+  if (asked !== 'tcp' && away < 0) return { group: await joinShared(store, options), close: async () => {} };
+
+  const host = options.localAddr ?? (process.env['SHARDGRAD_LOCAL_ADDR'] || store.localAddress);
+  // those of an earlier start of the job, and of another job with the same token, prove something else
+  const secret = createHmac('sha256', token).update(`shardgrad mesh ${launch.runId} ${launch.restartCount}`).digest('hex');
+  const mesh = await Mesh.listen({ rank, token: secret, host });
+  try {
+    const addresses = await everybodys<Address>(store, 'world/address', rank, size, mesh.address, timeoutMs);
+    const hidden = away > 0 ? addresses.findIndex((address) => isLoopback(address.host)) : -1;
+    if (hidden >= 0) {
+      throw new DistributedError(
+        `dist.init: rank ${hidden} listens on ${addresses[hidden]!.host}, where ranks on other hosts cannot reach it: give it the address of an interface in SHARDGRAD_LOCAL_ADDR`,
+      );
+    }
+    mesh.introduce(addresses);
+    return { group: await tcpWorld(mesh, options), close: () => mesh.close() };
+  } catch (error) {
+    await mesh.close();
+    throw error;
+  }
+}
+
+/** Rank 0 makes the memory and tells its name; when all have it, the name goes. */
+async function joinShared(store: Store, options: WorldOptions): Promise<ProcessGroup> {
+  const { rank, size, timeoutMs } = options;
+  const segment = rank === 0 ? segmentName() : String(await store.get('world/segment', { timeoutMs }));
+  const world = sharedWorld(segment, options);
+  if (rank === 0) await store.set('world/segment', segment);
+  if ((await store.add('world/joined')) === size) await store.set('world/complete', '1');
+  await store.wait('world/complete', { timeoutMs });
+  world.seal();
+  return world;
+}
+
+/** What each rank says, in rank order. Rank 0 collects it, so that a job of N ranks asks the store 3 N times and not N². */
+async function everybodys<T>(store: Store, key: string, rank: number, size: number, mine: T, timeoutMs: number): Promise<T[]> {
+  const keys = Array.from({ length: size }, (_, r) => `${key}/${r}`);
+  await store.set(keys[rank]!, JSON.stringify(mine));
+  if (rank === 0) {
+    await store.wait(keys, { timeoutMs });
+    const all = await Promise.all(keys.map((one) => store.get(one)));
+    await store.set(`${key}/all`, `[${all.join()}]`);
+  }
+  return JSON.parse(String(await store.get(`${key}/all`, { timeoutMs }))) as T[];
+}
+
+function hostIdentity(): string {
+  try {
+    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${statSync('/dev/shm').dev}`;
+  } catch {
+    // no Linux: its name is all there is
+    return hostname();
+  }
+}
+
+function transportAsked(given: unknown): TransportName | null {
+  const value = given ?? (process.env['SHARDGRAD_TRANSPORT'] || null);
+  if (value === null || value === 'shm' || value === 'tcp') return value;
+  throw new DistributedError(`dist.init: the transport must be shm or tcp, got ${describe(value)}`);
+}
+
+function show(transport: TransportName | null): string {
+  return transport === null ? 'no transport' : `transport ${transport}`;
+}
+
+function isLoopback(host: string): boolean {
+  return host === '::1' || host.startsWith('127.');
+}
