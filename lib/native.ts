@@ -18,6 +18,8 @@ export interface NativeOp {
 export interface Recording {
   readonly rank: number;
   readonly process: number;
+  /** The rank for which this one has failed; −1: none. */
+  readonly blames: number;
   /** Oldest first. */
   readonly entries: readonly RecordedCall[];
 }

@@ -385,6 +385,14 @@ describe('mistakes', () => {
     expect(error.message).toMatch(/barrier #2 of process group world of the epoch: rank 0 has waited 200 ms for rank 1; its last call is barrier #1/);
   });
 
+  test('a synchronous wait for what another rank of the same thread has still to call', async () => {
+    const error = await failure(2, (of) => of.world.allReduce(tensorOf(of, [1])).wait().add(1).itemSync());
+    expect(error).toBeInstanceOf(sg.DistributedError);
+    expect(error.message).toMatch(
+      /a synchronous wait would never end: rank 0 is in call #1 of process group world, and rank 1 cannot call it while the thread they share waits/,
+    );
+  });
+
   test('wrong arguments are refused before anything is sent', async () => {
     await simulate(2, async ({ world, device }) => {
       const x = sg.ones([3], { device });

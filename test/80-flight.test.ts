@@ -71,7 +71,7 @@ describe('side by side', () => {
     ...{ number, group: 'world', sequence: number, call: 'barrier', where: '', enqueued: now - 9000, started: now - 8000, done: now - 7990, failed: false },
     ...more,
   });
-  const rank = (r: number, entries: RecordedCall[], alive = true): RankRecording => ({ rank: r, process: 100 + r, alive, entries });
+  const rank = (r: number, entries: RecordedCall[], alive = true): RankRecording => ({ rank: r, process: 100 + r, blames: -1, alive, entries });
 
   test('a rank that never called', () => {
     const step = { call: 'allReduce(float32, 8 elements, avg)', where: 'at train.ts:3:7' };

@@ -22,12 +22,39 @@ Groups& groups() {
 
 }  // namespace
 
-void Group::enter(uint64_t entry, int64_t timeout_ns) {
+// A group is in the list until it is left, so none goes while it is looked at.
+std::optional<std::string> Group::stuck(const Stream& stream) {
+  const Stream* last = &stream;
+  while (const Stream* on = last->waits_on()) last = on;
+  Groups& all = groups();
+  std::lock_guard lock(all.mutex);
+  for (const auto& [id, group] : all.by_id) {
+    if (group->running_on_ != last) continue;
+    if (auto missing = group->missing_on_this_thread()) return missing;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> Group::missing_on_this_thread() const {
+  const uint64_t number = running_;
+  if (number == 0 || info_.key.empty()) return std::nullopt;
+  for (const auto& [id, peer] : groups().by_id) {
+    if (peer->info_.key != info_.key || peer->owner_ != std::this_thread::get_id() || peer->ahead_ >= number) continue;
+    return who(rank()) + " is in call #" + std::to_string(number) + " of process group " + name() + ", and " +
+           who(peer->rank()) + " cannot call it while the thread they share waits: await instead";
+  }
+  return std::nullopt;
+}
+
+void Group::enter(const Stream& stream, uint64_t entry, int64_t timeout_ns) {
+  running_on_ = &stream;
   entry_ = entry;
   timeout_ns_ = timeout_ns > 0 ? timeout_ns : info_.timeout_ns;
 }
 
 void Group::exit(bool failed) noexcept {
+  running_ = 0;
+  running_on_ = nullptr;
   if (entry_ > 0) info_.recorder->done(entry_, failed);
   entry_ = 0;
 }
@@ -44,13 +71,19 @@ std::string Group::show_call(const Signature& s) const {
   return text + " of process group " + name() + place(s);
 }
 
-void Group::give_up(const std::string& reason) {
+void Group::blame(int peer) const {
+  info_.recorder->blame(info_.world_ranks.empty() ? peer : info_.world_ranks[size_t(peer)]);
+}
+
+void Group::give_up(const std::string& reason, int peer) {
+  if (peer >= 0) blame(peer);
   abort(reason);
   fail(ErrorCode::Distributed, reason);
 }
 
 void Group::raise_failure(int culprit, const char* reason) const {
   if (culprit == rank()) fail(ErrorCode::Distributed, reason);
+  blame(culprit);
   fail(ErrorCode::Distributed, "process group ", name(), " has failed on ", who(culprit), ": ", reason);
 }
 
@@ -61,6 +94,7 @@ const Signature& Group::sign(const Signature& s) {
          " ranks of process group ", name());
   }
   current_ = s;
+  running_ = s.sequence;
   if (entry_ > 0) {
     const std::string_view where = info_.recorder->where(entry_);
     std::memcpy(current_.where, where.data(), where.size());
@@ -107,6 +141,7 @@ void Group::compare_message(int peer, const Signature& theirs, const Signature& 
 }
 
 int add_group(std::shared_ptr<Group> group) {
+  set_stuck_hook(Group::stuck);
   Groups& all = groups();
   std::lock_guard lock(all.mutex);
   all.by_id.emplace(all.next, std::move(group));

@@ -5,8 +5,11 @@
 // Sums run in rank order 0, 1, ... N-1, in float32 for the 16-bit and 8-bit floats and otherwise in the type itself, on
 // every transport and for every size: results are equal bit for bit from run to run and on every rank.
 #pragma once
+#include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../core/stream.h"
@@ -24,6 +27,7 @@ struct GroupInfo {
   std::vector<int> world_ranks;  // of each rank; empty: the group is the world
   std::shared_ptr<FlightRecorder> recorder;
   int64_t timeout_ns;  // of a call that does not say its own
+  std::string key;     // the same for all its ranks and for no other group; may be empty
 };
 
 // One message of an exchange.
@@ -35,7 +39,7 @@ struct Message {
 
 class Group {
  public:
-  explicit Group(GroupInfo info) : info_(std::move(info)) {}
+  explicit Group(GroupInfo info) : info_(std::move(info)), owner_(std::this_thread::get_id()) {}
   virtual ~Group() = default;
   const GroupInfo& info() const { return info_; }
   const std::string& name() const { return info_.name; }
@@ -64,7 +68,7 @@ class Group {
     return message ? 0 : ++ahead_;
   }
   // The entry of the recorder that the next collective belongs to, and its timeout (0: the group's).
-  void enter(uint64_t entry, int64_t timeout_ns);
+  void enter(const Stream& stream, uint64_t entry, int64_t timeout_ns);
   void exit(bool failed) noexcept;
 
   // ---- any thread
@@ -78,6 +82,10 @@ class Group {
   virtual void leave() = 0;
   virtual void beat() = 0;  // called by the heartbeat thread, every 250 ms
 
+  // Why `stream`, which this thread waits for, can never go on: it is in a collective that another rank of this very
+  // thread has still to call. (Ranks that are simulated in one process share a thread.)
+  static std::optional<std::string> stuck(const Stream& stream);
+
   // ---- for waits and errors
   virtual PeerState peer_state(int peer) const = 0;
   virtual void check_failed() = 0;                               // throws when some rank has given up
@@ -86,7 +94,8 @@ class Group {
   std::string who(int rank) const;                  // rank 1, or: rank 1 (world rank 5)
   std::string show_call(const Signature& s) const;  // with number and group
   std::string show_current() const { return show_call(current_); }
-  [[noreturn]] void give_up(const std::string& reason);  // on all ranks
+  // On all ranks, because of a peer or for a reason of our own.
+  [[noreturn]] void give_up(const std::string& reason, int peer = -1);
 
  protected:
   // Numbers the collective that begins; throws what poisoned the group.
@@ -101,9 +110,14 @@ class Group {
   [[noreturn]] void raise_failure(int culprit, const char* reason) const;
 
  private:
+  void blame(int peer) const;
   const Signature& sign(const Signature& s);
+  std::optional<std::string> missing_on_this_thread() const;
   const GroupInfo info_;
-  Signature current_{};  // what this rank is doing
+  const std::thread::id owner_;
+  std::atomic<const Stream*> running_on_{nullptr};
+  std::atomic<uint64_t> running_{0};  // number of the collective
+  Signature current_{};               // what this rank is doing
   uint64_t sequence_ = 0, ahead_ = 0, entry_ = 0;
   int64_t timeout_ns_ = 0;
 };

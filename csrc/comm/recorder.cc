@@ -18,7 +18,7 @@ namespace sg {
 struct FlightRecorder::Header {
   char magic[8];
   uint32_t version, entry_bytes;
-  int32_t rank, process;
+  int32_t rank, process, blames;
   int64_t wall_offset_ns;
   uint64_t next;
 };
@@ -60,6 +60,7 @@ FlightRecorder::FlightRecorder(const std::string& path, int rank) {
   h.entry_bytes = sizeof(Entry);
   h.rank = rank;
   h.process = int32_t(getpid());
+  h.blames = -1;
   h.wall_offset_ns = wall_offset_ns();
   std::memcpy(h.magic, kMagic, sizeof kMagic);
 }
@@ -98,6 +99,8 @@ void FlightRecorder::done(uint64_t number, bool failed) {
   e.done_ns = now_ns();
 }
 
+void FlightRecorder::blame(int rank) { header().blames = rank; }
+
 std::string_view FlightRecorder::where(uint64_t number) const {
   Entry& e = *entry(number);
   if (number == 0 || std::atomic_ref(e.number).load() != number) return {};
@@ -117,7 +120,7 @@ FlightRecorder::Recording FlightRecorder::read(const std::string& path) {
       h.entry_bytes != sizeof(Entry)) {
     fail(ErrorCode::Distributed, "flight recorder: ", path, " is no recording of this version");
   }
-  Recording recording{h.rank, h.process, h.wall_offset_ns, {}};
+  Recording recording{h.rank, h.process, h.blames, h.wall_offset_ns, {}};
   for (uint64_t i = 0; i < kEntries; i++) {
     Entry e;
     std::memcpy(&e, bytes.data() + kHeaderBytes + i * sizeof(Entry), sizeof e);

@@ -35,11 +35,14 @@ class FlightRecorder {
   // On the stream's thread. An entry that was overwritten meanwhile is left alone.
   void started(uint64_t number, const Signature& call);
   void done(uint64_t number, bool failed);
+  // This rank fails because of that one (of the world).
+  void blame(int rank);
   // What the entry said of where it was called.
   std::string_view where(uint64_t number) const;
 
   struct Recording {
     int rank, process;
+    int blames;  // the rank for which this one failed; -1: none
     int64_t wall_offset_ns;      // wall clock minus the entries' clock
     std::vector<Entry> entries;  // oldest first
   };

@@ -31,6 +31,7 @@ struct ShmGroup::Layout {
 
 std::shared_ptr<ShmGroup> ShmGroup::join(GroupInfo info, const std::string& segment, const ShmOptions& options) {
   const int rank = info.rank, size = info.size;
+  info.key = segment;
   if (size < 1 || size > kMaxRanks || rank < 0 || rank >= size) {
     fail(ErrorCode::Value, "process group: rank ", rank, " of ", size, ": expects 1 to ", kMaxRanks,
          " ranks, counted from 0");

@@ -27,13 +27,13 @@ void Watch::look(Stream& stream) {
   still_ += std::min<int64_t>(now - looked_, 5 * kPollNs);
   looked_ = now;
   const PeerState peer = g.peer_state(peer_);
-  if (peer.presence == Presence::kLeft) g.give_up(who + " has left before " + mine);
-  if (peer.ended) g.give_up("the process of " + who + " has ended; " + self + " waits for it in " + mine);
+  if (peer.presence == Presence::kLeft) g.give_up(who + " has left before " + mine, peer_);
+  if (peer.ended) g.give_up("the process of " + who + " has ended; " + self + " waits for it in " + mine, peer_);
   if (peer.beat != beat_ || peer.presence == Presence::kExpected) {
     beat_ = peer.beat;
     still_ = 0;
   } else if (still_ > kStoppedNs) {
-    g.give_up(who + " " + g.silence() + " (no heartbeat for 3 s); " + self + " waits for it in " + mine);
+    g.give_up(who + " " + g.silence() + " (no heartbeat for 3 s); " + self + " waits for it in " + mine, peer_);
   }
   const auto last = [&] {
     if (peer.presence == Presence::kExpected) return std::string("it has not joined yet");
@@ -42,7 +42,8 @@ void Watch::look(Stream& stream) {
   };
   if (now - start_ > g.timeout_ns()) {
     g.give_up(mine + ": " + self + " has waited " + std::to_string(g.timeout_ns() / 1'000'000) + " ms for " + who +
-              "; " + last());
+                  "; " + last(),
+              peer_);
   }
   if (now < warn_at_) return;
   warn_at_ = now + kAgainNs;

@@ -201,7 +201,9 @@ void Stream::wait_event_command(Stream& self, void* payload) {
   const int64_t start = now_ns();
   if (!spin_until(self.settings_.spin_ns, ready)) {
     Waiting mark(self);
+    self.waits_on_ = &on;
     while (!self.halting() && !on.wait_on_bell(event.seq, &self, kStuckCheckNs)) {}
+    self.waits_on_ = nullptr;
   }
   self.waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
   if (!on.faulted()) return;

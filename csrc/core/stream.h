@@ -92,6 +92,8 @@ class Stream {
   // ---- any thread
   bool passed(uint64_t seq) const { return done_.load(std::memory_order_acquire) >= seq; }
   bool waiting() const { return waiting_.load(); }
+  // The stream whose event this one waits for at the moment, or null.
+  const Stream* waits_on() const { return waits_on_.load(); }
   // How long the commands of this stream have been held up by events of other streams.
   int64_t waited_ns() const { return waited_ns_.load(std::memory_order_relaxed); }
   bool faulted() const { return faulted_.load(std::memory_order_acquire); }
@@ -161,6 +163,7 @@ class Stream {
   std::atomic<bool> halting_{false}, faulted_{false}, waiting_{false}, producer_held_{false};
   std::atomic<uint64_t> wake_at_{UINT64_MAX};  // the smallest sequence anybody sleeps for
   std::atomic<uint64_t> staged_{0};
+  std::atomic<const Stream*> waits_on_{nullptr};
   std::atomic<int64_t> waited_ns_{0};
   std::mutex mutex_;                     // guards sleeping, wake_at_ and fault_; never held while a command runs
   std::condition_variable work_, bell_;  // the consumer sleeps on the one, everybody else on the other

@@ -58,20 +58,20 @@ OpRow row(const char* name, const char* contract, const TensorKind* tensors, int
 
 // A collective on its group, between the marks of the recorder.
 template <class F>
-void on_group(const OpArguments& a, const F& collective) {
+void on_group(const Stream& stream, const OpArguments& a, const F& collective) {
   const auto group = find_group(small(a.numbers[0]));
   struct Call {
     Group& group;
     bool failed = true;
     ~Call() { group.exit(failed); }
   } call{*group};
-  group->enter(uint64_t(a.numbers[1]), int64_t(a.numbers[2]) * 1'000'000);
+  group->enter(stream, uint64_t(a.numbers[1]), int64_t(a.numbers[2]) * 1'000'000);
   collective(*group);
   call.failed = false;
 }
 
 #define SG_COLLECTIVE(call) \
-  [](Stream& s, Device&, const OpRow&, OpArguments& a) { on_group(a, [&](Group& g) { g.call; }); }
+  [](Stream& s, Device&, const OpRow&, OpArguments& a) { on_group(s, a, [&](Group& g) { g.call; }); }
 
 }  // namespace
 
@@ -176,6 +176,7 @@ napi_value readRecorder(Environment& e, const Arguments& a) {
   napi_create_array_with_length(e.env, recording.entries.size(), &entries);
   put(result, "rank", number(recording.rank));
   put(result, "process", number(recording.process));
+  put(result, "blames", number(recording.blames));
   put(result, "entries", entries);
   for (size_t i = 0; i < recording.entries.size(); i++) {
     const FlightRecorder::Entry& entry = recording.entries[i];

@@ -7,6 +7,7 @@ import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordings
 import { Store } from '../store.js';
 import { StoreServer } from '../store_server.js';
 import { Agreement, type Failure, type Placement } from './agreement.js';
+import { causeOf } from './blame.js';
 import { answer } from './debug.js';
 import { Keeper } from './keeper.js';
 import type { Terminal } from './output.js';
@@ -78,6 +79,7 @@ async function hostStore({ token, storePorts }: Plan, host: string, log: (line: 
 class Job {
   /** Starts so far. */
   attempts = 0;
+  private flights: string | null = null;
 
   constructor(
     private readonly plan: Plan,
@@ -119,8 +121,7 @@ class Job {
     const failedHere = new Promise<Failure>((resolve) => {
       for (const rank of ranks) {
         void rank.exited.then((code) => {
-          // the first that ends ill, however long its last output takes
-          if (code !== 0) resolve(rank.ended.then(({ exitCode, how, tail }) => agreement.failureHere({ rank: rank.rank, how, exitCode, tail })));
+          if (code !== 0) resolve(this.failureOf(rank, ranks, attempt));
         });
       }
     });
@@ -148,6 +149,13 @@ class Job {
     return verdict;
   }
 
+  /** The failure of the first rank that ended ill, or of the one it failed for. */
+  private async failureOf(first: RankProcess, ranks: readonly RankProcess[], attempt: number): Promise<Failure> {
+    const { process, note } = await causeOf(first, ranks, this.flights, attempt);
+    const { rank, how, exitCode, tail } = await process.ended;
+    return this.agreement.failureHere({ rank, how: how + note, exitCode, tail });
+  }
+
   private endedBy(signal: NodeJS.Signals): Failure {
     return this.agreement.failureHere({ how: `ended by ${signal}`, exitCode: codeOfSignal(signal), signal, final: true });
   }
@@ -155,6 +163,7 @@ class Job {
   private start(attempt: number, { firstRank, worldSize }: Placement): RankProcess[] {
     const { plan, storePort } = this;
     const flights = makeFlightFolder(flightFolder(plan.runId), attempt);
+    this.flights = flights;
     if (flights !== null) {
       const address = { storeHost: plan.masterAddr, storePort, token: plan.token };
       writeJobAddress(flights, { runId: plan.runId, worldSize, nnodes: plan.nnodes, ...address });

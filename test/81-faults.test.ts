@@ -1,0 +1,112 @@
+// Faults at random points of a training: every survivor names the rank within 5 seconds, nothing hangs and nothing is left behind.
+// SHARDGRAD_FAULTS says how many of each kind (10; `npm run soak` takes 40), SHARDGRAD_SEED which ones.
+import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { draw, type FaultPlan, KINDS, type Outcome, runJob, runRanks } from './helpers/faults.js';
+import { stream } from './helpers/random.js';
+
+const COUNT = Number(process.env['SHARDGRAD_FAULTS'] ?? 10);
+const SEED = Number(process.env['SHARDGRAD_SEED'] ?? 1);
+/** A job that takes longer hangs. */
+const HANG_MS = 40_000;
+const DETECTION_MS = 5000;
+const limits = { timeout: COUNT * 25_000 };
+
+/** Two at a time; the first mistake is thrown with its plan. */
+async function each(plans: readonly FaultPlan[], run: (plan: FaultPlan) => Promise<void>): Promise<void> {
+  const queue = [...plans];
+  const work = async (): Promise<void> => {
+    for (let plan = queue.shift(); plan; plan = queue.shift()) {
+      try {
+        await run(plan);
+      } catch (error) {
+        queue.length = 0;
+        (error as Error).message = `${JSON.stringify(plan)}: ${(error as Error).message}`;
+        throw error;
+      }
+    }
+  };
+  await Promise.all([work(), work()]);
+}
+
+function named({ events, output }: Outcome, plan: FaultPlan): number {
+  const fault = events.find((e) => e.event === 'fault');
+  expect(fault, output).toBeDefined();
+  const caught = events.filter((e) => e.event === 'caught' && e.rank !== plan.rank);
+  expect(caught.map((e) => e.rank).sort(), output).toEqual(Array.from({ length: plan.ranks }, (_, r) => r).filter((r) => r !== plan.rank));
+  for (const { text, at } of caught) {
+    expect(text).toMatch(new RegExp(`^DistributedError: .*rank ${plan.rank}\\b`));
+    expect(at - fault!.at).toBeLessThan(DETECTION_MS);
+  }
+  return Math.max(...caught.map((e) => e.at - fault!.at));
+}
+
+const segments = (): string[] => readdirSync('/dev/shm').filter((name) => name.startsWith('shardgrad-'));
+const nothingLeft = (): Promise<void> => expect.poll(segments, { timeout: 5000 }).toEqual([]);
+
+describe.each(KINDS)('%s', (kind) => {
+  const next = stream(SEED * 100 + KINDS.indexOf(kind));
+  const plans = Array.from({ length: COUNT }, () => draw(kind, next));
+
+  test('is named by every survivor', limits, async () => {
+    const took: number[] = [];
+    await each(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
+      const outcome = await runRanks(plan, HANG_MS);
+      took.push(named(outcome, plan));
+      expect(outcome.orphans).toEqual([]);
+      const own = outcome.events.filter((e) => e.event === 'caught' && e.rank === plan.rank);
+      // one that was stopped learns that the others are gone
+      expect(own.length).toBe(kind === 'stop' ? 1 : 0);
+    });
+    await nothingLeft();
+    console.log(`${kind}: ${took.length} faults named after at most ${Math.max(...took)} ms`);
+  });
+
+  test('ends the job of a launcher', limits, async () => {
+    await each(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
+      const { output, ends, orphans, seconds, events } = await runJob(plan, HANG_MS);
+      expect(events.some((e) => e.event === 'fault')).toBe(true);
+      expect(ends[0], output).not.toBe(0);
+      const cause = `rank ${plan.rank}`;
+      const expected = {
+        kill: `${cause} failed first: killed by SIGKILL`,
+        throw: `${cause} failed first: exit code 1`,
+        stop: `failed first: exit code 3, because of ${cause}, whose process is still there`,
+        exit: `failed first: exit code 3, because of ${cause}, which had ended with exit code 0`,
+      };
+      expect(output).toContain(expected[kind]);
+      expect(orphans).toEqual([]);
+      expect(seconds).toBeLessThan(HANG_MS / 1000);
+    });
+    await nothingLeft();
+  });
+});
+
+test('a rank that sleeps and goes on is no error, only a warning', { timeout: 120_000 }, async () => {
+  const milliseconds = COUNT > 10 ? 30_000 : 7000;
+  const plan: FaultPlan = { kind: 'sleep', ranks: 3, rank: 1, stage: 'forward', step: 4, delay: 0, milliseconds };
+  const { events, ends, output } = await runRanks(plan, HANG_MS + milliseconds);
+  expect(ends, output).toEqual([0, 0, 0]);
+  expect(events.filter((e) => e.event === 'done')).toHaveLength(3);
+  expect(output).toMatch(/shardgrad: rank [02] waits in .* for rank 1 since 5 s; its last call is/);
+});
+
+const namespaces = spawnSync('unshare', ['-m', 'true']).status === 0;
+describe.skipIf(!namespaces)('a full /dev/shm (needs the right to make a mount namespace)', () => {
+  test('is an error that says so, or goes unnoticed', limits, async () => {
+    const next = stream(SEED);
+    let refused = 0;
+    const plans = Array.from({ length: COUNT }, (_, i) => ({ ...draw('none', next), delay: Math.round(2 ** (5 + (8 * i) / Math.max(1, COUNT - 1))) }));
+    await each(plans, async (plan) => {
+      const mount = `mount -t tmpfs -o size=${plan.delay}k tmpfs /dev/shm && exec "$@"`;
+      const { output, ends, orphans } = await runJob(plan, HANG_MS, ['unshare', '-m', 'sh', '-c', mount, 'sh']);
+      expect(orphans).toEqual([]);
+      if (ends[0] === 0) return;
+      refused++;
+      expect(output).toMatch(/OutOfMemoryError: .*the system has no room to reserve \/shardgrad-.*a container often has a small \/dev\/shm/);
+    });
+    expect(refused).toBeGreaterThan(0);
+    expect(refused).toBeLessThan(COUNT);
+  });
+});

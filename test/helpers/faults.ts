@@ -1,0 +1,157 @@
+// Faults planted into jobs of real processes, and what came of them.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export const KINDS = ['kill', 'stop', 'throw', 'exit'] as const;
+const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'collective', 'reading', 'checkpoint'] as const;
+
+export interface FaultPlan {
+  readonly kind: (typeof KINDS)[number] | 'sleep' | 'none';
+  readonly ranks: number;
+  /** Who comes to grief, where and when. */
+  readonly rank: number;
+  readonly stage: (typeof STAGES)[number];
+  readonly step: number;
+  /** Into a checkpoint that is being written, in milliseconds. */
+  readonly delay: number;
+  readonly milliseconds?: number;
+}
+
+export interface RankEvent {
+  readonly event: 'fault' | 'caught' | 'done';
+  readonly rank: number;
+  readonly at: number;
+  readonly text: string;
+}
+
+export interface Outcome {
+  readonly events: readonly RankEvent[];
+  /** Exit codes and signals, by rank; of the launcher alone in a job it runs. */
+  readonly ends: readonly (number | string | null)[];
+  readonly output: string;
+  readonly seconds: number;
+  /** Processes that were left. */
+  readonly orphans: readonly number[];
+}
+
+const cli = fileURLToPath(new URL('../../dist/bundle/cli.js', import.meta.url));
+const script = fileURLToPath(new URL('../children/fault_rank.mjs', import.meta.url));
+
+/** Fault number `i` of a kind, from a seeded source of numbers in [0, 1). */
+export function draw(kind: FaultPlan['kind'], next: () => number): FaultPlan {
+  const below = (n: number): number => Math.floor(next() * n);
+  const ranks = 2 + below(2);
+  const stage = STAGES[below(STAGES.length)]!;
+  const before = stage === 'joined' || stage === 'verification';
+  // rank 0 writes the checkpoints, after every third step
+  return { kind, ranks, rank: below(ranks), stage, step: before ? 0 : stage === 'checkpoint' ? 3 + 3 * below(2) : 1 + below(8), delay: below(5) };
+}
+
+interface Child {
+  readonly process: ChildProcess;
+  readonly ended: Promise<number | string | null>;
+}
+
+class Watched {
+  readonly events: RankEvent[] = [];
+  output = '';
+  readonly children: Child[] = [];
+  readonly start = Date.now();
+
+  spawn(command: readonly string[], env: NodeJS.ProcessEnv): Child {
+    const child = spawn(command[0]!, command.slice(1), { env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    let partial = '';
+    child.stdout.on('data', (chunk) => {
+      const lines = (partial + chunk).split('\n');
+      partial = lines.pop()!;
+      for (const line of lines) {
+        const json = line.indexOf('{"event"');
+        if (json >= 0) this.events.push(JSON.parse(line.slice(json)) as RankEvent);
+      }
+    });
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (this.output += chunk));
+    const made = { process: child, ended: new Promise<number | string | null>((resolve) => child.once('close', (code, signal) => resolve(code ?? signal))) };
+    this.children.push(made);
+    return made;
+  }
+
+  /** How all ended; after the time they are killed. */
+  async ends(timeoutMs: number, children: readonly Child[] = this.children): Promise<(number | string | null)[]> {
+    const late = setTimeout(() => this.kill(), timeoutMs);
+    try {
+      return await Promise.all(children.map((c) => c.ended));
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  /** With all they have started: each child leads a group of its own. */
+  kill(): number[] {
+    return this.children.flatMap(({ process: { pid } }) => {
+      try {
+        process.kill(-pid!, 'SIGKILL');
+        return [pid!];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  outcome(ends: readonly (number | string | null)[]): Outcome {
+    return { events: this.events, ends, output: this.output, seconds: (Date.now() - this.start) / 1000, orphans: this.kill() };
+  }
+}
+
+/** Ranks started one by one, as another launcher would that looks after nothing. A stopped rank goes on when the others are through. */
+export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+  const folder = mkdtempSync(join(tmpdir(), 'shardgrad-fault-'));
+  const watched = new Watched();
+  try {
+    const port = String(await freePort());
+    const common = { MASTER_ADDR: '127.0.0.1', MASTER_PORT: port, WORLD_SIZE: `${plan.ranks}`, LOCAL_WORLD_SIZE: `${plan.ranks}`, ...env };
+    const token = randomBytes(16).toString('hex');
+    const children = Array.from({ length: plan.ranks }, (_, rank) =>
+      watched.spawn([process.execPath, script, JSON.stringify({ ...plan, folder })], {
+        ...common,
+        RANK: `${rank}`,
+        LOCAL_RANK: `${rank}`,
+        SHARDGRAD_TOKEN: token,
+        SHARDGRAD_NUM_THREADS: '1',
+      }),
+    );
+    const others = children.filter((_, rank) => plan.kind !== 'stop' || rank !== plan.rank);
+    await watched.ends(timeoutMs, others);
+    if (plan.kind === 'stop') children[plan.rank]!.process.kill('SIGCONT');
+    return watched.outcome(await watched.ends(timeoutMs));
+  } finally {
+    watched.kill();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** A job of our launcher. */
+export async function runJob(plan: FaultPlan, timeoutMs: number, before: readonly string[] = []): Promise<Outcome> {
+  const folder = mkdtempSync(join(tmpdir(), 'shardgrad-fault-'));
+  const watched = new Watched();
+  try {
+    const command = [process.execPath, cli, 'run', '--nproc-per-node', `${plan.ranks}`, script, JSON.stringify({ ...plan, folder })];
+    watched.spawn([...before, ...command], { TMPDIR: folder, SHARDGRAD_NUM_THREADS: '1' });
+    return watched.outcome(await watched.ends(timeoutMs));
+  } finally {
+    watched.kill();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
