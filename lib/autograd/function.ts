@@ -29,6 +29,10 @@ export class FunctionContext {
       return tensor;
     });
   }
+  /** Lets go of what was saved. */
+  release(): void {
+    for (const { tensor } of this.saved.splice(0)) tensor.storage.unsave();
+  }
 }
 
 export interface FunctionDefinition<A extends readonly unknown[]> {
@@ -77,7 +81,10 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
       return args.includes(y) || y.gradFn ? y.detach() : y; // an argument returned as it is must not lose its own history
     });
     const inputs = args.map((a) => (a instanceof Tensor ? a : null));
-    if (!recording(inputs)) return outputs;
+    if (!recording(inputs)) {
+      ctx.release();
+      return outputs;
+    }
     record('custom', inputs, outputs, {
       name,
       backward: (node: Node, grads) => {
@@ -91,6 +98,7 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
         return list;
       },
     });
+    for (const y of outputs) if (y.gradFn) y.gradFn.onFree = () => ctx.release();
     return [...outputs]; // the caller's to change
   };
 }

@@ -33,6 +33,8 @@ export class Node {
   retained: { readonly index: number; readonly tensor: Tensor }[] | null = null;
   /** Where the forward call was made; recorded under detectAnomaly. */
   stack: string | undefined;
+  /** Lets go of what a custom function has saved by itself. */
+  onFree: (() => void) | null = null;
   private freed = false;
 
   constructor(
@@ -113,6 +115,7 @@ export class Node {
     this.freed = true;
     for (const s of this.inputs) if (s !== null && typeof s !== 'number') s.tensor.storage.unsave();
     for (const s of this.outputs) s?.tensor.storage.unsave();
+    this.onFree?.();
   }
 
   private unpack(s: Saved): Tensor {
