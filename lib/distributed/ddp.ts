@@ -16,6 +16,7 @@ import { plainReduction } from './hooks/plain.js';
 import { type JoinOptions, join } from './join.js';
 import { ProcessGroup } from './process_group.js';
 import { Reducer } from './reducer.js';
+import { SyncBatchNorm } from './sync_batch_norm.js';
 
 /**
  * Data parallelism in its simplest form, for loops that drive themselves: called after backward, it replaces each parameter's gradient
@@ -100,7 +101,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
       rebuildBuckets: options.rebuildBuckets ?? true,
       findUnusedParameters: options.findUnusedParameters ?? false,
       staticGraph: options.staticGraph ?? false,
-      collectivesInBackward: false,
+      collectivesInBackward: module.modules().some((m) => m instanceof SyncBatchNorm),
       hook,
       describe: (names) => describeParameters(module, names),
     });
@@ -147,6 +148,9 @@ export class DistributedDataParallel<M extends Module> extends Module {
    */
   join<B>(loader: AsyncIterable<B> | Iterable<B>, options: JoinOptions = {}): AsyncGenerator<B, void, void> {
     const { ensemble, reducer } = this;
+    if (this.modules().some((m) => m instanceof SyncBatchNorm && m.group !== ensemble.group)) {
+      throw new ValueError('join: a SyncBatchNorm works in another group, which ranks without data cannot follow');
+    }
     const shared = this.options.hook?.shared;
     const joined = {
       tensors: () => [...this.module.parameters(), ...this.buffers()],

@@ -21,6 +21,7 @@ export { meet, type Rendezvous } from './rendezvous.js';
 export { type SimulatedRank, simulate } from './simulate.js';
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
+export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
 export type { Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';

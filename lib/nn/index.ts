@@ -2,6 +2,7 @@
 
 export * from './activation.js';
 export * from './attention.js';
+export { BatchNorm1d, BatchNorm2d, type BatchNormOptions } from './batch_norm.js';
 export * from './containers.js';
 export * from './conv.js';
 export * from './dropout.js';
@@ -13,5 +14,5 @@ export { type FactoryOptions, Linear, type LinearOptions } from './linear.js';
 export * from './loss.js';
 export * from './metrics.js';
 export * from './module.js';
-export * from './norm.js';
+export { GroupNorm, LayerNorm, type NormOptions, RMSNorm } from './norm.js';
 export * from './recurrent.js';

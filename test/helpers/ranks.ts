@@ -19,6 +19,7 @@ export function part({ rank, device, world }: SimulatedRank, dtype: sg.DType = '
 }
 
 export async function flatten(tensors: readonly sg.Tensor[]): Promise<number[]> {
+  if (tensors.length === 0) return [];
   return Array.from((await sg.cat(tensors.map((t) => t.detach().reshape([-1]).to('float64'))).toTypedArray()) as Float64Array);
 }
 
