@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type RankRecording, showRecordings } from '../lib/distributed/dump.js';
-import { segmentName, sharedWorld } from '../lib/distributed/transport.js';
+import { segmentName } from '../lib/distributed/segment_name.js';
+import { sharedWorld } from '../lib/distributed/transport.js';
 import * as sg from '../lib/index.js';
 import { native, type RecordedCall } from '../lib/native.js';
 
@@ -165,10 +166,10 @@ describe('a job', { timeout: 30_000 }, () => {
     await expect.poll(() => started(job), { timeout: 15_000 }).toBe(3);
     await expect
       .poll(() => dump('one', 'still'), { timeout: 5000 })
-      .toMatch(/world #2: ranks 0, 2 in allReduce\(float32, 8 elements, avg\) at .*stuck_rank\.mjs:\d+:\d+ since/);
+      .toMatch(/world #3: ranks 0, 2 in allReduce\(float32, 8 elements, avg\) at .*stuck_rank\.mjs:\d+:\d+ since/);
     const text = dump('one', 'still');
-    expect(text).toMatch(/world #2: rank 1 has not called it; its last is #1 allReduce\(float32, 4 elements, sum\)/);
-    expect(text).toMatch(/ {2}2 {2}in it \S+ \S+ +not called +in it/);
+    expect(text).toMatch(/world #3: rank 1 has not called it; its last is #2 allReduce\(float32, 4 elements, sum\)/);
+    expect(text).toMatch(/ {2}3 {2}in it \S+ \S+ +not called +in it/);
     await end(job);
   });
 
@@ -178,7 +179,7 @@ describe('a job', { timeout: 30_000 }, () => {
     expect(job.out).toContain('What all ranks were doing: shardgrad debug dump failed/one');
     const text = dump('two', 'failed/one');
     expect(text).toMatch(/rank 1: its process \(\d+\) has ended/);
-    expect(text).toMatch(/ {2}2 {2}(failed|ended in it) +not called +allReduce/);
+    expect(text).toMatch(/ {2}3 {2}(failed|ended in it) +not called +allReduce/);
   });
 
   test('of several hosts answers for all of them', async () => {
@@ -201,8 +202,8 @@ describe('a job', { timeout: 30_000 }, () => {
       ),
     );
     await expect.poll(() => started(hosts[0]!) + started(hosts[1]!), { timeout: 15_000 }).toBe(2);
-    await expect.poll(() => dump('host1', 'far'), { timeout: 5000 }).toMatch(/world #2: rank 0 in allReduce/);
-    expect(dump('host0', 'far')).toMatch(/world #2: rank 1 has not called it/);
+    await expect.poll(() => dump('host1', 'far'), { timeout: 5000 }).toMatch(/world #3: rank 0 in allReduce/);
+    expect(dump('host0', 'far')).toMatch(/world #3: rank 1 has not called it/);
     await end(...hosts);
   });
 

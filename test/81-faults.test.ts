@@ -83,9 +83,19 @@ describe.each(KINDS)('%s', (kind) => {
   });
 });
 
+test('a rank that ends before it joins is named to those who wait for it', async () => {
+  for (const rank of [0, 1]) {
+    const plan: FaultPlan = { kind: 'exit', ranks: 3, transport: 'shm', rank, stage: 'start', step: 0, delay: 0 };
+    const { output, ends, seconds } = await runJob(plan, HANG_MS);
+    expect(ends).toEqual([3]);
+    expect(output).toContain(`DistributedError: dist.init: rank ${rank} has ended and never joined the job`);
+    expect(seconds).toBeLessThan(DETECTION_MS / 1000);
+  }
+});
+
 test('a rank that sleeps and goes on is no error, only a warning', { timeout: 120_000 }, async () => {
   const milliseconds = COUNT > 10 ? 30_000 : 7000;
-  const plan: FaultPlan = { kind: 'sleep', ranks: 3, rank: 1, stage: 'forward', step: 4, delay: 0, milliseconds };
+  const plan: FaultPlan = { kind: 'sleep', ranks: 3, transport: 'shm', rank: 1, stage: 'forward', step: 4, delay: 0, milliseconds };
   const { events, ends, output } = await runRanks(plan, HANG_MS + milliseconds);
   expect(ends, output).toEqual([0, 0, 0]);
   expect(events.filter((e) => e.event === 'done')).toHaveLength(3);
@@ -97,7 +107,11 @@ describe.skipIf(!namespaces)('a full /dev/shm (needs the right to make a mount n
   test('is an error that says so, or goes unnoticed', limits, async () => {
     const next = stream(SEED);
     let refused = 0;
-    const plans = Array.from({ length: COUNT }, (_, i) => ({ ...draw('none', next), delay: Math.round(2 ** (5 + (8 * i) / Math.max(1, COUNT - 1))) }));
+    const plans = Array.from({ length: COUNT }, (_, i) => ({
+      ...draw('none', next),
+      transport: 'shm' as const,
+      delay: Math.round(2 ** (5 + (8 * i) / Math.max(1, COUNT - 1))),
+    }));
     await each(plans, async (plan) => {
       const mount = `mount -t tmpfs -o size=${plan.delay}k tmpfs /dev/shm && exec "$@"`;
       const { output, ends, orphans } = await runJob(plan, HANG_MS, ['unshare', '-m', 'sh', '-c', mount, 'sh']);

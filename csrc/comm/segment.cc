@@ -44,18 +44,19 @@ int reserve(int file, size_t bytes) {
 }  // namespace
 
 SharedSegment::SharedSegment(std::string name, int file, bool owner, size_t bytes)
-    : name_(std::move(name)), file_(file), linked_(owner), size_(bytes) {}
+    : name_(std::move(name)), file_(file), owner_(owner), size_(bytes) {}
 
 SharedSegment::SharedSegment(SharedSegment&& o) noexcept
     : name_(std::move(o.name_)),
       file_(std::exchange(o.file_, -1)),
-      linked_(std::exchange(o.linked_, false)),
+      owner_(std::exchange(o.owner_, false)),
+      named_(std::exchange(o.named_, false)),
       data_(std::exchange(o.data_, nullptr)),
       size_(o.size_) {}
 
 SharedSegment::~SharedSegment() {
   if (data_) munmap(data_, size_);
-  unlink();
+  if (owner_) unlink();
   if (file_ >= 0) close(file_);
 }
 
@@ -92,7 +93,7 @@ SharedSegment SharedSegment::create_anonymous(size_t bytes) {
   const int file = memfd_create("shardgrad", MFD_CLOEXEC);
   if (file < 0) fail_system("make", name, errno);
   SharedSegment segment = mapped(name, file, true, bytes);
-  segment.linked_ = false;
+  segment.named_ = false;
   return segment;
 #else
   fail_system("make", name, ENOSYS);
@@ -103,11 +104,13 @@ SharedSegment SharedSegment::open_of(int process, int file) {
   const std::string path = "/proc/" + std::to_string(process) + "/fd/" + std::to_string(file);
   const int mine = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (mine < 0) fail_system("open", path, errno);
-  return mapped(path, mine, false, 0);
+  SharedSegment segment = mapped(path, mine, false, 0);
+  segment.named_ = false;
+  return segment;
 }
 
 void SharedSegment::unlink() {
-  if (std::exchange(linked_, false)) shm_unlink(name_.c_str());
+  if (std::exchange(named_, false)) shm_unlink(name_.c_str());
 }
 
 #ifdef F_OFD_SETLK

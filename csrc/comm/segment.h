@@ -25,7 +25,7 @@ class SharedSegment {
   char* data() const { return data_; }
   size_t size() const { return size_; }
   int file() const { return file_; }
-  // No further rank can find it; those that have it keep it. Done by the creator when it goes, at the latest.
+  // No further rank can find it; those that have it keep it. Any of them may say so; the creator does when it goes.
   void unlink();
   bool claim(int place);          // false: somebody has it
   bool claimed(int place) const;  // by another holder that is alive
@@ -35,7 +35,8 @@ class SharedSegment {
   static SharedSegment mapped(std::string name, int file, bool owner, size_t bytes);
   std::string name_;
   int file_;
-  bool linked_;
+  bool owner_;         // takes the name away when it goes
+  bool named_ = true;  // others may look for it
   char* data_ = nullptr;
   size_t size_;
 };

@@ -5,8 +5,9 @@ import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environmen
 import { forgetRecording, recorderOf } from './flight.js';
 import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
+import { segmentName } from './segment_name.js';
 import type { Store } from './store.js';
-import { segmentName, sharedWorld } from './transport.js';
+import { sharedWorld } from './transport.js';
 import { joinWorld, type ReachOptions, type World } from './world.js';
 
 export interface InitOptions extends ExplicitLaunch, ReachOptions {
@@ -15,6 +16,9 @@ export interface InitOptions extends ExplicitLaunch, ReachOptions {
   /** Default `cpu`. */
   device?: DeviceLike;
 }
+
+/** How long the rank that keeps the store waits for those that do not say good-bye. */
+const FAREWELL_MS = 30_000;
 
 /** What one rank knows of its job. */
 export interface Job {
@@ -52,10 +56,16 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   }
   const { rank, worldSize: size } = launch;
   const met = await meet(launch, process.env, { timeoutMs });
+  // should this rank be killed, rank 0 does not keep the store for it
+  if (!met.server) await met.store.will(leftKey(rank), '');
   const { transport, localAddr } = options;
   const recorder = recorderOf(launch, process.env);
   const world = await joinWorld(launch, met.store, met.token, { rank, size, device, timeoutMs, recorder, transport, localAddr });
   return job(launch, device, world, met);
+}
+
+function leftKey(rank: number): string {
+  return `world/left/${rank}`;
 }
 
 function job(launch: RankLaunch, device: Device, world: World, met: Rendezvous | null): Job {
@@ -72,12 +82,13 @@ function job(launch: RankLaunch, device: Device, world: World, met: Rendezvous |
       await world.close();
       forgetRecording(launch, process.env);
       if (met?.server) {
-        // the others still say good-bye to the store that lives here
-        await met.store.wait(Array.from({ length: launch.worldSize - 1 }, (_, r) => `world/left/${r + 1}`));
+        // the others still need the store that lives here; one that is stopped will not tell when it does no more
+        const others = Array.from({ length: launch.worldSize - 1 }, (_, r) => leftKey(r + 1));
+        await met.store.wait(others, { timeoutMs: FAREWELL_MS }).catch(() => {});
         met.store.close();
         await met.server.close();
       } else if (met) {
-        await met.store.set(`world/left/${launch.rank}`, '1');
+        await met.store.set(leftKey(launch.rank), '');
         met.store.close();
       }
     },

@@ -26,7 +26,22 @@ export async function meet(launch: RankLaunch, env: Environment, options: { time
   const server = launch.storeRuns || launch.rank > 0 ? null : await serve(launch, token);
   const host = server?.host ?? launch.masterAddr;
   const root = await Store.connect({ host, port: server?.port ?? launch.storePorts, token, ...options });
-  return { store: root.prefix('jobs').prefix(launch.runId).prefix(String(launch.restartCount)), token, server };
+  return { store: keysOf(root, launch.runId, launch.restartCount), token, server };
+}
+
+/** The part of the store that belongs to one start of a job. */
+export function keysOf(root: Store, runId: string, attempt: number): Store {
+  return root.prefix('jobs').prefix(runId).prefix(String(attempt));
+}
+
+/** Where ranks say that they have come. */
+export const PLACES = 'world/place';
+
+/** For a launcher, of a rank that has ended: if it never came, those who wait for it are told. */
+export async function neverCame(store: Store, rank: number): Promise<void> {
+  const { swapped } = await store.compareSet(`${PLACES}/${rank}`, null, 'null');
+  // rank 0 would have told what all said
+  if (swapped && rank === 0) await store.set(`${PLACES}/all`, '[null]');
 }
 
 async function serve({ masterAddr, storePorts }: RankLaunch, token: string): Promise<StoreServer> {

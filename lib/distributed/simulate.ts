@@ -2,8 +2,9 @@
 import { type Device, device, synchronize } from '../device.js';
 import { checkInteger } from '../shape.js';
 import type { ProcessGroup } from './process_group.js';
+import { segmentName } from './segment_name.js';
 import { loopbackWorlds } from './tcp_transport.js';
-import { segmentName, sharedWorld, type WorldOptions } from './transport.js';
+import { sharedWorld, type WorldOptions } from './transport.js';
 
 export interface SimulatedRank {
   readonly rank: number;

@@ -1,10 +1,10 @@
 // What carries a group: memory shared by the ranks of one host, or connections between hosts. A transport makes the native half of
 // a group; the operations are the same on all of them.
-import { randomUUID } from 'node:crypto';
 import type { Device } from '../device.js';
 import { DeviceError, fromNative } from '../errors.js';
 import { native } from '../native.js';
 import { ProcessGroup } from './process_group.js';
+import { segmentName } from './segment_name.js';
 import { exchangeText } from './split.js';
 
 /** A group as one of its ranks joins it. */
@@ -27,11 +27,6 @@ export interface Transport {
    * pass null. Resolves when all have joined.
    */
   join(parent: ProcessGroup, part: Membership | null): Promise<number>;
-}
-
-/** A name that no other job will ever use. */
-export function segmentName(): string {
-  return `/shardgrad-${randomUUID()}`;
 }
 
 /** Joins a group over the shared memory of that name. Its rank 0 makes the memory: it must come first. */
@@ -66,14 +61,12 @@ export const sharedMemory: Transport = {
     const made = part?.rank === 0 ? segmentName() : '';
     const first = part?.rank === 0 ? joinShared(made, part) : 0;
     const segments = await exchangeText(parent, made, 'of split');
-    const id = part && part.rank > 0 ? joinShared(segments[worldPlace(parent, part)]!, part) : first;
-    await parent.barrier({ label: 'of split' });
-    if (first > 0) native.sealGroup(first);
+    const id = part && part.rank > 0 ? joinShared(segments[parent.worldRanks.indexOf(part.worldRanks[0]!)]!, part) : first;
+    try {
+      await parent.barrier({ label: 'of split' });
+    } finally {
+      if (id > 0) native.sealGroup(id);
+    }
     return id;
   },
 };
-
-/** The rank in `parent` of a part's first rank. */
-function worldPlace(parent: ProcessGroup, part: Membership): number {
-  return parent.worldRanks.indexOf(part.worldRanks[0]!);
-}

@@ -8,9 +8,11 @@ import { DistributedError, describe } from '../errors.js';
 import type { RankLaunch } from './environment.js';
 import { type Address, Mesh } from './mesh.js';
 import type { ProcessGroup } from './process_group.js';
+import { PLACES } from './rendezvous.js';
+import { segmentName } from './segment_name.js';
 import type { Store } from './store.js';
 import { tcpWorld } from './tcp_transport.js';
-import { segmentName, sharedWorld, type WorldOptions } from './transport.js';
+import { sharedWorld, type WorldOptions } from './transport.js';
 
 export type TransportName = 'shm' | 'tcp';
 
@@ -41,7 +43,10 @@ interface Place {
 export async function joinWorld(launch: RankLaunch, store: Store, token: string, options: WorldOptions & ReachOptions): Promise<World> {
   const { rank, size, timeoutMs } = options;
   const asked = transportAsked(options.transport);
-  const places = await everybodys<Place>(store, 'world/place', rank, size, { host: hostIdentity(), transport: asked }, timeoutMs);
+  const places = (await everybodys<Place | null>(store, PLACES, rank, size, { host: hostIdentity(), transport: asked }, timeoutMs)).map((place, r) => {
+    if (place === null) throw new DistributedError(`dist.init: rank ${r} has ended and never joined the job`);
+    return place;
+  });
   const other = places.findIndex(({ transport }) => transport !== places[0]!.transport);
   if (other > 0) {
     throw new DistributedError(
@@ -72,15 +77,20 @@ export async function joinWorld(launch: RankLaunch, store: Store, token: string,
   }
 }
 
-/** Rank 0 makes the memory and tells its name; when all have it, the name goes. */
+/**
+ * Rank 0 makes the memory and tells its name; when all have it, the name goes. That they have it is found out over the memory itself:
+ * the store may live in a rank that is stopped by then.
+ */
 async function joinShared(store: Store, options: WorldOptions): Promise<ProcessGroup> {
-  const { rank, size, timeoutMs } = options;
+  const { rank, timeoutMs } = options;
   const segment = rank === 0 ? segmentName() : String(await store.get('world/segment', { timeoutMs }));
   const world = sharedWorld(segment, options);
   if (rank === 0) await store.set('world/segment', segment);
-  if ((await store.add('world/joined')) === size) await store.set('world/complete', '1');
-  await store.wait('world/complete', { timeoutMs });
-  world.seal();
+  try {
+    await world.barrier({ label: 'of dist.init' });
+  } finally {
+    world.seal();
+  }
   return world;
 }
 

@@ -36,6 +36,7 @@ class Model extends nn.Module {
 }
 
 async function train() {
+  at('start');
   const { rank, world, close } = await dist.init();
   at('joined');
   sg.manualSeed(1);

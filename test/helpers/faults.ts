@@ -13,9 +13,10 @@ const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'c
 export interface FaultPlan {
   readonly kind: (typeof KINDS)[number] | 'sleep' | 'none';
   readonly ranks: number;
+  readonly transport: 'shm' | 'tcp';
   /** Who comes to grief, where and when. */
   readonly rank: number;
-  readonly stage: (typeof STAGES)[number];
+  readonly stage: (typeof STAGES)[number] | 'start';
   readonly step: number;
   /** Into a checkpoint that is being written, in milliseconds. */
   readonly delay: number;
@@ -49,7 +50,15 @@ export function draw(kind: FaultPlan['kind'], next: () => number): FaultPlan {
   const stage = STAGES[below(STAGES.length)]!;
   const before = stage === 'joined' || stage === 'verification';
   // rank 0 writes the checkpoints, after every third step
-  return { kind, ranks, rank: below(ranks), stage, step: before ? 0 : stage === 'checkpoint' ? 3 + 3 * below(2) : 1 + below(8), delay: below(5) };
+  return {
+    kind,
+    ranks,
+    transport: below(2) === 0 ? 'shm' : 'tcp',
+    rank: below(ranks),
+    stage,
+    step: before ? 0 : stage === 'checkpoint' ? 3 + 3 * below(2) : 1 + below(7),
+    delay: below(5),
+  };
 }
 
 interface Child {
@@ -121,6 +130,7 @@ export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.P
         RANK: `${rank}`,
         LOCAL_RANK: `${rank}`,
         SHARDGRAD_TOKEN: token,
+        SHARDGRAD_TRANSPORT: plan.transport,
         SHARDGRAD_NUM_THREADS: '1',
       }),
     );
@@ -140,7 +150,7 @@ export async function runJob(plan: FaultPlan, timeoutMs: number, before: readonl
   const watched = new Watched();
   try {
     const command = [process.execPath, cli, 'run', '--nproc-per-node', `${plan.ranks}`, script, JSON.stringify({ ...plan, folder })];
-    watched.spawn([...before, ...command], { TMPDIR: folder, SHARDGRAD_NUM_THREADS: '1' });
+    watched.spawn([...before, ...command], { TMPDIR: folder, SHARDGRAD_NUM_THREADS: '1', SHARDGRAD_TRANSPORT: plan.transport });
     return watched.outcome(await watched.ends(timeoutMs));
   } finally {
     watched.kill();

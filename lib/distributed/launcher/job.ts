@@ -4,6 +4,8 @@ import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { DistributedError } from '../../errors.js';
 import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordingsIn, removeFlightFolder, writeJobAddress } from '../flight.js';
+import { keysOf, neverCame } from '../rendezvous.js';
+import { removeSegments } from '../segment_name.js';
 import { Store } from '../store.js';
 import { StoreServer } from '../store_server.js';
 import { Agreement, type Failure, type Placement } from './agreement.js';
@@ -49,7 +51,7 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
     const agreement = new Agreement(store.prefix(`launchers/${plan.runId}`), plan);
     const flights = flightFolder(plan.runId);
     if (plan.nnodes > 1) void answer(store, plan.runId, flights);
-    const job = new Job(plan, agreement, Number(store.address.slice(store.address.lastIndexOf(':') + 1)), keeper, signals, terminals, say);
+    const job = new Job(plan, agreement, store, keeper, signals, terminals, say);
     try {
       const exitCode = await job.run();
       if (exitCode === 0 || recordingsIn(flights, job.attempts - 1).length === 0) removeFlightFolder(flights);
@@ -76,6 +78,10 @@ async function hostStore({ token, storePorts }: Plan, host: string, log: (line: 
   }
 }
 
+function portOf({ address }: Store): number {
+  return Number(address.slice(address.lastIndexOf(':') + 1));
+}
+
 class Job {
   /** Starts so far. */
   attempts = 0;
@@ -84,7 +90,7 @@ class Job {
   constructor(
     private readonly plan: Plan,
     private readonly agreement: Agreement,
-    private readonly storePort: number,
+    private readonly store: Store,
     private readonly keeper: Keeper,
     private readonly signals: Signals,
     private readonly terminals: JobTerminals,
@@ -118,6 +124,7 @@ class Job {
     const { agreement, signals } = this;
     const ranks = this.start(attempt, placement);
     const ends = Promise.all(ranks.map((rank) => rank.ended));
+    for (const rank of ranks) void rank.exited.then(() => neverCame(this.keys(attempt), rank.rank)).catch(() => {});
     const failedHere = new Promise<Failure>((resolve) => {
       for (const rank of ranks) {
         void rank.exited.then((code) => {
@@ -142,8 +149,12 @@ class Job {
     } finally {
       over.abort();
     }
-    if (verdict === null) return null;
+    if (verdict === null) {
+      this.sweep(attempt);
+      return null;
+    }
     await this.end(ranks, verdict.signal ?? 'SIGTERM', verdict.signal ? this.plan.shutdownTimeoutMs : FAILURE_GRACE_MS);
+    this.sweep(attempt);
     // told to end, and all did so well: a checkpoint is saved, nothing has failed
     if (verdict.signal && (await ends).every(({ exitCode }) => exitCode === 0)) return { ...verdict, exitCode: 0 };
     return verdict;
@@ -156,12 +167,29 @@ class Job {
     return this.agreement.failureHere({ rank, how: how + note, exitCode, tail });
   }
 
+  /** What ranks know their start of the job by. */
+  private names(attempt: number): NodeJS.ProcessEnv {
+    const { token, runId } = this.plan;
+    return { SHARDGRAD_TOKEN: token, SHARDGRAD_RUN_ID: runId, SHARDGRAD_RESTART_COUNT: String(attempt) };
+  }
+
+  /** All its ranks have ended: what is left under their names is nobody's. */
+  private sweep(attempt: number): void {
+    removeSegments(this.names(attempt));
+  }
+
+  /** Of the ranks of one start, in the store. */
+  private keys(attempt: number): Store {
+    return keysOf(this.store, this.plan.runId, attempt);
+  }
+
   private endedBy(signal: NodeJS.Signals): Failure {
     return this.agreement.failureHere({ how: `ended by ${signal}`, exitCode: codeOfSignal(signal), signal, final: true });
   }
 
   private start(attempt: number, { firstRank, worldSize }: Placement): RankProcess[] {
-    const { plan, storePort } = this;
+    const { plan } = this;
+    const storePort = portOf(this.store);
     const flights = makeFlightFolder(flightFolder(plan.runId), attempt);
     this.flights = flights;
     if (flights !== null) {
@@ -184,10 +212,8 @@ class Job {
         MASTER_ADDR: plan.masterAddr,
         MASTER_PORT: String(plan.masterPort ?? storePort),
         SHARDGRAD_STORE_PORT: String(storePort),
-        SHARDGRAD_TOKEN: plan.token,
         [FLIGHT_FOLDER]: flights ?? '',
-        SHARDGRAD_RUN_ID: plan.runId,
-        SHARDGRAD_RESTART_COUNT: String(attempt),
+        ...this.names(attempt),
         SHARDGRAD_MAX_RESTARTS: String(plan.maxRestarts),
         // where standard output is a pipe to a terminal that shows lines rewritten by \r
         SHARDGRAD_LIVE_LINE: this.terminals.out.live ? '1' : '',
@@ -201,6 +227,8 @@ class Job {
   /** Ends all ranks: by the signal, then after the time, or when the user insists, by SIGKILL. */
   private async end(ranks: readonly RankProcess[], signal: NodeJS.Signals, graceMs: number): Promise<void> {
     for (const rank of ranks) rank.signal(signal);
+    // one that is stopped would not notice
+    for (const rank of ranks) rank.signal('SIGCONT');
     const kill = (): void => {
       for (const rank of ranks) rank.signal('SIGKILL');
     };
@@ -214,7 +242,7 @@ class Job {
     const { plan } = this;
     const last = firstRank + plan.count - 1;
     const here = plan.nnodes === 1 ? '' : `; node ${plan.nodeRank} of ${plan.nnodes}: ${firstRank === last ? `rank ${last}` : `ranks ${firstRank} to ${last}`}`;
-    this.say(`${worldSize} ${worldSize === 1 ? 'rank' : 'ranks'}, job ${plan.runId}, store ${plan.masterAddr}:${this.storePort}${here}`);
+    this.say(`${worldSize} ${worldSize === 1 ? 'rank' : 'ranks'}, job ${plan.runId}, store ${plan.masterAddr}:${portOf(this.store)}${here}`);
   }
 
   /** Says last what failed first. */
