@@ -2,6 +2,7 @@
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
 import { DistributedError } from '../errors.js';
 import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environment.js';
+import { keepErrorFile } from './error_file.js';
 import { forgetRecording, recorderOf } from './flight.js';
 import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
@@ -47,6 +48,7 @@ export async function init(options: InitOptions = {}): Promise<Job> {
       `dist.init: ${launch.launcher} has started one process for this node; let it start "shardgrad run" there, which starts the ranks`,
     );
   }
+  keepErrorFile(process.env);
   const timeoutMs = options.timeoutMs ?? timeoutFromEnvironment();
   const device = deviceNamed(options.device ?? 'cpu');
   if (launch.worldSize === 1) {
