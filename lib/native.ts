@@ -69,6 +69,7 @@ export interface Native {
     recorder: string,
     worldRanks: Int32Array,
     descriptors: Int32Array,
+    key: string,
   ): number;
   nameOfPlace(text: string): number;
   enqueueCollective(group: number, device: number, call: number, dtype: number, count: number, root: number, place: number): number;
@@ -92,6 +93,7 @@ export interface Native {
   recordEvent(device: number, stream: number): number;
   waitEvent(device: number, stream: number, onDevice: number, onStream: number, sequence: number): void;
   waitedTime(device: number, stream: number): number;
+  markTime(handle: number, byteOffset: number, stream: number): void;
   configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean }): void;
 }
 

@@ -2,7 +2,7 @@
 // and two hosts made of network namespaces.
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { connect, createServer, type Socket } from 'node:net';
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { afterEach, describe, expect, test } from 'vitest';
 import { Handshake } from '../lib/distributed/handshake.js';
@@ -257,7 +257,7 @@ async function proxy(to: Address): Promise<{ address: Address; links: Link[] }> 
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   closing.push(() => server.close());
-  return { address: { host: '127.0.0.1', port: (server.address() as Address).port }, links };
+  return { address: { host: '127.0.0.1', port: (server.address() as AddressInfo).port }, links };
 }
 
 describe('links', () => {
@@ -415,7 +415,7 @@ describe('strangers', () => {
       worlds.map((world) =>
         world.barrier().then(
           () => 'nothing',
-          (error: Error) => error.message,
+          (error: unknown) => (error as Error).message,
         ),
       ),
     );

@@ -96,7 +96,8 @@ void TcpGroup::start(Collective call, DType dtype, int64_t count, int root, Rest
 void TcpGroup::check_header(int peer, Header& header) {
   if (header.magic == kMagic && sound(header.call)) return;
   give_up("process group " + name() + ": what " + who(peer) + " sends is no call; " + who(rank()) + " expects " +
-          show_current());
+              show_current(),
+          peer);
 }
 
 void TcpGroup::compare_headers(Stream& stream) {

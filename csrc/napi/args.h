@@ -90,7 +90,7 @@ napi_value throw_in_js(napi_env env);  // of the C++ exception being handled
 
 template <Function kFunction, const char* kName>
 napi_value entry(napi_env env, napi_callback_info info) {
-  constexpr size_t kMaxArguments = 8;
+  constexpr size_t kMaxArguments = 12;
   size_t count = kMaxArguments;
   napi_value values[kMaxArguments];
   void* data = nullptr;

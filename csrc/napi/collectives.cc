@@ -128,12 +128,14 @@ napi_value joinShmGroup(Environment& e, const Arguments& a) {
   return make_number(e, add_group(ShmGroup::join(info_from(a), a.text(7, "the segment"), {})));
 }
 
-// joinTcpGroup(..., descriptors): two connections for each rank, which are copied; the number of the group
+// joinTcpGroup(..., descriptors, key): two connections for each rank, which are copied; the number of the group
 napi_value joinTcpGroup(Environment& e, const Arguments& a) {
   const Bytes given = a.bytes(7, "the descriptors");
   std::vector<int32_t> descriptors(given.size / sizeof(int32_t));
   std::copy_n(reinterpret_cast<const int32_t*>(given.data), descriptors.size(), descriptors.begin());
-  return make_number(e, add_group(TcpGroup::join(info_from(a), descriptors, {})));
+  GroupInfo info = info_from(a);
+  info.key = a.text(8, "the key");
+  return make_number(e, add_group(TcpGroup::join(std::move(info), descriptors, {})));
 }
 
 // The number under which a text about a collective's caller is known.

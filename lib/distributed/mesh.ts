@@ -1,7 +1,7 @@
 // Connections between all ranks of a group, two for each pair: one for data, one for heartbeats and last words. They are made and
 // authenticated here, and then handed over to native code by their descriptors; JavaScript has read nothing of what belongs to it,
 // because each side stops reading within the event that completes the handshake.
-import { createHash } from 'node:crypto';
+import { createHash, createHmac } from 'node:crypto';
 import type { Socket } from 'node:net';
 import { DistributedError } from '../errors.js';
 import { greet } from './greeting.js';
@@ -74,10 +74,11 @@ export class Mesh {
   /**
    * Makes the connections of a group; every member calls it. The higher rank of a pair connects to the lower one.
    * @param members world ranks, in the group's order, this one among them
-   * @param use gets for each member the descriptors of its data and its control connection (-1 for this rank), and copies them
+   * @param use gets for each member the descriptors of its data and its control connection (-1 for this rank), and copies them; and a
+   * name that only the ranks of this group have for it
    * @throws DistributedError that names the ranks that were not reached in time
    */
-  async connect<T>(group: string, members: readonly number[], timeoutMs: number, use: (descriptors: Int32Array) => T): Promise<T> {
+  async connect<T>(group: string, members: readonly number[], timeoutMs: number, use: (descriptors: Int32Array, key: string) => T): Promise<T> {
     const { rank } = this.options;
     const series = createHash('sha256')
       .update(JSON.stringify([group, members]))
@@ -106,7 +107,7 @@ export class Mesh {
         if (one.status === 'rejected') throw new DistributedError(`process group ${group}: rank ${rank} ${(one.reason as Error).message}`);
         descriptors[one.value.at] = one.value.held.descriptor;
       }
-      return use(descriptors);
+      return use(descriptors, createHmac('sha256', this.options.token).update(`${series} ${number}`).digest('hex'));
     } finally {
       for (const one of all) if (one.status === 'fulfilled') one.value.held.socket.destroy();
     }

@@ -8,8 +8,8 @@ import type { Membership, Transport, WorldOptions } from './transport.js';
 
 async function join(mesh: Mesh, m: Membership, members: readonly number[]): Promise<number> {
   try {
-    return await mesh.connect(m.name, members, m.timeoutMs, (descriptors) =>
-      native.joinTcpGroup(m.name, m.rank, m.size, m.timeoutMs, m.parent, m.recorder, m.worldRanks, descriptors),
+    return await mesh.connect(m.name, members, m.timeoutMs, (descriptors, key) =>
+      native.joinTcpGroup(m.name, m.rank, m.size, m.timeoutMs, m.parent, m.recorder, m.worldRanks, descriptors, key),
     );
   } catch (error) {
     throw fromNative(error);

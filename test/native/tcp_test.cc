@@ -1,0 +1,137 @@
+// Ranks on threads over loopback connections, for ThreadSanitizer: collectives of sizes that go in one and in many
+// pieces, messages between them, a heartbeat thread beside them, and ranks that leave, give up and disagree.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/comm/tcp_group.h"
+
+using namespace sg;
+
+namespace {
+
+void expect(bool ok, const char* what) {
+  if (ok) return;
+  std::fprintf(stderr, "FAILED: %s\n", what);
+  std::exit(1);
+}
+
+// Descriptors as TcpGroup::join takes them, for each rank; the higher one of a pair has connected.
+std::vector<std::vector<int>> connections(int ranks) {
+  std::vector<std::vector<int>> all(size_t(ranks), std::vector<int>(2 * size_t(ranks), -1));
+  const int listener = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  sockaddr* const a = reinterpret_cast<sockaddr*>(&address);
+  expect(bind(listener, a, length) == 0 && listen(listener, 16) == 0 && getsockname(listener, a, &length) == 0,
+         "a port to listen on");
+  for (size_t high = 1; high < size_t(ranks); high++) {
+    for (size_t low = 0; low < high; low++) {
+      for (size_t kind = 0; kind < 2; kind++) {
+        all[high][2 * low + kind] = socket(AF_INET, SOCK_STREAM, 0);
+        expect(connect(all[high][2 * low + kind], a, length) == 0, "a connection");
+        all[low][2 * high + kind] = accept(listener, nullptr, nullptr);
+      }
+    }
+  }
+  close(listener);
+  return all;
+}
+
+View view_of(std::vector<float>& x) {
+  View v;
+  v.data = x.data();
+  v.ndim = 1;
+  v.shape[0] = int64_t(x.size());
+  v.strides[0] = 1;
+  return v;
+}
+
+template <class F>
+void on_ranks(int ranks, const F& f) {
+  const auto all = connections(ranks);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; r++) {
+    threads.emplace_back([&, r] {
+      GroupInfo info;
+      info.name = "world";
+      info.rank = r;
+      info.size = ranks;
+      info.recorder = std::make_shared<FlightRecorder>("", r);
+      info.timeout_ns = 20'000'000'000;
+      const auto group = TcpGroup::join(std::move(info), all[size_t(r)], {4096, 8192});
+      for (const int descriptor : all[size_t(r)]) {
+        if (descriptor >= 0) close(descriptor);
+      }
+      Stream stream("test");
+      group->enter(stream, 0, 0);
+      f(*group, stream);
+      group->leave();
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+void test_collectives(int ranks) {
+  on_ranks(ranks, [&](TcpGroup& group, Stream& stream) {
+    const float total = float(ranks * (ranks + 1) / 2);
+    for (int round = 0; round < 60; round++) {
+      std::vector<float> x(size_t(round * round * 13), float(group.rank() + 1));
+      View v = view_of(x);
+      group.all_reduce(stream, v, {});
+      expect(x.empty() || (x.front() == total && x.back() == total), "the sum of all ranks");
+      std::fill(x.begin(), x.end(), float(group.rank()));
+      group.broadcast(stream, v, round % ranks);
+      expect(x.empty() || (x.front() == float(round % ranks) && x.back() == x.front()), "what the root has sent");
+      std::vector<float> out(x.size(), float(group.rank())), in(x.size());
+      const int next = (group.rank() + 1) % ranks, last = (group.rank() + ranks - 1) % ranks;
+      if (ranks > 1) group.exchange(stream, {{view_of(out), next, true}, {view_of(in), last, false}});
+      expect(in.empty() || ranks == 1 || in.back() == float(last), "the message of the rank before");
+    }
+    group.barrier(stream);
+  });
+}
+
+template <class F>
+void expect_error(const char* part, const F& f) {
+  try {
+    f();
+    expect(false, "an error");
+  } catch (const Error& e) { expect(std::strstr(e.what(), part) != nullptr, e.what()); }
+}
+
+void test_faults() {
+  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+    group.barrier(stream);
+    if (group.rank() == 1) return;
+    expect_error("rank 1 has left before", [&] { group.barrier(stream); });
+  });
+  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+    if (group.rank() == 1) return group.abort("a reason");
+    expect_error("a reason", [&] {
+      for (;;) group.barrier(stream);
+    });
+  });
+  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+    std::vector<float> x(group.rank() == 2 ? 5000 : 5001);
+    View v = view_of(x);
+    expect_error("disagree in call #1", [&] { group.all_reduce(stream, v, {}); });
+    expect_error("disagree in call #1", [&] { group.barrier(stream); });
+  });
+}
+
+}  // namespace
+
+void test_tcp() {
+  for (int ranks = 1; ranks <= 4; ranks++) test_collectives(ranks);
+  test_faults();
+}
