@@ -1,8 +1,8 @@
 // Data-parallel GPT training beside PyTorch's DistributedDataParallel over gloo: processes of one thread that share every batch, rounds in
 // turn, losses compared first. Beside them run ours as one process of one thread, and as many such processes that do not communicate,
-// each on a rank's part of the batch: what the machine could give at most.
+// each on a rank's part of the batch: what the machine could give at most. With --weak every rank has the model's whole batch.
 //
-//   node dist/bench/ddp.js --config tiny --dtype float32 [--ranks 2] [--rounds 7] [--steps 10] [--python /path/to/python]
+//   node dist/bench/ddp.js --config tiny --dtype float32 [--ranks 2] [--weak] [--rounds 7] [--steps 10] [--python /path/to/python]
 import { parseArgs } from 'node:util';
 import { compareLosses, median, ourWorker, Side, torchWorker, withSetup } from './sides.js';
 
@@ -11,27 +11,28 @@ const { values: args } = parseArgs({
     config: { type: 'string', default: 'tiny' },
     dtype: { type: 'string', default: 'float32' },
     ranks: { type: 'string', default: '2' },
+    weak: { type: 'boolean', default: false },
     rounds: { type: 'string', default: '7' },
     steps: { type: 'string', default: '10' },
     python: { type: 'string', default: 'python3' },
   },
 });
 
-await withSetup(args.config, args.dtype, async (setup) => {
+await withSetup(args.config, args.dtype, async (whole) => {
   const ranks = Number(args.ranks);
+  const setup = { ...whole, batch: args.weak ? whole.batch * ranks : whole.batch };
   const ours = new Side('shardgrad', ourWorker, setup, { ranks, threads: 1 });
   const theirs = new Side('pytorch', torchWorker(args.python), setup, { ranks, threads: 1 });
-  const alone = new Side('one process', ourWorker, setup, { threads: 1 });
+  const alone = new Side('one process', ourWorker, whole, { threads: 1 });
   const part = { ...setup, batch: setup.batch / ranks };
   const apart = Array.from({ length: ranks }, (_, r) => new Side(`process ${r} of those apart`, ourWorker, part, { threads: 1 }));
   const [a, b, one] = [await ours.round(3), await theirs.round(3), await alone.round(3)];
   await Promise.all(apart.map((side) => side.round(3)));
-  const difference = Math.max(compareLosses(a, b, args.dtype), compareLosses(a, one, args.dtype));
+  const difference = Math.max(compareLosses(a, b, args.dtype), args.weak ? 0 : compareLosses(a, one, args.dtype));
   console.log(
-    `${args.config} ${args.dtype} ${ranks} processes of one thread; losses ${a.losses.map((x) => x.toFixed(5)).join(' ')}, largest relative difference ${difference.toExponential(1)}`,
+    `${args.config} ${args.dtype} ${ranks} processes of one thread, ${part.batch} rows each; losses ${a.losses.map((x) => x.toFixed(5)).join(' ')}, largest relative difference ${difference.toExponential(1)}`,
   );
-  const perStep = setup.batch * setup.model.context;
-  const speed = (ms: readonly number[]): number => (1000 * perStep) / median(ms);
+  const speed = (ms: readonly number[], batch = setup.batch): number => (1000 * batch * setup.model.context) / median(ms);
   const rows: { ours: number; theirs: number; alone: number; apart: number; waited: number }[] = [];
   for (let r = 0; r < Number(args.rounds); r++) {
     const steps = Number(args.steps);
@@ -42,8 +43,8 @@ await withSetup(args.config, args.dtype, async (setup) => {
     const row = {
       ours: speed(mine.ms),
       theirs: speed(other.ms),
-      alone: speed(single.ms),
-      apart: limit.reduce((sum, { ms }) => sum + speed(ms) / ranks, 0),
+      alone: speed(single.ms, whole.batch),
+      apart: limit.reduce((sum, { ms }) => sum + speed(ms, part.batch), 0),
       waited: mine.waited!,
     };
     rows.push(row);

@@ -62,7 +62,7 @@ export function progressLine(options: { total: number; tokensPerStep: number; fr
     const text =
       `step ${String(p.step).padStart(String(options.total).length)}/${options.total}  loss ${p.loss.toFixed(4)}  val ${valid}  ` +
       `${Math.round(perSecond * options.tokensPerStep).toLocaleString('en')} tokens/s  ` +
-      `${p.communication === null ? '' : `comm ${(100 * p.communication).toFixed(0)}%  `}${duration(elapsed)} elapsed  ` +
+      `${p.communication === null ? '' : `comm ${(100 * p.communication).toFixed(0)}%  `}${duration(elapsed)}, ` +
       `${duration((options.total - p.step) / perSecond)} left  ${(p.memory / 2 ** 20).toFixed(0)} MiB`;
     // a line that wraps could not be rewritten
     return process.stdout.isTTY ? text.slice(0, (process.stdout.columns || 80) - 1) : text;

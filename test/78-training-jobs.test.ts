@@ -156,6 +156,9 @@ describe('lines that a rank rewrites', () => {
     ranks[0]!.write(`${erase}step 4\nand a line that has its own end\n`);
     await turn();
     expect(read()).toBe(`${erase}[rank 0] step 4\n[rank 0] and a line that has its own end\n`);
+    ranks[0]!.write('and another\n');
+    await turn();
+    expect(read()).toBe('[rank 0] and another\n');
   });
 
   test('fit the terminal, and go with their rank', async () => {

@@ -58,7 +58,7 @@ export class Terminal {
   /** Rewrites the line at the foot; an empty one of the same owner takes it away. */
   rewrite(owner: unknown, rank: number, text: string): void {
     const { foot } = this;
-    if (this.gone || (text === '' && foot.owner !== owner)) return;
+    if (this.gone || (text === '' && (foot.text === '' || foot.owner !== owner))) return;
     // a line that wraps could not be taken back
     const room = (this.stream.columns ?? 80) - 1 - `[rank ${rank}] `.length;
     foot.text = text === '' ? '' : this.prefix(rank) + text.slice(0, Math.max(0, room));
