@@ -13,6 +13,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <utility>
 
 #include "../core/error.h"
@@ -51,11 +53,10 @@ SharedSegment::SharedSegment(SharedSegment&& o) noexcept
       file_(std::exchange(o.file_, -1)),
       owner_(std::exchange(o.owner_, false)),
       named_(std::exchange(o.named_, false)),
-      data_(std::exchange(o.data_, nullptr)),
+      mapping_(std::move(o.mapping_)),
       size_(o.size_) {}
 
 SharedSegment::~SharedSegment() {
-  if (data_) munmap(data_, size_);
   if (owner_) unlink();
   if (file_ >= 0) close(file_);
 }
@@ -69,10 +70,28 @@ SharedSegment SharedSegment::mapped(std::string name, int file, bool owner, size
     if (fstat(file, &info) != 0) fail_system("open", segment.name_, errno);
     segment.size_ = size_t(info.st_size);
   }
-  void* const data = mmap(nullptr, segment.size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-  if (data == MAP_FAILED) fail_system("map", segment.name_, errno);
-  segment.data_ = static_cast<char*>(data);
+  segment.mapping_ = map(file, segment.size_);
+  if (!segment.mapping_) fail_system("map", segment.name_, errno);
   return segment;
+}
+
+SharedSegment::Mapping::~Mapping() { munmap(data, size); }
+
+// A file that is mapped keeps its number, so the number says which mapping is of which file.
+std::shared_ptr<SharedSegment::Mapping> SharedSegment::map(int file, size_t bytes) {
+  static std::mutex mutex;
+  static auto* const mappings = new std::map<std::pair<dev_t, ino_t>, std::weak_ptr<Mapping>>;
+  struct stat info;
+  if (fstat(file, &info) != 0) return nullptr;
+  std::lock_guard lock(mutex);
+  std::erase_if(*mappings, [](const auto& entry) { return entry.second.expired(); });
+  auto& known = (*mappings)[{info.st_dev, info.st_ino}];
+  if (auto mapping = known.lock()) return mapping;
+  void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (data == MAP_FAILED) return nullptr;
+  const std::shared_ptr<Mapping> made(new Mapping{static_cast<char*>(data), bytes});
+  known = made;
+  return made;
 }
 
 SharedSegment SharedSegment::create(const std::string& name, size_t bytes) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 namespace sg {
@@ -22,7 +23,7 @@ class SharedSegment {
   SharedSegment& operator=(SharedSegment&&) = delete;
   ~SharedSegment();
 
-  char* data() const { return data_; }
+  char* data() const { return mapping_ ? mapping_->data : nullptr; }
   size_t size() const { return size_; }
   int file() const { return file_; }
   // No further rank can find it; those that have it keep it. Any of them may say so; the creator does when it goes.
@@ -31,13 +32,20 @@ class SharedSegment {
   bool claimed(int place) const;  // by another holder that is alive
 
  private:
+  // Ranks that are threads of one process have one mapping, as ThreadSanitizer must see what they share.
+  struct Mapping {
+    char* data;
+    size_t size;
+    ~Mapping();
+  };
+  static std::shared_ptr<Mapping> map(int file, size_t bytes);
   SharedSegment(std::string name, int file, bool owner, size_t bytes);
   static SharedSegment mapped(std::string name, int file, bool owner, size_t bytes);
   std::string name_;
   int file_;
   bool owner_;         // takes the name away when it goes
   bool named_ = true;  // others may look for it
-  char* data_ = nullptr;
+  std::shared_ptr<Mapping> mapping_;
   size_t size_;
 };
 
