@@ -6,8 +6,10 @@ import { isGradEnabled, noGrad } from '../autograd/modes.js';
 import { withContext } from '../context.js';
 import { fromTypedArray, zerosLike } from '../create.js';
 import { DeviceError, DistributedError, describe, ValueError } from '../errors.js';
+import { Dropout } from '../nn/dropout.js';
 import { Module } from '../nn/module.js';
-import { showShape } from '../shape.js';
+import type { Layout } from '../random.js';
+import { type Shape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import type { NamedParameter } from './buckets.js';
 import { Ensemble } from './ensemble.js';
@@ -107,6 +109,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
     });
     // what belongs to the wrapper is no submodule or state of the model
     for (const [name, value] of Object.entries({ ready, ensemble, reducer })) Object.defineProperty(this, name, { value, enumerable: false });
+    if (group.size > 1) for (const m of module.modules()) if (m instanceof Dropout) m.layout ??= (shape) => rowsOf(shape, group);
     noGrad(() => {
       for (const t of [...module.parameters(), ...this.buffers()]) group.broadcast(t, { label: 'of the parameters' }).wait();
     });
@@ -211,4 +214,9 @@ function describeParameters(module: Module, names: readonly string[]): string {
   const labels = [...owners].map((path) => `${modules.get(path)?.constructor.name ?? 'module'}${path ? ` "${path}"` : ''}`);
   const list = (items: readonly string[]): string => items.slice(0, 8).join(', ') + (items.length > 8 ? `, … (${items.length})` : '');
   return `${list(names)} (${list(labels)})`;
+}
+
+/** The ranks' rows lie one after another, as DataLoader deals them: dropout gives the masks of one process. */
+function rowsOf(shape: Shape, { rank, size }: ProcessGroup): Layout {
+  return { globalShape: shape.map((n, i) => (i === 0 ? n * size : n)), offset: shape.map((n, i) => (i === 0 ? n * rank : 0)) };
 }

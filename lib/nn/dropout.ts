@@ -1,14 +1,14 @@
 // Dropout whose mask depends on the step, the layer's path and the call within the step, not on how the model is split.
 
 import { defaultGenerator, dropout, type Layout } from '../random.js';
-import { checkNumber } from '../shape.js';
+import { checkNumber, type Shape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { Module } from './module.js';
 
 /** Zeroes elements with probability p in training and scales the rest by 1/(1 − p) (Srivastava et al., 2014). */
 export class Dropout extends Module {
-  /** Where this rank's part of the activations lies; parallel modules set it. */
-  layout: Layout | undefined;
+  /** Where this rank's part of the activations lies, perhaps by its shape; parallel modules set it. */
+  layout: Layout | ((shape: Shape) => Layout) | undefined;
   private lastStep = -1;
   private calls = 0;
   constructor(readonly p = 0.5) {
@@ -26,6 +26,7 @@ export class Dropout extends Module {
       this.lastStep = generator.step;
       this.calls = 0;
     }
-    return dropout(x, this.p, { key: () => generator.namedKey(this.path, this.calls++), layout: this.layout });
+    const layout = typeof this.layout === 'function' ? this.layout(x.shape) : this.layout;
+    return dropout(x, this.p, { key: () => generator.namedKey(this.path, this.calls++), layout });
   }
 }
