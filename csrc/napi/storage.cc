@@ -60,6 +60,11 @@ DType dtype_argument(const Arguments& a, size_t i) {
   return DType(n);
 }
 
+void mark_time(Stream&, void* payload) {
+  const double seconds = double(now_ns()) / 1e9;
+  std::memcpy(*static_cast<char**>(payload), &seconds, sizeof seconds);
+}
+
 struct Reading {
   Settlement* settlement;
   const char* from;
@@ -145,6 +150,15 @@ napi_value write(Environment&, const Arguments& a) {
   return nullptr;
 }
 
+// markTime(handle, byteOffset, stream): writes the seconds of a clock, a double, when the stream gets there
+napi_value markTime(Environment&, const Arguments& a) {
+  const Storage& s = a.storage(0);
+  char* const to = a.range(s, 1, sizeof(double));
+  const int stream = a.stream(2);
+  CachingAllocator::record_use(s.block, stream, s.device->stream(stream).enqueue(mark_time, "markTime", to));
+  return nullptr;
+}
+
 napi_value read(Environment&, const Arguments& a) {
   const Storage& s = a.storage(0);
   const Bytes to = a.bytes(2, "the target");
@@ -222,9 +236,9 @@ napi_value storageInfo(Environment& e, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> storage_functions() {
-  return {SG_FUNCTION(alloc), SG_FUNCTION(free),       SG_FUNCTION(freeMany),  SG_FUNCTION(upload),
-          SG_FUNCTION(write), SG_FUNCTION(read),       SG_FUNCTION(readAsync), SG_FUNCTION(itemSync),
-          SG_FUNCTION(item),  SG_FUNCTION(storageInfo)};
+  return {SG_FUNCTION(alloc), SG_FUNCTION(free),     SG_FUNCTION(freeMany),   SG_FUNCTION(upload),
+          SG_FUNCTION(write), SG_FUNCTION(read),     SG_FUNCTION(readAsync),  SG_FUNCTION(itemSync),
+          SG_FUNCTION(item),  SG_FUNCTION(markTime), SG_FUNCTION(storageInfo)};
 }
 
 }  // namespace sg

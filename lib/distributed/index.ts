@@ -12,16 +12,22 @@ export {
   type RankLaunch,
 } from './environment.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
+export { AdaptiveTopK, type AdaptiveTopKOptions } from './hooks/adaptive_top_k.js';
+export { bfloat16Compression, float16Compression } from './hooks/compress.js';
+export { FeedbackHook, type FeedbackState } from './hooks/feedback.js';
 export type { CommunicationHook, GradientBucket, NamedGradient, ReductionContext } from './hooks/hook.js';
+export { PowerSGD, type PowerSGDOptions } from './hooks/power_sgd.js';
+export { TopK, type TopKOptions } from './hooks/top_k.js';
 export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
 export { meet, type Rendezvous } from './rendezvous.js';
-export { type SimulatedRank, simulate } from './simulate.js';
+export { type SimulatedRank, type SimulateOptions, simulate } from './simulate.js';
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
 export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
 export type { Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';
+export type { ReachOptions, TransportName } from './world.js';

@@ -36,7 +36,6 @@ export interface Layout {
 
 export interface ReducerState {
   readonly layout: Layout | null;
-  readonly step: number;
 }
 
 interface Member extends NamedParameter {
@@ -61,7 +60,6 @@ export class Reducer {
   private phase: Phase = 'idle';
   private paused = 0;
   private next = 0;
-  private step = 0;
   /** Inside a join: divide by the ranks that have data. */
   divideByActive = false;
 
@@ -80,11 +78,10 @@ export class Reducer {
 
   /** What ranks have in common, for one that was not there. */
   stateDict(): ReducerState {
-    return { layout: this.laidOut, step: this.step };
+    return { layout: this.laidOut };
   }
-  loadStateDict({ layout, step }: ReducerState): void {
+  loadStateDict({ layout }: ReducerState): void {
     if (layout && !this.laidOut) this.build(layout);
-    this.step = step;
   }
 
   /** Runs `fn` with reductions put off. */
@@ -128,6 +125,7 @@ export class Reducer {
       for (const other of this.members) other.fired = 0;
       this.next = 0;
       afterBackward(() => this.complete());
+      this.options.hook.backwardBegins?.();
     }
     m.fired++;
     if (!this.laidOut) {
@@ -154,8 +152,8 @@ export class Reducer {
   }
 
   private reduction(): ReductionContext {
-    const { ensemble, step } = this;
-    return { ensemble, step, divisor: !this.options.mean ? 1 : this.divideByActive ? ensemble.active.length : ensemble.size };
+    const { ensemble } = this;
+    return { ensemble, divisor: !this.options.mean ? 1 : this.divideByActive ? ensemble.active.length : ensemble.size };
   }
 
   /** Backward has ended. */
@@ -174,14 +172,14 @@ export class Reducer {
     const presence = findUnusedParameters ? this.members.map((m) => this.presenceOf(m)) : null;
     for (const bucket of this.buckets) for (const m of bucket.unfilled) bucket.fill(m);
     this.launchReady();
+    this.options.hook.backwardEnds?.();
     if (presence) {
       this.absent ??= new AbsentMap(this.ensemble, this.members.length);
       this.absent.reduce(presence);
       for (const m of this.members) m.parameter.grad!.absent = this.absent.flags[m.index]!;
     }
     this.finish();
-    this.options.hook.endStep?.(this.reduction());
-    this.step++;
+    this.options.hook.endStep?.();
     for (const m of this.members) {
       // a parameter that checkpoints use more often than in the first step; less often does no harm
       m.uses = Math.max(m.uses, m.fired);

@@ -29,8 +29,6 @@ export interface ReductionContext {
   readonly ensemble: Ensemble;
   /** What the sum over ranks is divided by: their number for a mean, 1 for a sum. */
   readonly divisor: number;
-  /** Reductions of all gradients that this wrapper has done before. */
-  readonly step: number;
 }
 
 export interface CommunicationHook {
@@ -46,6 +44,9 @@ export interface CommunicationHook {
    * wait on the host. What it makes lives until the reduction is done, unless kept.
    */
   reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void>;
+  /** Called when backward has made its first gradient, and its last. */
+  backwardBegins?(): void;
+  backwardEnds?(): void;
   /** Called when all buckets of a step are done. */
-  endStep?(context: ReductionContext): void;
+  endStep?(): void;
 }
