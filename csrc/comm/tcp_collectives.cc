@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kLine = 64;
 // Of all pieces that wait to be reduced.
 constexpr size_t kScratchBytes = 16 << 20;
-constexpr size_t kLeastPiece = 64 << 10;
+constexpr size_t kLeastPiece = 16 << 10;
 
 void copy(char* to, const char* from, size_t bytes) {
   if (bytes > 0) std::memcpy(to, from, bytes);
@@ -113,7 +113,7 @@ void TcpGroup::all_reduce(Stream& stream, View& x, Reduction r) {
   check_reduction("allReduce", x.dtype, r.op);
   const size_t each = dtype_size(x.dtype);
   start(Collective::kAllReduce, x.dtype, x.numel(), -1, {nullptr, 0}, r);
-  if (size_t(x.numel()) * each <= options_.alone_bytes) return reduce_alone(stream, x, r, -1);
+  if (is_small(size_t(x.numel()) * each)) return reduce_alone(stream, x, r, -1);
   const Parts parts(x.numel(), size(), int64_t(kLine / each));
   char* const mine = bytes_of(x) + size_t(parts.begin[size_t(rank())]) * each;
   reduce_in_parts(stream, bytes_of(x), x.dtype, r, parts, mine, Deliver::kEverybody, -1, bytes_of(x));
@@ -123,7 +123,7 @@ void TcpGroup::reduce(Stream& stream, View& x, Reduction r, int root) {
   check_reduction("reduce", x.dtype, r.op);
   const size_t each = dtype_size(x.dtype);
   start(Collective::kReduce, x.dtype, x.numel(), root, {nullptr, 0}, r);
-  if (size_t(x.numel()) * each <= options_.alone_bytes) return reduce_alone(stream, x, r, root);
+  if (is_small(size_t(x.numel()) * each)) return reduce_alone(stream, x, r, root);
   const Parts parts(x.numel(), size(), int64_t(kLine / each));
   char* const mine = rank() == root ? bytes_of(x) + size_t(parts.begin[size_t(rank())]) * each : nullptr;
   reduce_in_parts(stream, bytes_of(x), x.dtype, r, parts, mine, Deliver::kRoot, root, bytes_of(x));
@@ -177,7 +177,7 @@ void TcpGroup::pass_on(Stream& stream, char* x, size_t each, int64_t n, int root
 void TcpGroup::broadcast(Stream& stream, View& x, int root) {
   const size_t each = dtype_size(x.dtype), bytes = size_t(x.numel()) * each;
   start(Collective::kBroadcast, x.dtype, x.numel(), root, {nullptr, 0}, {});
-  if (size() > 2 && bytes > options_.alone_bytes) return pass_on(stream, bytes_of(x), each, x.numel(), root);
+  if (size() > 2 && !is_small(bytes)) return pass_on(stream, bytes_of(x), each, x.numel(), root);
   for_peers([&](int p) {
     if (rank() == root) data_.send(p, x.data, bytes);
   });

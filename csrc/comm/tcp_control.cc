@@ -105,16 +105,25 @@ void TcpControl::hear(int rank, Line& line) {
     const size_t n = line.connection.receive(&part, 1);
     if (n == 0) break;
     line.in.append(buffer, n);
+    understand(rank, line);
   }
+  flush(line);
+  if (!line.connection.lost()) return;
+  line.peer.ended = true;
+  gone(line);
+}
+
+// The frames that have come as a whole.
+void TcpControl::understand(int rank, Line& line) {
   Frame frame;
   while (line.in.size() >= sizeof frame) {
     std::memcpy(&frame, line.in.data(), sizeof frame);
     if (frame.magic != kMagic || frame.text_bytes > kMaxReason || !sound(frame.last)) {
       line.connection.lose("it does not speak as a rank of this version does");
       line.in.clear();
-      break;
+      return;
     }
-    if (line.in.size() < sizeof frame + frame.text_bytes) break;
+    if (line.in.size() < sizeof frame + frame.text_bytes) return;
     line.peer.last = frame.last;
     line.peer.beat++;
     line.heard = true;
@@ -125,10 +134,6 @@ void TcpControl::hear(int rank, Line& line) {
     }
     line.in.erase(0, sizeof frame + frame.text_bytes);
   }
-  flush(line);
-  if (!line.connection.lost()) return;
-  line.peer.ended = true;
-  gone(line);
 }
 
 }  // namespace sg

@@ -56,6 +56,7 @@ class TcpControl {
   void post(Kind kind, const std::string& text);
   void flush(Line&);
   void hear(int rank, Line&);
+  void understand(int rank, Line&);
   void gone(Line&);
   void fail_with(int culprit, std::string reason);
 

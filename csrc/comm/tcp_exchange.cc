@@ -129,7 +129,6 @@ void TcpExchange::pull_in(Lane& lane) {
 }
 
 void TcpExchange::move(int timeout_ms) {
-  int waiting = 0;
   for (size_t p = 0; p < lanes_.size(); p++) {
     Lane& lane = lanes_[p];
     if (!lane.blocked) push_out(lane);
@@ -137,10 +136,9 @@ void TcpExchange::move(int timeout_ms) {
     if (!idle && !lane.out.empty() && !lane.mute && !lane.blocked) timeout_ms = 0;
     polled_[p] = {idle ? -1 : lane.connection.descriptor(),
                   short((lane.in.empty() ? 0 : POLLIN) | (lane.blocked && !lane.mute ? POLLOUT : 0)), 0};
-    waiting += !idle;
   }
   // Even without a connection to wait for: a loop around this must not spin.
-  if (poll(polled_.data(), nfds_t(polled_.size()), timeout_ms) <= 0 || waiting == 0) return;
+  if (poll(polled_.data(), nfds_t(polled_.size()), timeout_ms) <= 0) return;
   for (size_t p = 0; p < lanes_.size(); p++) {
     Lane& lane = lanes_[p];
     const short seen = polled_[p].revents;
@@ -149,8 +147,6 @@ void TcpExchange::move(int timeout_ms) {
       push_out(lane);
     }
     if (seen & (POLLIN | POLLERR | POLLHUP)) pull_in(lane);
-    // with nothing to read or to write, only the end of the connection can have been seen
-    if ((seen & (POLLERR | POLLHUP)) && lane.in.empty() && !lane.out.empty()) lane.connection.lose("it was reset");
   }
 }
 

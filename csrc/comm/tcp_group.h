@@ -20,7 +20,9 @@
 namespace sg {
 
 struct TcpOptions {
-  size_t alone_bytes = 32 << 10;   // up to this size a rank reduces everything itself, and a root sends everything
+  // Up to this size a rank reduces everything itself, and a root sends everything; four times of it between two ranks,
+  // which send no more that way.
+  size_t alone_bytes = 32 << 10;
   size_t piece_bytes = 512 << 10;  // of a part, while it is reduced or passed on; less for many ranks
 };
 
@@ -98,6 +100,7 @@ class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGrou
                        Deliver deliver, int root, char* all);
   void pass_on(Stream& stream, char* x, size_t each, int64_t n, int root);
   int64_t piece_elements(size_t each) const;
+  bool is_small(size_t bytes) const { return bytes <= options_.alone_bytes * (size() == 2 ? 4 : 1); }
 
   TcpExchange data_;
   TcpControl control_;
