@@ -196,6 +196,29 @@ describe('checkpoint', () => {
   });
 });
 
+test('a function of the user lets go of what it saved', () => {
+  const x = sg.ones([1000], { requiresGrad: true });
+  const cube = sg.defineFunction({
+    forward: (ctx, z: Tensor) => {
+      const square = z.square();
+      ctx.saveForBackward(z, square);
+      return square.mul(z);
+    },
+    backward: (ctx, g) => g.mul(ctx.savedTensors[1]!).mul(3),
+  });
+  const leaks = sg.checkLeaks(() =>
+    sg.scope(() => {
+      const y = cube(x.mul(2)).sum();
+      y.backward({ retainGraph: true });
+      y.backward();
+      x.grad!.dispose();
+      x.grad = null;
+      sg.noGrad(() => cube(x));
+    }),
+  );
+  expect(leaks).toEqual([]);
+});
+
 describe('a function of the user with a wrong backward', () => {
   const wrong = (gradient: unknown): (() => void) => {
     const f = sg.defineFunction({ name: 'double', forward: (_ctx, x: Tensor) => x.mul(2), backward: () => gradient as Tensor });

@@ -2,7 +2,8 @@
 // size and pattern of synchronisation; equal to the bit between the ranks and from run to run.
 import { describe, expect, test } from 'vitest';
 import { type DataParallelOptions, DistributedDataParallel, reduceGradients } from '../lib/distributed/ddp.js';
-import { halfDivision } from '../lib/distributed/hooks/plain.js';
+import type { CommunicationHook } from '../lib/distributed/hooks/hook.js';
+import { halfDivision, plainReduction } from '../lib/distributed/hooks/plain.js';
 import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
 import * as sg from '../lib/index.js';
 import { BATCH, expectEqual, flatten, part, rows, WIDTH } from './helpers/ranks.js';
@@ -70,8 +71,9 @@ function train(
   options: Omit<DataParallelOptions, 'group'>,
   step: (of: SimulatedRank, ddp: Wrapped) => void = plain,
   dtype: sg.DType = 'float64',
+  transport: 'shm' | 'tcp' = 'shm',
 ): Promise<number[][]> {
-  return simulate(size, async (of) => {
+  const run = async (of: SimulatedRank): Promise<number[]> => {
     // other weights on every rank: those of rank 0 count
     const ddp = new DistributedDataParallel(make(of.device, 1 + of.rank, dtype), { group: of.world, ...options });
     await ddp.ready;
@@ -82,7 +84,8 @@ function train(
       opt.zeroGrad();
     }
     return flatten(ddp.parameters());
-  });
+  };
+  return simulate(size, run, { transport });
 }
 
 function plain(of: SimulatedRank, ddp: Wrapped): void {
@@ -126,6 +129,7 @@ describe.each([1, 2, 3, 4, 8])('%i ranks', (size) => {
   test.each<[string, (n: number) => number[]]>([
     ['two micro-batches', (n) => [Math.floor(n / 2)]],
     ['three uneven ones', (n) => [1, Math.max(2, n - 1)]],
+    ['four', (n) => [1, 2, 3].map((i) => Math.floor((i * n) / 4))],
   ])('%s', async (_, cuts) => {
     expectEqual(await train(size, sgd, 3, {}, accumulate(cuts)), await alone(sgd, 3));
   });
@@ -178,6 +182,41 @@ test('a sum over ranks with a loss that is normalised by all of them', async () 
   const x = rows('cpu');
   lossOf(model.forward(x), x).backward();
   expectEqual(results, await flatten(model.parameters().flatMap((p) => p.grad ?? [])));
+});
+
+test('over TCP the bits are the same', async () => {
+  for (const dtype of ['float32', 'bfloat16'] as const) {
+    const options = { bucketBytes: 200, firstBucketBytes: 100 };
+    const tcp = await train(3, sgd, 4, options, plain, dtype, 'tcp');
+    expect(tcp).toEqual(await train(3, sgd, 4, options, plain, dtype));
+  }
+});
+
+test('buckets go out while backward runs, from the second step on', async () => {
+  const events = await simulate(2, (of) => {
+    const seen: string[] = [];
+    const hook: CommunicationHook = {
+      name: 'log',
+      *reduce(bucket, context) {
+        seen.push(`${bucket.gradients[0]!.name} goes`);
+        yield* plainReduction.reduce(bucket, context);
+      },
+    };
+    const model = make(of.device, 1);
+    const ddp = new DistributedDataParallel(model, { group: of.world, hook, bucketBytes: 1, firstBucketBytes: 1 });
+    model.first.weight.registerHook(() => void seen.push('first.weight is made'));
+    for (let s = 0; s < 2; s++) {
+      plain(of, ddp);
+      ddp.zeroGrad();
+      seen.push('end');
+    }
+    return seen;
+  });
+  const [first, second] = [events[0]!.slice(0, events[0]!.indexOf('end')), events[0]!.slice(events[0]!.indexOf('end') + 1)];
+  expect(first[0]).toBe('first.weight is made');
+  expect(second.indexOf('tied.weight goes')).toBeLessThan(second.indexOf('first.weight is made'));
+  expect([...second].sort()).toEqual([...first, 'end'].sort());
+  expect(events[1]).toEqual(events[0]);
 });
 
 test('reductions without zeroing in between add up', async () => {

@@ -399,6 +399,9 @@ test('a hook of one’s own, memory, and what does not go together', async () =>
     expect(() => new DistributedDataParallel(model, { group: world, hook: new PowerSGD(), findUnusedParameters: true })).toThrow(
       'PowerSGD sends later what it keeps back now, which a parameter that is skipped would lose; use staticGraph',
     );
+    const hook = new TopK();
+    const of = { group: world, hook };
+    expect(() => [new DistributedDataParallel(model, of), new DistributedDataParallel(model, of)]).toThrow('TopK: a hook with a state serves one');
     await expect(new TopK().stateDict()).rejects.toThrow('TopK: make DistributedDataParallel with this hook first');
   });
   expect(() => new PowerSGD({ rank: 0 })).toThrow('rank');

@@ -72,6 +72,9 @@ export class Bucket<P extends NamedParameter = NamedParameter> implements Gradie
   get launched(): boolean {
     return this.steps !== null;
   }
+  get full(): boolean {
+    return this.missing.size === 0;
+  }
   /** Parameters whose gradient is not in yet. */
   get unfilled(): readonly P[] {
     return [...this.missing];

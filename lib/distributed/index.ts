@@ -2,6 +2,7 @@
 
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
+export type { Ensemble } from './ensemble.js';
 export {
   detectLaunch,
   type Environment,
@@ -11,6 +12,7 @@ export {
   type RankCount,
   type RankLaunch,
 } from './environment.js';
+export { broadcastState } from './follow.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 export { AdaptiveTopK, type AdaptiveTopKOptions } from './hooks/adaptive_top_k.js';
 export { bfloat16Compression, float16Compression } from './hooks/compress.js';

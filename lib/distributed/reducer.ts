@@ -147,8 +147,7 @@ export class Reducer {
   }
 
   private launchReady(): void {
-    while (this.next < this.buckets.length && this.buckets[this.next]!.unfilled.length === 0)
-      this.buckets[this.next++]!.launch(this.options.hook, this.reduction());
+    while (this.next < this.buckets.length && this.buckets[this.next]!.full) this.buckets[this.next++]!.launch(this.options.hook, this.reduction());
   }
 
   private reduction(): ReductionContext {
@@ -240,7 +239,9 @@ export class Reducer {
     const { ensemble } = this;
     if (ensemble.size === 1 || this.options.findUnusedParameters) return;
     const players = ensemble.active;
-    const hash = createHash('sha256').update(JSON.stringify(this.laidOut)).digest();
+    const hash = createHash('sha256')
+      .update(JSON.stringify(this.options.staticGraph ? this.laidOut : this.laidOut?.order))
+      .digest();
     try {
       const rows = await withContext({ scope: null }, async () => {
         const all = await ensemble.allGather(fromTypedArray(new Uint8Array(hash), [1, hash.length], { device: ensemble.device }), {

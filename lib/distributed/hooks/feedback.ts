@@ -3,7 +3,7 @@
 // of all. As many ranks go on exactly; another number share what was pending.
 import { noGrad } from '../../autograd/modes.js';
 import { zeros } from '../../create.js';
-import { CheckpointError, InternalError, ShapeError } from '../../errors.js';
+import { CheckpointError, InternalError, ShapeError, ValueError } from '../../errors.js';
 import type { Stateful } from '../../io/checkpoint.js';
 import { scope } from '../../memory.js';
 import { copy_, to, zero_ } from '../../ops/copy.js';
@@ -36,6 +36,7 @@ export abstract class FeedbackHook implements CommunicationHook, Stateful {
   abstract reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void>;
 
   attach(ensemble: Ensemble, parameters: readonly { readonly name: string; readonly parameter: Tensor }[]): void {
+    if (this.ensemble) throw new ValueError(`${this.name}: a hook with a state serves one DistributedDataParallel; make another`);
     this.ensemble = ensemble;
     this.parameters = new Map(parameters.map((p) => [p.name, p.parameter]));
   }
