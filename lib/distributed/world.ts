@@ -70,7 +70,9 @@ export async function joinWorld(launch: RankLaunch, store: Store, token: string,
       );
     }
     mesh.introduce(addresses);
-    return { group: await tcpWorld(mesh, options), close: () => mesh.close() };
+    const group = await tcpWorld(mesh, options);
+    await group.barrier({ label: 'of dist.init' });
+    return { group, close: () => mesh.close() };
   } catch (error) {
     await mesh.close();
     throw error;
