@@ -265,7 +265,7 @@ bool ShmGroup::move_piece(const Message& m, int64_t& at) {
 
 void ShmGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
   begin_messages(messages);
-  line(rank()).latest = current();
+  line(rank()).latest.store(current());
   struct State {
     const Message* message;
     int64_t at = 0;

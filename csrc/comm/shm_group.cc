@@ -116,12 +116,13 @@ PeerState ShmGroup::peer_state(int peer) const {
   const RankLine& theirs = line(peer);
   const auto presence = Presence(theirs.presence.load());
   const bool ended = presence == Presence::kJoined && !segment_.claimed(peer);
-  return {presence, ended, theirs.beat, theirs.latest};
+  return {presence, ended, theirs.beat, theirs.latest.load()};
 }
 
 void ShmGroup::start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
   const Signature& s = begin(call, dtype, count, root, counts, r);
-  line(rank()).signature[s.sequence & 1] = line(rank()).latest = s;
+  line(rank()).signature[s.sequence & 1] = s;
+  line(rank()).latest.store(s);
   shared_place(rank()) = {};
   signed_ = false;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "group.h"
+#include "published.h"
 #include "segment.h"
 
 namespace sg {
@@ -59,7 +60,7 @@ class ShmGroup final : public Group {
   struct alignas(128) RankLine {
     std::atomic<uint32_t> round, sleepers, beat, presence, moved, moved_sleepers;
     Signature signature[2];
-    Signature latest;  // messages, too; for what others print
+    Published<Signature> latest;  // messages, too; for what others print
     SharedPlace shared[2];
   };
   struct alignas(128) Channel {

@@ -1,6 +1,6 @@
 // The core without Node, for ThreadSanitizer: the pool under several callers, streams with events and faults under tiny
-// queue limits, and the allocator's stream-ordered reuse against kernels that check their memory. Ranks over TCP follow
-// in tcp_test.cc. Prints what failed.
+// queue limits, and the allocator's stream-ordered reuse against kernels that check their memory. Ranks follow in
+// comm_test.cc. Prints what failed.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,7 +15,7 @@
 
 using namespace sg;
 
-void test_tcp();  // tcp_test.cc
+void test_comm();  // comm_test.cc
 
 namespace {
 
@@ -267,6 +267,6 @@ int main() {
   test_sleep(5000);
   test_growth();
   test_allocator();
-  test_tcp();
+  test_comm();
   std::puts("core_test: ok");
 }

@@ -1,5 +1,6 @@
-// Ranks on threads over loopback connections, for ThreadSanitizer: collectives of sizes that go in one and in many
-// pieces, messages between them, a heartbeat thread beside them, and ranks that leave, give up and disagree.
+// Ranks on threads, over shared memory and over loopback connections, for ThreadSanitizer: collectives of sizes that go
+// in one and in many pieces and of shared tensors, messages between them, a heartbeat thread beside them, and ranks
+// that leave, give up and disagree.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/comm/shm_group.h"
 #include "../../csrc/comm/tcp_group.h"
 
 using namespace sg;
@@ -56,22 +58,45 @@ View view_of(std::vector<float>& x) {
   return v;
 }
 
-template <class F>
-void on_ranks(int ranks, const F& f) {
+GroupInfo info_of(int rank, int ranks) {
+  GroupInfo info;
+  info.name = "world";
+  info.rank = rank;
+  info.size = ranks;
+  info.recorder = std::make_shared<FlightRecorder>("", rank);
+  info.timeout_ns = 20'000'000'000;
+  return info;
+}
+
+std::vector<std::shared_ptr<Group>> over_tcp(int ranks) {
   const auto all = connections(ranks);
-  std::vector<std::thread> threads;
+  std::vector<std::shared_ptr<Group>> groups;
   for (int r = 0; r < ranks; r++) {
-    threads.emplace_back([&, r] {
-      GroupInfo info;
-      info.name = "world";
-      info.rank = r;
-      info.size = ranks;
-      info.recorder = std::make_shared<FlightRecorder>("", r);
-      info.timeout_ns = 20'000'000'000;
-      const auto group = TcpGroup::join(std::move(info), all[size_t(r)], {4096, 8192});
-      for (const int descriptor : all[size_t(r)]) {
-        if (descriptor >= 0) close(descriptor);
-      }
+    groups.push_back(TcpGroup::join(info_of(r, ranks), all[size_t(r)], {4096, 8192}));
+    for (const int descriptor : all[size_t(r)]) {
+      if (descriptor >= 0) close(descriptor);
+    }
+  }
+  return groups;
+}
+
+std::vector<std::shared_ptr<Group>> over_shared_memory(int ranks) {
+  static int count = 0;
+  const std::string segment = "/shardgrad-test-" + std::to_string(getpid()) + "-" + std::to_string(count++);
+  std::vector<std::shared_ptr<Group>> groups;
+  for (int r = 0; r < ranks; r++) groups.push_back(ShmGroup::join(info_of(r, ranks), segment, {4096, 1024}));
+  groups[0]->seal();
+  return groups;
+}
+
+using Transport = std::vector<std::shared_ptr<Group>> (*)(int ranks);
+
+template <class F>
+void on_ranks(Transport transport, int ranks, const F& f) {
+  const auto groups = transport(ranks);
+  std::vector<std::thread> threads;
+  for (const auto& group : groups) {
+    threads.emplace_back([&] {
       Stream stream("test");
       group->enter(stream, 0, 0);
       f(*group, stream);
@@ -81,8 +106,8 @@ void on_ranks(int ranks, const F& f) {
   for (std::thread& t : threads) t.join();
 }
 
-void test_collectives(int ranks) {
-  on_ranks(ranks, [&](TcpGroup& group, Stream& stream) {
+void test_collectives(Transport transport, int ranks) {
+  on_ranks(transport, ranks, [&](Group& group, Stream& stream) {
     const float total = float(ranks * (ranks + 1) / 2);
     for (int round = 0; round < 60; round++) {
       std::vector<float> x(size_t(round * round * 13), float(group.rank() + 1));
@@ -97,6 +122,22 @@ void test_collectives(int ranks) {
       if (ranks > 1) group.exchange(stream, {{view_of(out), next, true}, {view_of(in), last, false}});
       expect(in.empty() || ranks == 1 || in.back() == float(last), "the message of the rank before");
     }
+    std::shared_ptr<void> owner;
+    View shared;
+    for (int round = 0; round < 20; round++) {
+      // some ranks pass a new one where others pass the one before
+      const int64_t n = 20'000;
+      if (!owner || (round + group.rank()) % 3 == 0) {
+        shared.data = group.share(size_t(n) * sizeof(float), owner);
+        shared.ndim = 1;
+        shared.shape[0] = n;
+        shared.strides[0] = 1;
+      }
+      float* const x = static_cast<float*>(shared.data);
+      std::fill(x, x + n, float(group.rank() + 1));
+      group.all_reduce(stream, shared, {});
+      expect(x[0] == total && x[n - 1] == total, "the sum in shared memory");
+    }
     group.barrier(stream);
   });
 }
@@ -109,19 +150,19 @@ void expect_error(const char* part, const F& f) {
   } catch (const Error& e) { expect(std::strstr(e.what(), part) != nullptr, e.what()); }
 }
 
-void test_faults() {
-  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+void test_faults(Transport transport) {
+  on_ranks(transport, 3, [](Group& group, Stream& stream) {
     group.barrier(stream);
     if (group.rank() == 1) return;
     expect_error("rank 1 has left before", [&] { group.barrier(stream); });
   });
-  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+  on_ranks(transport, 3, [](Group& group, Stream& stream) {
     if (group.rank() == 1) return group.abort("a reason");
     expect_error("a reason", [&] {
       for (;;) group.barrier(stream);
     });
   });
-  on_ranks(3, [](TcpGroup& group, Stream& stream) {
+  on_ranks(transport, 3, [](Group& group, Stream& stream) {
     std::vector<float> x(group.rank() == 2 ? 5000 : 5001);
     View v = view_of(x);
     expect_error("disagree in call #1", [&] { group.all_reduce(stream, v, {}); });
@@ -131,7 +172,9 @@ void test_faults() {
 
 }  // namespace
 
-void test_tcp() {
-  for (int ranks = 1; ranks <= 4; ranks++) test_collectives(ranks);
-  test_faults();
+void test_comm() {
+  for (const Transport transport : {over_tcp, over_shared_memory}) {
+    for (int ranks = 1; ranks <= 4; ranks++) test_collectives(transport, ranks);
+    test_faults(transport);
+  }
 }
