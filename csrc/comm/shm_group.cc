@@ -146,7 +146,7 @@ void ShmGroup::sleep_until(Stream& stream, std::span<const int> peers, std::atom
   std::vector<Watch> watches;
   for (const int peer : peers) watches.emplace_back(*this, peer);
   while (!ready(argument)) {
-    for (Watch& watch : watches) watch.look(stream);
+    for (Watch& watch : watches) watch.look(stream, [&] { return ready(argument); });
     sleepers.fetch_add(1);
     const uint32_t seen = word.load();
     if (!ready(argument)) wait_while_equal(word, seen, Watch::kPollNs);

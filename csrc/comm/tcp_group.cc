@@ -141,7 +141,7 @@ void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* 
     if (peer != watched || data_.moved(peer) != moved) watch.emplace(*this, peer);
     watched = peer;
     moved = data_.moved(peer);
-    watch->look(stream);
+    watch->look(stream, [&] { return done(argument); });
   }
 }
 
@@ -151,7 +151,7 @@ void TcpGroup::look_at_lost(Stream& stream) {
     const TcpConnection& connection = data_.connection(p);
     if (!connection.lost() || !data_.waits_for(p)) return;
     check_failed();
-    if (control_.peer(p).gone_ns > 0) Watch(*this, p).look(stream);
+    if (control_.peer(p).gone_ns > 0) Watch(*this, p).look(stream, [&] { return !data_.waits_for(p); });
     int64_t& since = lost_ns_[size_t(p)];
     if (since == 0) since = now_ns();
     if (now_ns() - since < kGraceNs) return;

@@ -17,7 +17,9 @@ constexpr int64_t kLateNs = 5'000'000'000, kAgainNs = 60'000'000'000, kStoppedNs
 Watch::Watch(Group& group, int peer)
     : group_(group), peer_(peer), start_(now_ns()), looked_(start_), warn_at_(start_ + kLateNs) {}
 
-void Watch::look(Stream& stream) {
+PeerState Watch::state() const { return group_.peer_state(peer_); }
+
+void Watch::judge(Stream& stream, const PeerState& peer) {
   Group& g = group_;
   g.check_failed();
   const std::string mine = g.show_current(), who = g.who(peer_), self = g.who(g.rank());
@@ -26,7 +28,6 @@ void Watch::look(Stream& stream) {
   // A machine that slept as a whole, or a debugger, is no reason: what counts is the time we ran ourselves.
   still_ += std::min<int64_t>(now - looked_, 5 * kPollNs);
   looked_ = now;
-  const PeerState peer = g.peer_state(peer_);
   if (peer.presence == Presence::kLeft) g.give_up(who + " has left before " + mine, peer_);
   if (peer.ended) g.give_up("the process of " + who + " has ended; " + self + " waits for it in " + mine, peer_);
   if (peer.beat != beat_ || peer.presence == Presence::kExpected) {

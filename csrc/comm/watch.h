@@ -24,9 +24,17 @@ class Watch {
   static constexpr int64_t kPollNs = 20'000'000;  // how often to look
 
   Watch(Group& group, int peer);
-  void look(Stream& stream);  // throws when the wait is over
+  // Throws when the wait is over without success. What the peer did before it left counts: `done` is asked once more
+  // after its state was taken.
+  template <class Done>
+  void look(Stream& stream, const Done& done) {
+    const PeerState peer = state();
+    if (!done()) judge(stream, peer);
+  }
 
  private:
+  PeerState state() const;
+  void judge(Stream& stream, const PeerState& peer);
   Group& group_;
   const int peer_;
   const int64_t start_;
