@@ -251,17 +251,22 @@ describe('coalesce', () => {
     expect(results).toEqual([0, 1, 2, 3].map((rank) => [(rank + 3) % 4, 10 + ((rank + 1) % 4)]));
   });
 
-  test('small all-reduces become one, and keep their tensors', async () => {
+  test('small all-reduces and broadcasts become one, and keep their tensors', async () => {
     const results = await simulate(3, async ({ rank, world, device }) => {
       const small = Array.from({ length: 20 }, (_, i) => sg.full([i + 1], rank + i, { device }));
       const ints = [sg.full([3], rank, { device, dtype: 'int32' }), sg.full([2], rank, { device, dtype: 'int32' })];
       const large = sg.full([40_000], rank, { device });
       const max = sg.full([2], rank, { device });
-      const works = world.coalesce(() => [...small, ...ints, large].map((x) => world.allReduce(x)).concat(world.allReduce(max, { op: 'max' })));
+      const sent = [sg.full([4], rank, { device }), sg.full([5], 10 * rank, { device })];
+      const works = world.coalesce(() =>
+        [...small, ...ints, large]
+          .map((x) => world.allReduce(x))
+          .concat(world.allReduce(max, { op: 'max' }), ...sent.map((x) => world.broadcast(x, { src: 2 }))),
+      );
       for (const work of works) work.wait();
-      return Promise.all([...small, ...ints, large, max].map((x) => x.to('float32').mean().item()));
+      return Promise.all([...small, ...ints, large, max, ...sent].map((x) => x.to('float32').mean().item()));
     });
-    const expected = [...Array.from({ length: 20 }, (_, i) => 3 + 3 * i), 3, 3, 3, 2];
+    const expected = [...Array.from({ length: 20 }, (_, i) => 3 + 3 * i), 3, 3, 3, 2, 2, 20];
     expect(results).toEqual([expected, expected, expected]);
   });
 
@@ -386,7 +391,13 @@ describe('mistakes', () => {
   });
 
   test('a synchronous wait for what another rank of the same thread has still to call', async () => {
-    const error = await failure(2, (of) => of.world.allReduce(tensorOf(of, [1])).wait().add(1).itemSync());
+    const error = await failure(2, (of) =>
+      of.world
+        .allReduce(tensorOf(of, [1]))
+        .wait()
+        .add(1)
+        .itemSync(),
+    );
     expect(error).toBeInstanceOf(sg.DistributedError);
     expect(error.message).toMatch(
       /a synchronous wait would never end: rank 0 is in call #1 of process group world, and rank 1 cannot call it while the thread they share waits/,

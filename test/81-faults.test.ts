@@ -42,7 +42,7 @@ function named({ events, output }: Outcome, plan: FaultPlan): number {
   return Math.max(...caught.map((e) => e.at - fault!.at));
 }
 
-const segments = (): string[] => readdirSync('/dev/shm').filter((name) => name.startsWith('shardgrad-'));
+const segments = (): string[] => readdirSync('/dev/shm').filter((name) => /^shardgrad-[0-9a-f]{12}-/.test(name));
 const nothingLeft = (): Promise<void> => expect.poll(segments, { timeout: 5000 }).toEqual([]);
 
 describe.each(KINDS)('%s', (kind) => {

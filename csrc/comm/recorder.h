@@ -42,7 +42,7 @@ class FlightRecorder {
 
   struct Recording {
     int rank, process;
-    int blames;  // the rank for which this one failed; -1: none
+    int blames;                  // the rank for which this one failed; -1: none
     int64_t wall_offset_ns;      // wall clock minus the entries' clock
     std::vector<Entry> entries;  // oldest first
   };

@@ -62,7 +62,7 @@ export function settling<T>(work: Work<T>, result: (made: Tensor | undefined) =>
   return (made) => void work.launched(result(made));
 }
 
-/** All messages become one exchange, small all-reduces of one dtype and reduction one all-reduce of their elements. */
+/** All messages become one exchange, small all-reduces or broadcasts of one kind one of all their elements. */
 export function merged(calls: readonly Call[], device: Device): Call[] {
   const kinds = new Map<string, Call[]>();
   calls.forEach((call, i) => {
@@ -71,12 +71,13 @@ export function merged(calls: readonly Call[], device: Device): Call[] {
     if (same) same.push(call);
     else kinds.set(kind, [call]);
   });
-  return [...kinds.values()].map((same) => (same.length === 1 ? same[0]! : same[0]!.name === 'allReduce' ? packed(same, device) : exchange(same)));
+  return [...kinds.values()].map((same) => (same.length === 1 ? same[0]! : ROWS[same[0]!.name] === 'exchange' ? exchange(same) : packed(same, device)));
 }
 
 function kindOf({ name, dtype, count, numbers, timeoutMs }: Call): string | null {
   if (ROWS[name] === 'exchange') return `messages ${timeoutMs}`;
-  return name === 'allReduce' && count * dtypeSize[dtype] <= PACK_BYTES ? `${dtype} ${numbers.join()} ${timeoutMs}` : null;
+  const small = (name === 'allReduce' || name === 'broadcast') && count * dtypeSize[dtype] <= PACK_BYTES;
+  return small ? `${name} ${dtype} ${numbers.join()} ${timeoutMs}` : null;
 }
 
 function exchange(calls: readonly Call[]): Call {

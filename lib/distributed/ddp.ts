@@ -111,7 +111,8 @@ export class DistributedDataParallel<M extends Module> extends Module {
     for (const [name, value] of Object.entries({ ready, ensemble, reducer })) Object.defineProperty(this, name, { value, enumerable: false });
     if (group.size > 1) for (const m of module.modules()) if (m instanceof Dropout) m.layout ??= (shape) => rowsOf(shape, group);
     noGrad(() => {
-      for (const t of [...module.parameters(), ...this.buffers()]) group.broadcast(t, { label: 'of the parameters' }).wait();
+      const all = [...module.parameters(), ...this.buffers()];
+      for (const work of group.coalesce(() => all.map((t) => group.broadcast(t, { label: 'of the parameters' })))) work.wait();
     });
   }
 

@@ -1,6 +1,6 @@
 // Where the flight recorders of a job lie: a folder of the user's own for each run, with a file for each rank of each start. The
 // launcher makes it and takes it away when all went well; after a failure it stays for `shardgrad debug dump`.
-import { lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs';
+import { lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import type { Environment, RankLaunch } from './environment.js';
@@ -99,17 +99,28 @@ export function runsHere(): string[] {
 export function forgetRecording(launch: RankLaunch, env: Environment): void {
   const file = recorderOf(launch, env);
   if (file === '' || env[FLIGHT_FOLDER] !== undefined) return;
+  rmSync(file, { force: true });
+  removeIfEmpty(join(file, '..'));
+  removeIfEmpty(join(file, '..', '..'));
+}
+
+/** At the end of a job: the recordings of these ranks go, and the folders when they are empty; another launcher of this host may have some there. */
+export function removeFlights(folder: string, ranks: readonly number[]): void {
+  for (const attempt of attemptsIn(folder)) {
+    for (const rank of ranks) rmSync(flightFile(folder, attempt, rank), { force: true });
+    removeIfEmpty(join(folder, `attempt_${attempt}`));
+  }
+  if (attemptsIn(folder).length > 0) return;
+  rmSync(join(folder, JOB_FILE), { force: true });
+  removeIfEmpty(folder);
+}
+
+function removeIfEmpty(folder: string): void {
   try {
-    unlinkSync(file);
-    rmdirSync(join(file, '..'));
-    rmdirSync(join(file, '..', '..'));
+    rmdirSync(folder);
   } catch {
     // others are still in it
   }
-}
-
-export function removeFlightFolder(folder: string): void {
-  rmSync(folder, { recursive: true, force: true });
 }
 
 /** Takes away what runs of long ago have left. */
@@ -118,7 +129,7 @@ export function pruneFlights(): void {
     const folder = join(root(), run);
     try {
       const info = lstatSync(folder);
-      if (info.isDirectory() && Date.now() - info.mtimeMs > KEPT_MS) removeFlightFolder(folder);
+      if (info.isDirectory() && Date.now() - info.mtimeMs > KEPT_MS) rmSync(folder, { recursive: true, force: true });
     } catch {
       // somebody else was faster
     }

@@ -165,7 +165,7 @@ export class ProcessGroup {
 
   /**
    * Starts what `fn` calls on this group together: messages between pairs of ranks go both ways at once, whatever order they are
-   * called in, and small all-reduces become one. What the calls return can be waited for as soon as `coalesce` has returned.
+   * called in, and small all-reduces or broadcasts of one kind become one. What the calls return can be waited for as soon as `coalesce` has returned.
    */
   coalesce<T>(fn: () => T): T {
     if (this.batch) throw new ValueError('coalesce: it is already under way on this group');

@@ -3,7 +3,7 @@
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { DistributedError } from '../../errors.js';
-import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordingsIn, removeFlightFolder, writeJobAddress } from '../flight.js';
+import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordingsIn, removeFlights, writeJobAddress } from '../flight.js';
 import { keysOf, neverCame } from '../rendezvous.js';
 import { removeSegments } from '../segment_name.js';
 import { Store } from '../store.js';
@@ -54,7 +54,7 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
     const job = new Job(plan, agreement, store, keeper, signals, terminals, say);
     try {
       const exitCode = await job.run();
-      if (exitCode === 0 || recordingsIn(flights, job.attempts - 1).length === 0) removeFlightFolder(flights);
+      if (exitCode === 0 || recordingsIn(flights, job.attempts - 1).length === 0) removeFlights(flights, job.ranks);
       return exitCode;
     } finally {
       // the others need the store to learn how it ended
@@ -86,6 +86,8 @@ class Job {
   /** Starts so far. */
   attempts = 0;
   private flights: string | null = null;
+  /** Of this host, as of the last start. */
+  ranks: readonly number[] = [];
 
   constructor(
     private readonly plan: Plan,
@@ -198,9 +200,9 @@ class Job {
     }
     // another launcher's marks do not hold for what we start
     const inherited = Object.fromEntries(Object.entries(plan.env).filter(([name]) => !name.startsWith('TORCHELASTIC_')));
+    this.ranks = Array.from({ length: plan.count }, (_, i) => firstRank + i);
     const threads = Math.max(1, Math.floor(availableParallelism() / plan.count));
-    return Array.from({ length: plan.count }, (_, localRank) => {
-      const rank = firstRank + localRank;
+    return this.ranks.map((rank, localRank) => {
       const env: NodeJS.ProcessEnv = {
         ...inherited,
         RANK: String(rank),
