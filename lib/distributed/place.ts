@@ -4,30 +4,51 @@ import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { native } from '../native.js';
 
-/** By the one line of a stack, or by a label. */
-const known = new Map<string, number>();
-
-function numberOf(key: string, text: (key: string) => string): number {
-  const number = known.get(key);
-  if (number !== undefined) return number;
-  const made = native.nameOfPlace(text(key));
-  known.set(key, made);
-  return made;
-}
+const labels = new Map<string, number>();
+/** By file, then by the position in it. */
+const sites = new Map<string | undefined, Map<number, number>>();
 
 /** The number of a text such as `of gradient bucket 2`. */
 export function labelled(label: string): number {
-  return numberOf(label, (text) => text);
+  let number = labels.get(label);
+  if (number === undefined) {
+    number = native.nameOfPlace(label);
+    labels.set(label, number);
+  }
+  return number;
 }
 
-/** The number of the line that called `method`. */
+interface CallSite {
+  getFileName(): string | undefined;
+  getPosition(): number;
+}
+const firstSite = (_error: unknown, trace: readonly unknown[]): unknown => trace[0];
+const holder: { stack?: unknown } = {};
+
+/** The number of the line that called `method`. A line that was met before is known by its position: writing a stack out takes long. */
 export function callerOf(method: (...args: never[]) => unknown): number {
-  const holder: { stack?: string } = {};
-  const limit = Error.stackTraceLimit;
+  const { stackTraceLimit, prepareStackTrace } = Error;
   Error.stackTraceLimit = 1;
+  Error.prepareStackTrace = firstSite;
   Error.captureStackTrace(holder, method);
-  Error.stackTraceLimit = limit;
-  return numberOf(String(holder.stack), readable);
+  const site = holder.stack as CallSite | undefined;
+  Error.prepareStackTrace = prepareStackTrace;
+  const file = site?.getFileName();
+  const position = site?.getPosition() ?? -1;
+  let positions = sites.get(file);
+  if (!positions) {
+    positions = new Map();
+    sites.set(file, positions);
+  }
+  let number = positions.get(position);
+  if (number === undefined) {
+    // as Node writes it, source maps included
+    Error.captureStackTrace(holder, method);
+    number = native.nameOfPlace(readable(String(holder.stack)));
+    positions.set(position, number);
+  }
+  Error.stackTraceLimit = stackTraceLimit;
+  return number;
 }
 
 /** `at train.ts:12:5` of a stack of one line. */
