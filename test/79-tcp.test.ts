@@ -1,6 +1,6 @@
 // Groups over TCP: results equal to those over shared memory bit for bit, disagreement, strangers on the data port, links that are cut,
 // and two hosts made of network namespaces.
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +12,7 @@ import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
 import { tcpWorld } from '../lib/distributed/tcp_transport.js';
 import type { DType } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { namespacesMissing, TwoHosts } from './helpers/namespaces.js';
 import { stream } from './helpers/random.js';
 
 const closing: (() => unknown)[] = [];
@@ -495,56 +496,25 @@ async function withoutLauncher(ranks: number, what: string): Promise<{ out: stri
   return Promise.all(all.map(({ ended }) => ended));
 }
 
-/** Why network namespaces cannot be made here, or null. */
-function withoutNamespaces(): string | null {
-  const name = `sgprobe${process.pid}`;
-  try {
-    execFileSync('ip', ['netns', 'add', name], { stdio: 'pipe' });
-    execFileSync('ip', ['netns', 'del', name], { stdio: 'pipe' });
-    return null;
-  } catch (error) {
-    return (error as Error).message.split('\n')[0]!;
+describe.skipIf(namespacesMissing !== null)(`two hosts in network namespaces${namespacesMissing === null ? '' : ` (skipped: ${namespacesMissing})`}`, () => {
+  /** A launcher on each host. */
+  function launchers(hosts: TwoHosts, perNode: number, child: string, what: string): Running[] {
+    return hosts.addresses.map((_, i) => {
+      const nodes = ['--nnodes', '2', '--node-rank', String(i), '--nproc-per-node', String(perNode), '--master-addr', hosts.addresses[0]];
+      const [file, ...args] = hosts.on(i, [process.execPath, cli, 'run', ...nodes, script(child), what]);
+      return run(file, args, { SHARDGRAD_TOKEN: 'a token of this test' });
+    });
   }
-}
-
-const missing = withoutNamespaces();
-describe.skipIf(missing !== null)(`two hosts in network namespaces${missing === null ? '' : ` (skipped: ${missing})`}`, () => {
-  const hosts = ['a', 'b'].map((letter, i) => ({ name: `sg${letter}${process.pid}`, link: `sg${letter}`, address: `10.231.77.${i + 1}` }));
-  const ip = (...args: string[]): void => void execFileSync('ip', args, { stdio: 'pipe' });
-
-  function make(): void {
-    for (const { name } of hosts) {
-      ip('netns', 'add', name);
-      closing.push(() => ip('netns', 'del', name));
-    }
-    const [a, b] = hosts as [(typeof hosts)[0], (typeof hosts)[0]];
-    ip('link', 'add', a.link, 'netns', a.name, 'type', 'veth', 'peer', 'name', b.link, 'netns', b.name);
-    for (const { name, link, address } of hosts) {
-      ip('-n', name, 'addr', 'add', `${address}/24`, 'dev', link);
-      ip('-n', name, 'link', 'set', link, 'up');
-      ip('-n', name, 'link', 'set', 'lo', 'up');
-    }
-  }
-
-  /** A launcher on each host, which has a /dev/shm and a /tmp of its own as any other host has. */
-  function launchers(perNode: number, child: string, what: string): Running[] {
-    return hosts.map(({ name }, i) =>
-      run(
-        'ip',
-        [
-          ...['netns', 'exec', name, 'sh', '-c', 'mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp && exec "$@"', 'sh', process.execPath, cli, 'run'],
-          ...['--nnodes', '2', '--node-rank', String(i), '--nproc-per-node', String(perNode), '--master-addr', hosts[0]!.address],
-          ...[script(child), what],
-        ],
-        { SHARDGRAD_TOKEN: 'a token of this test' },
-      ),
-    );
-  }
+  const make = (): TwoHosts => {
+    const hosts = new TwoHosts();
+    closing.push(() => hosts.remove());
+    return hosts;
+  };
 
   test('a job trains to where one process does', async () => {
-    make();
+    const hosts = make();
     const alone = await run(process.execPath, [script('job_rank'), 'train']).ended;
-    const ended = await Promise.all(launchers(2, 'job_rank', 'train').map(({ ended }) => ended));
+    const ended = await Promise.all(launchers(hosts, 2, 'job_rank', 'train').map(({ ended }) => ended));
     for (const { code, out } of ended) expect(code, out).toBe(0);
     const all = ended.flatMap(({ out }) => sums(out));
     expect(all).toHaveLength(4);
@@ -553,10 +523,10 @@ describe.skipIf(missing !== null)(`two hosts in network namespaces${missing === 
   });
 
   test('a cut link is noticed on both sides within 5 s', async () => {
-    make();
-    const jobs = launchers(1, 'tcp_rank', 'cut');
+    const hosts = make();
+    const jobs = launchers(hosts, 1, 'tcp_rank', 'cut');
     await expect.poll(() => jobs.every(({ out }) => out().includes('going')), { timeout: 20_000 }).toBe(true);
-    ip('-n', hosts[0]!.name, 'link', 'set', hosts[0]!.link, 'down');
+    hosts.cut();
     await expect.poll(() => jobs.every(({ out }) => knowing(out()).length === 1), { timeout: 20_000 }).toBe(true);
     for (const [i, { out }] of jobs.entries()) {
       const [{ seconds, text }] = knowing(out()) as [ReturnType<typeof knowing>[number]];

@@ -3,7 +3,8 @@
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { draw, type FaultPlan, KINDS, type Outcome, runJob, runRanks } from './helpers/faults.js';
+import { draw, type FaultPlan, KINDS, type Outcome, runHosts, runJob, runRanks } from './helpers/faults.js';
+import { namespacesMissing } from './helpers/namespaces.js';
 import { stream } from './helpers/random.js';
 
 const COUNT = Number(process.env['SHARDGRAD_FAULTS'] ?? 10);
@@ -122,5 +123,23 @@ describe.skipIf(!namespaces)('a full /dev/shm (needs the right to make a mount n
     });
     expect(refused).toBeGreaterThan(0);
     expect(refused).toBeLessThan(COUNT);
+  });
+});
+
+describe.skipIf(namespacesMissing !== null)(`a cut link${namespacesMissing === null ? '' : ` (skipped: ${namespacesMissing})`}`, () => {
+  test('is noticed on both sides', limits, async () => {
+    const next = stream(SEED + 1000);
+    const plans = Array.from({ length: COUNT }, (): FaultPlan => ({ ...draw('cut', next), ranks: 2, rank: Math.floor(2 * next()), transport: 'tcp' }));
+    await each(plans, async (plan) => {
+      const { events, output, orphans } = await runHosts(plan.stage === 'checkpoint' ? { ...plan, rank: 0 } : plan, HANG_MS);
+      const fault = events.find((e) => e.event === 'fault');
+      const caught = events.filter((e) => e.event === 'caught');
+      expect(caught.map((e) => e.rank).sort(), output).toEqual([0, 1]);
+      for (const { rank, text, at } of caught) {
+        expect(text).toMatch(new RegExp(`^DistributedError: .*rank ${1 - rank} has stopped, or the link to it is cut`));
+        expect(at - fault!.at).toBeLessThan(DETECTION_MS);
+      }
+      expect(orphans).toEqual([]);
+    });
   });
 });

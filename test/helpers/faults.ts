@@ -6,12 +6,13 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { TwoHosts } from './namespaces.js';
 
 export const KINDS = ['kill', 'stop', 'throw', 'exit'] as const;
 const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'collective', 'reading', 'checkpoint'] as const;
 
 export interface FaultPlan {
-  readonly kind: (typeof KINDS)[number] | 'sleep' | 'none';
+  readonly kind: (typeof KINDS)[number] | 'cut' | 'sleep' | 'none';
   readonly ranks: number;
   readonly transport: 'shm' | 'tcp';
   /** Who comes to grief, where and when. */
@@ -70,6 +71,7 @@ class Watched {
   readonly events: RankEvent[] = [];
   output = '';
   readonly children: Child[] = [];
+  onFault = (): void => {};
   readonly start = Date.now();
 
   spawn(command: readonly string[], env: NodeJS.ProcessEnv): Child {
@@ -80,7 +82,10 @@ class Watched {
       partial = lines.pop()!;
       for (const line of lines) {
         const json = line.indexOf('{"event"');
-        if (json >= 0) this.events.push(JSON.parse(line.slice(json)) as RankEvent);
+        if (json < 0) continue;
+        const event = JSON.parse(line.slice(json)) as RankEvent;
+        this.events.push(event);
+        if (event.event === 'fault') this.onFault();
       }
     });
     for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (this.output += chunk));
@@ -141,6 +146,31 @@ export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.P
   } finally {
     watched.kill();
     rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** A rank on each of two hosts; the link between them is cut where the plan says. */
+export async function runHosts(plan: FaultPlan, timeoutMs: number): Promise<Outcome> {
+  const hosts = new TwoHosts();
+  const watched = new Watched();
+  try {
+    watched.onFault = () => hosts.cut();
+    for (const rank of [0, 1]) {
+      watched.spawn(hosts.on(rank, [process.execPath, script, JSON.stringify({ ...plan, folder: '/tmp/checkpoints' })]), {
+        MASTER_ADDR: hosts.addresses[0],
+        MASTER_PORT: '29500',
+        WORLD_SIZE: '2',
+        LOCAL_WORLD_SIZE: '1',
+        RANK: `${rank}`,
+        LOCAL_RANK: '0',
+        SHARDGRAD_TOKEN: 'a token of this test',
+        SHARDGRAD_NUM_THREADS: '1',
+      });
+    }
+    return watched.outcome(await watched.ends(timeoutMs));
+  } finally {
+    watched.kill();
+    hosts.remove();
   }
 }
 
