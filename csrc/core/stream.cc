@@ -122,7 +122,7 @@ void Stream::add_staging(size_t bytes) {
 
 void Stream::use_inline(bool on) {
   if (on == inline_) return;
-  host_wait(issued_);
+  host_wait_all();
   inline_ = on;
   if (!on && !thread_.joinable()) start();
 }
@@ -185,15 +185,6 @@ bool Stream::host_wait_unless_waiting(uint64_t seq) {
   return true;
 }
 
-namespace {
-
-struct EventWait {
-  Stream* on;
-  uint64_t seq;
-};
-
-}  // namespace
-
 void Stream::wait_event_command(Stream& self, void* payload) {
   const EventWait& event = *static_cast<EventWait*>(payload);
   Stream& on = *event.on;
@@ -216,8 +207,39 @@ void Stream::wait_event_command(Stream& self, void* payload) {
 }
 
 void Stream::wait_event(Stream& on, uint64_t seq) {
-  if (&on == this || (on.passed(seq) && !on.faulted())) return;
-  enqueue(&wait_event_command, "waitEvent", EventWait{&on, seq});
+  const EventWait event{&on, seq};
+  if (&on == this || event.over()) return;
+  if (inline_ || !passed(issued_)) {
+    enqueue(&wait_event_command, "waitEvent", event);
+    return;
+  }
+  const auto same = std::find_if(deferred_.begin(), deferred_.end(), [&](const EventWait& e) { return e.on == &on; });
+  if (same == deferred_.end()) deferred_.push_back(event);
+  else same->seq = std::max(same->seq, seq);
+}
+
+void Stream::wait_stream(Stream& on) {
+  for (const EventWait& event : on.deferred_) wait_event(*event.on, event.seq);
+  wait_event(on, on.issued_);
+}
+
+void Stream::issue_deferred() {
+  while (!deferred_.empty()) {
+    const EventWait event = deferred_.back();
+    deferred_.pop_back();  // first: an enqueue issues the others
+    if (!event.over()) enqueue(&wait_event_command, "waitEvent", event);
+  }
+}
+
+bool Stream::idle() const {
+  return passed(issued_) &&
+         std::all_of(deferred_.begin(), deferred_.end(), [](const EventWait& e) { return e.over(); });
+}
+
+void Stream::host_wait_all() {
+  for (const EventWait& event : deferred_) event.on->host_wait(event.seq);
+  issue_deferred();  // what is left of them brings a fault over
+  host_wait(issued_);
 }
 
 void Stream::set_waiting(bool on) {

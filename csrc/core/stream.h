@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "error.h"
 
@@ -52,6 +53,7 @@ class Stream {
   // ---- producer
   // Room for a payload of at most `bytes`; nothing happens before commit, so a caller may give up in between.
   void* begin(size_t bytes) {
+    if (!deferred_.empty()) issue_deferred();
     if (issued_ - done_seen_ >= settings_.queue_limit.load(std::memory_order_relaxed)) hold_back();
     if (write_->capacity - write_at_ < bytes + 2 * sizeof(Command)) grow(bytes);
     return write_->bytes() + write_at_ + sizeof(Command);
@@ -77,10 +79,19 @@ class Stream {
     new (begin(sizeof(Payload))) Payload(payload);
     return commit(run, name, sizeof(Payload), always);
   }
-  uint64_t issued() const { return issued_; }  // the event "everything so far"
-  bool idle() const { return passed(issued_); }
-  // The following commands of this stream wait until `seq` commands of `on` are done.
+  // Commands so far, without waits that are still to be issued.
+  uint64_t issued() const { return issued_; }
+  // The event "everything so far", waits included.
+  uint64_t record_event() {
+    issue_deferred();
+    return issued_;
+  }
+  bool idle() const;
+  // The following commands of this stream wait until `seq` commands of `on` are done. A stream with nothing to do
+  // remembers that until it gets a command: waking its thread only to wait would cost each collective a thread switch.
   void wait_event(Stream& on, uint64_t seq);
+  // The following commands of this stream wait for all that `on` was given.
+  void wait_stream(Stream& on);
   // Counts host bytes that lie waiting in commands; holds the producer back by the same rule as a full queue.
   void add_staging(size_t bytes);
   void use_inline(bool on);
@@ -101,6 +112,7 @@ class Stream {
   std::optional<Fault> take_fault();
   // Waits on the host; throws when the stream could never get there.
   void host_wait(uint64_t seq);
+  void host_wait_all();  // for everything the stream was given; its producer alone
   // The same, but gives up (false) while the stream itself waits for somebody else.
   bool host_wait_unless_waiting(uint64_t seq);
 
@@ -132,6 +144,7 @@ class Stream {
   static size_t aligned(size_t n) { return (n + 15) & ~size_t(15); }
   static Segment* new_segment(size_t capacity);
 
+  void issue_deferred();
   void grow(size_t bytes);
   void hold_back();
   void wake();
@@ -152,6 +165,12 @@ class Stream {
   size_t write_at_ = 0;
   uint64_t issued_ = 0, done_seen_ = 0;  // done_seen_ is a cached done_: reading that one is a cache miss
   bool inline_ = false;
+  struct EventWait {
+    Stream* on;
+    uint64_t seq;
+    bool over() const { return on->passed(seq) && !on->faulted(); }
+  };
+  std::vector<EventWait> deferred_;
   // consumer
   Segment* read_;
   size_t read_at_ = 0;

@@ -155,8 +155,7 @@ napi_value enqueueCollective(Environment& e, const Arguments& a) {
   s.count = a.integer(4, 0, int64_t(1) << 50, "the count");
   s.root = int32_t(a.integer(5, -1, INT32_MAX, "the root"));
   write_place(int(a.integer(6, 0, INT32_MAX, "the place")), s);
-  Stream& compute = device.stream(kComputeStream);
-  device.stream(kCommunicationStream).wait_event(compute, compute.issued());
+  device.stream(kCommunicationStream).wait_stream(device.stream(kComputeStream));
   return make_number(e, double(group->info().recorder->enqueued(group->name(), s)));
 }
 

@@ -89,7 +89,7 @@ void read_bytes(Stream& stream, void* payload) {
 Stream& compute_stream(const Storage& s) { return s.device->stream(kComputeStream); }
 
 void wait_for(Stream& stream) {
-  stream.host_wait(stream.issued());
+  stream.host_wait_all();
   Environment::check(stream);
 }
 

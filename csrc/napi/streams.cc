@@ -36,7 +36,7 @@ napi_value openDevice(Environment& e, const Arguments& a) {
 
 napi_value synchronize(Environment&, const Arguments& a) {
   DeviceContext& device = a.device(0);
-  for (int i = kStreamsPerDevice - 1; i >= 0; i--) device.stream(i).host_wait(device.stream(i).issued());
+  for (int i = kStreamsPerDevice - 1; i >= 0; i--) device.stream(i).host_wait_all();
   std::optional<Fault> first;
   for (int i = 0; i < kStreamsPerDevice; i++) {
     auto fault = device.stream(i).take_fault();
@@ -49,7 +49,7 @@ napi_value synchronize(Environment&, const Arguments& a) {
 napi_value synchronizeAsync(Environment& e, const Arguments& a) {
   DeviceContext& device = a.device(0);
   Stream &compute = device.stream(kComputeStream), &communication = device.stream(kCommunicationStream);
-  compute.wait_event(communication, communication.issued());
+  compute.wait_stream(communication);
   auto settlement = std::make_unique<Settlement>();
   settlement->owner = &e;
   void* place = compute.begin(sizeof(Synchronizing));
@@ -84,7 +84,7 @@ napi_value waitedTime(Environment& e, const Arguments& a) {
 }
 
 napi_value recordEvent(Environment& e, const Arguments& a) {
-  return make_number(e, double(a.device(0).stream(a.stream(1)).issued()));
+  return make_number(e, double(a.device(0).stream(a.stream(1)).record_event()));
 }
 
 napi_value waitEvent(Environment&, const Arguments& a) {

@@ -69,11 +69,11 @@ void test_streams(uint64_t limit, int64_t spin_ns) {
   int value = 0;
   for (int i = 0; i < 3000; i++) {
     a.enqueue(add, "add", Add{&value, 1});
-    b.wait_event(a, a.issued());
+    b.wait_stream(a);
     b.enqueue(add, "add", Add{&value, 2});
-    a.wait_event(b, b.issued());
+    a.wait_stream(b);
     if (i % 500 == 499) {
-      a.host_wait(a.issued());
+      a.host_wait_all();
       expect(value == 3 * (i + 1), "streams take turns");
     }
   }
@@ -95,7 +95,7 @@ void test_streams(uint64_t limit, int64_t spin_ns) {
     };
     a.commit(sum, "sum", sizeof(Header) + words * sizeof(int));
   }
-  a.host_wait(a.issued());
+  a.host_wait_all();
   for (size_t i = 0; i < sums.size(); i++) {
     expect(sums[i] == int(i % 100 == 0 ? 20000 : i % 37), "payloads arrive whole");
   }
@@ -107,17 +107,17 @@ void test_faults() {
   a.enqueue(fail_command, "gather", 0);
   a.enqueue(add, "add", Add{&value, 1});         // skipped
   a.enqueue(add, "add", Add{&value, 10}, true);  // runs always
-  b.wait_event(a, a.issued());
+  b.wait_stream(a);
   b.enqueue(add, "add", Add{&value, 100});  // skipped: the fault came along
   b.host_wait(b.issued());
-  a.host_wait(a.issued());
+  a.host_wait_all();
   const auto fault = a.take_fault(), copy = b.take_fault();
   expect(fault && fault->text == "gather: index 7 is out of range" && fault->code == ErrorCode::Value,
          "a fault is kept");
   expect(copy && copy->text == fault->text, "an event hands the fault on");
   expect(value == 10, "what follows a fault is skipped");
   a.enqueue(add, "add", Add{&value, 1});
-  a.host_wait(a.issued());
+  a.host_wait_all();
   expect(value == 11 && !a.faulted(), "a stream works again after its fault was taken");
 }
 
@@ -156,14 +156,14 @@ void test_growth() {
     while (!static_cast<Gate*>(p)->open->load() && !self.halting()) std::this_thread::yield();
   };
   b.enqueue(gate, "gate", Gate{&open});
-  a.wait_event(b, b.issued());
+  a.wait_stream(b);
   for (int i = 0; i < 1000; i++) a.enqueue(add, "add", Add{&value, 1});
   open = true;
-  a.host_wait(a.issued());
+  a.host_wait_all();
   expect(value == 1000, "a waiting stream lets its queue grow");
   open = false;
   b.enqueue(gate, "gate", Gate{&open});  // both are halted in mid-work
-  a.wait_event(b, b.issued());
+  a.wait_stream(b);
   for (int i = 0; i < 100; i++) a.enqueue(add, "add", Add{&value, 1});
   a.halt();
   b.halt();
