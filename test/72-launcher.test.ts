@@ -11,6 +11,7 @@ import { parseRunOptions } from '../lib/distributed/launcher/options.js';
 import { RankOutput, Terminal } from '../lib/distributed/launcher/output.js';
 import { StoreServer } from '../lib/distributed/store_server.js';
 import { compile, type Ended, Launched, rankScript, root } from './helpers/launch.js';
+import { freePort } from './helpers/ports.js';
 
 const folder = mkdtempSync(join(tmpdir(), 'shardgrad-launch-'));
 const launched: Launched[] = [];
@@ -35,14 +36,6 @@ async function finish(one: Launched): Promise<Ended> {
 const run = (args: readonly string[], options: { env?: NodeJS.ProcessEnv; cwd?: string } = {}): Promise<Ended> => finish(launch(['run', ...args], options));
 const lines = (text: string): string[] => text.trimEnd().split('\n');
 const last = (text: string): string => lines(text).at(-1)!;
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 group('one host', { timeout: 20_000 }, () => {
   test('ranks know who they are; arguments of the script stay as they are', async () => {

@@ -1,11 +1,11 @@
 // Jobs that torchrun and Open MPI start. Skipped where these are not installed.
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { stripVTControlCharacters } from 'node:util';
 import { describe, expect, test } from 'vitest';
+import { freePort } from './helpers/ports.js';
 
 const script = fileURLToPath(new URL('children/job_rank.mjs', import.meta.url));
 const installed = (command: string): boolean => (process.env['PATH'] ?? '').split(delimiter).some((folder) => existsSync(join(folder, command)));
@@ -16,14 +16,6 @@ function run(command: readonly string[], env: NodeJS.ProcessEnv): Promise<{ code
   let out = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (out += chunk));
   return new Promise((resolve) => child.once('close', (code) => resolve({ code, out })));
-}
-
-async function freePort(): Promise<string> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return String(port);
 }
 
 // mpirun gives its ranks a terminal, and Node colours numbers there
@@ -39,7 +31,7 @@ function expectTraining({ code, out }: { code: number | null; out: string }, ran
 
 describe.skipIf(!installed('torchrun'))('torchrun (skipped where it is not on the path)', { timeout: 120_000 }, () => {
   const torchrun = async (...args: string[]): Promise<{ code: number | null; out: string }> =>
-    run(['torchrun', '--nproc-per-node', '2', '--master-port', await freePort(), '--no-python', ...args], { SHARDGRAD_TOKEN: token });
+    run(['torchrun', '--nproc-per-node', '2', '--master-port', String(await freePort()), '--no-python', ...args], { SHARDGRAD_TOKEN: token });
 
   test('trains', async () => expectTraining(await torchrun(process.execPath, script, 'train'), 2));
 
@@ -60,12 +52,12 @@ describe.skipIf(!installed('mpirun'))('Open MPI (skipped where mpirun is not on 
   };
 
   test('trains', async () => {
-    const env = { SHARDGRAD_TOKEN: token, MASTER_ADDR: '127.0.0.1', MASTER_PORT: await freePort() };
+    const env = { SHARDGRAD_TOKEN: token, MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) };
     expectTraining(await mpirun(env, 'train'), 3);
   });
 
   test('without a token: one sentence that says what is missing', async () => {
-    const { code, out } = await mpirun({ MASTER_ADDR: '127.0.0.1', MASTER_PORT: await freePort() }, 'train');
+    const { code, out } = await mpirun({ MASTER_ADDR: '127.0.0.1', MASTER_PORT: String(await freePort()) }, 'train');
     expect(code).not.toBe(0);
     expect(out).toMatch(/dist\.init under Open ?MPI: the job's token is missing; give every host the same one in SHARDGRAD_TOKEN/i);
   });

@@ -2,11 +2,11 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { TwoHosts } from './namespaces.js';
+import { freePort } from './ports.js';
 
 export const KINDS = ['kill', 'stop', 'throw', 'exit'] as const;
 const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'collective', 'reading', 'checkpoint'] as const;
@@ -186,12 +186,4 @@ export async function runJob(plan: FaultPlan, timeoutMs: number, before: readonl
     watched.kill();
     rmSync(folder, { recursive: true, force: true });
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
