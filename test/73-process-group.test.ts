@@ -340,7 +340,10 @@ describe('mistakes', () => {
     ['root', (of: SimulatedRank) => of.world.broadcast(tensorOf(of, [1]), { src: of.rank })],
     ['rows', (of: SimulatedRank) => of.world.allGather(tensorOf(of, [1]), { rows: of.rank ? [1, 1] : [1, 2] })],
   ])('another %s', async (_, call) => {
-    expect((await failure(2, call)).message).toMatch(/disagree in call #1/);
+    const { message } = await failure(2, call);
+    expect(message).toMatch(/disagree in call #1/);
+    // in the words of whoever called it
+    expect(message).toMatch(/^(allReduce|broadcast|allGather): /);
   });
 
   test('blocks of allToAll that do not fit', async () => {
@@ -405,7 +408,7 @@ describe('mistakes', () => {
   });
 
   test('wrong arguments are refused before anything is sent', async () => {
-    await simulate(2, async ({ world, device }) => {
+    await simulate(2, async ({ world, rank, device }) => {
       const x = sg.ones([3], { device });
       expect(() => world.broadcast(x, { src: 2 })).toThrow('broadcast: src must be a whole number from 0 to 1, got 2');
       expect(() => world.allReduce(sg.ones([1], { device: 'meta' }))).toThrow(sg.DeviceError);
@@ -414,11 +417,20 @@ describe('mistakes', () => {
       expect(() => world.reduceScatter(x)).toThrow('reduceScatter: 3 rows are not a multiple of 2 ranks; give the rows of each');
       expect(() => world.allGather(x, { rows: [3] })).toThrow('allGather: expected the rows of each of 2 ranks, got [3]');
       expect(() => world.allToAll(x, { send: [1, 2] })).toThrow('allToAll: give both send and receive, or neither');
-      await expect(world.allReduce(sg.ones([1], { device, dtype: 'int32' }), { op: 'avg' }).then()).rejects.toThrow(sg.DTypeError);
-    }).catch((error: Error) => expect(error.message).toMatch(/avg|average/));
+      const whole = sg.ones([2], { device, dtype: 'int32' });
+      for (const op of ['avg', { premulSum: 0.5 }] as const) {
+        expect(() => world.allReduce(whole, { op })).toThrow(sg.DTypeError);
+        expect(() => world.reduceScatter(whole, { op })).toThrow('reduceScatter: an average or a factor needs a floating-point tensor, got int32');
+      }
+      expect(() => world.send(x, rank)).toThrow(`send: rank ${rank} is this rank itself`);
+      expect(() => world.recv(x, rank)).toThrow(`recv: rank ${rank} is this rank itself`);
+      // nothing was sent, so nothing has failed
+      expect(await numbers(await world.allReduce(x))).toEqual([2, 2, 2]);
+    });
     await simulate(1, async ({ world, device }) => {
       await world.close();
       expect(() => world.allReduce(sg.ones([1], { device }))).toThrow('allReduce: process group world was closed');
+      expect(() => world.abort('nobody is there')).not.toThrow();
     });
   });
 });

@@ -34,6 +34,8 @@ struct OpRow {
   bool any_numbers;  // a `Rest` follows
   void (*invoke)(Stream&, Device&, const OpRow&, OpArguments&);
   const Contract* contract;  // of structured ops
+  // Its name in the faults of a stream, where JavaScript knows it by another.
+  const char* spoken = name;
 };
 
 // How one parameter is taken out of the arguments; `t` and `n` are its places among tensors and numbers.

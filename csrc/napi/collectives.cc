@@ -43,7 +43,7 @@ std::vector<Message> messages_of(const OpArguments& a) {
 using Invoke = void (*)(Stream&, Device&, const OpRow&, OpArguments&);
 
 OpRow row(const char* name, const char* contract, const TensorKind* tensors, int tensor_count, int numbers, bool rest,
-          Invoke invoke) {
+          Invoke invoke, const char* spoken = nullptr) {
   return {name,
           OpKind::kStructured,
           0,
@@ -53,7 +53,8 @@ OpRow row(const char* name, const char* contract, const TensorKind* tensors, int
           numbers,
           rest,
           invoke,
-          new Contract(contract)};
+          new Contract(contract),
+          spoken ? spoken : name};
 }
 
 // A collective on its group, between the marks of the recorder.
@@ -81,15 +82,16 @@ std::vector<OpRow> collective_rows() {
       row("allReduce", "*[N']; n n n n r", kInPlace, 1, 5, false,
           SG_COLLECTIVE(all_reduce(s, a.views[0], reduction_of(a)))),
       row("reduceTo", "*[N']; n n n n r n", kInPlace, 1, 6, false,
-          SG_COLLECTIVE(reduce(s, a.views[0], reduction_of(a), small(a.numbers[kOwn + 2])))),
+          SG_COLLECTIVE(reduce(s, a.views[0], reduction_of(a), small(a.numbers[kOwn + 2]))), "reduce"),
       row("broadcastFrom", "*[N']; n n n n", kInPlace, 1, 4, false,
-          SG_COLLECTIVE(broadcast(s, a.views[0], small(a.numbers[kOwn])))),
+          SG_COLLECTIVE(broadcast(s, a.views[0], small(a.numbers[kOwn]))), "broadcast"),
       row("allGather", "T[N'] T[M']; n n n c", kInOut, 2, 3, true,
           SG_COLLECTIVE(all_gather(s, a.views[0], a.views[1], rest_from(a, kOwn)))),
       row("gatherTo", "T[N'] T[M']; n n n n c", kInMaybeOut, 2, 4, true,
-          SG_COLLECTIVE(gather(s, a.views[0], maybe(a, 1), rest_from(a, kOwn + 1), small(a.numbers[kOwn])))),
+          SG_COLLECTIVE(gather(s, a.views[0], maybe(a, 1), rest_from(a, kOwn + 1), small(a.numbers[kOwn]))), "gather"),
       row("scatterFrom", "T[N'] T[M']; n n n n c", kMaybeInOut, 2, 4, true,
-          SG_COLLECTIVE(scatter(s, maybe(a, 0), a.views[1], rest_from(a, kOwn + 1), small(a.numbers[kOwn])))),
+          SG_COLLECTIVE(scatter(s, maybe(a, 0), a.views[1], rest_from(a, kOwn + 1), small(a.numbers[kOwn]))),
+          "scatter"),
       row("reduceScatter", "T[N'] T[M']; n n n n r c", kInOut, 2, 5, true,
           SG_COLLECTIVE(reduce_scatter(s, a.views[0], a.views[1], rest_from(a, kOwn + 2), reduction_of(a)))),
       row("allToAll", "T[N'] T[M']; n n n c", kInOut, 2, 3, true,

@@ -270,7 +270,7 @@ void Packing::run() {
   for (int i = 0; i < n; i++) p = pack(i, p);
   if (row_->contract) row_->contract->check_numbers(row_->name, m_ + kHeader + kRecord * n, k, bindings_);
   else check_shapes(tensors);
-  const uint64_t seq = stream.commit(run_packed, row_->name, size_t(p - payload));
+  const uint64_t seq = stream.commit(run_packed, row_->spoken, size_t(p - payload));
   if (other_stream_) {
     for (int i = 0; i < n; i++) {
       const double handle = m_[kHeader + kRecord * i];

@@ -61,13 +61,13 @@ export class ProcessGroup {
 
   /** Reduces over all ranks; every rank's `x` becomes the result. */
   allReduce(x: Tensor, options: ReduceOptions = {}): Work<Tensor> {
-    return this.inPlace('allReduce', x, reductionOf('allReduce', options.op), -1, options, this.allReduce);
+    return this.inPlace('allReduce', x, reductionOf('allReduce', options.op, x), -1, options, this.allReduce);
   }
 
   /** Reduces over all ranks into `x` of the rank `dst`; the others keep theirs. */
   reduce(x: Tensor, options: ReduceOptions & { dst?: number } = {}): Work<Tensor> {
     const dst = this.peer(options.dst ?? 0, 'dst', 'reduce');
-    return this.inPlace('reduce', x, [...reductionOf('reduce', options.op), dst], dst, options, this.reduce);
+    return this.inPlace('reduce', x, [...reductionOf('reduce', options.op, x), dst], dst, options, this.reduce);
   }
 
   /** Every rank's `x` becomes that of the rank `src`. */
@@ -123,7 +123,7 @@ export class ProcessGroup {
     const rows = options.rows ?? evenRows(op, x.shape[0] ?? 0, this.size);
     const counts = elementsOf(op, rows, x.shape.slice(1), this.size);
     const shape = [rows[this.rank]!, ...x.shape.slice(1)];
-    const numbers = [...reductionOf(op, options.op), ...counts];
+    const numbers = [...reductionOf(op, options.op, x), ...counts];
     const records = [flat(x), fresh([counts[this.rank]!], x.dtype)];
     return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, this.reduceScatter, (made) => shaped(made!, shape));
   }
@@ -192,8 +192,7 @@ export class ProcessGroup {
   async split(color: number | null, options: { key?: number; name?: string; timeoutMs?: number } = {}): Promise<ProcessGroup | null> {
     const part: Part | null = await partition(this, color, options.key ?? this.rank);
     const name = options.name ?? `${this.name}.${this.parts++}/${color}`;
-    const { timeoutMs = this.timeoutMs } = options;
-    checkInteger(timeoutMs, 'timeoutMs', 'split', 1);
+    const timeoutMs = checkInteger(options.timeoutMs ?? this.timeoutMs, 'timeoutMs', 'split', 1);
     const worldRanks = part && Int32Array.from(part.members, (r) => this.worldRanks[r]!);
     const membership = part && { name, rank: part.rank, size: part.members.length, timeoutMs, parent: this.id, recorder: '', worldRanks: worldRanks! };
     const id = await this.transport.join(this, membership);
@@ -207,7 +206,7 @@ export class ProcessGroup {
 
   /** Ends every wait of every rank with a DistributedError that gives the reason. */
   abort(reason: string): void {
-    native.abortGroup(this.id, reason);
+    if (this.open) native.abortGroup(this.id, reason);
   }
 
   /** Waits for what was started and leaves. Collectives of other ranks that still expect this one fail. */
@@ -229,6 +228,7 @@ export class ProcessGroup {
   }
 
   private peer(rank: number, name: string, op: string): number {
+    if (rank === this.rank && (op === 'send' || op === 'recv')) throw new ValueError(`${op}: rank ${rank} is this rank itself`);
     return checkInteger(rank, name, op, 0, this.size - 1);
   }
 
