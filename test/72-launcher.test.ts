@@ -280,6 +280,30 @@ group('two launchers', { timeout: 30_000 }, () => {
       expect(last(one.err)).toMatch(node === 0 ? /node 1 \(.*\) was started with --max-restarts 2, node 0 \(.*\) with 1/ : /--max-restarts/);
     }
   });
+
+  test('who has long waited says for whom', async () => {
+    const port = await freePort();
+    const start = (node: number): Launched =>
+      launch(['run', '--nnodes', '4', '--node-rank', `${node}`, '--master-addr', '127.0.0.1', '--master-port', `${port}`, rankScript, 'wait'], { env: token });
+    const second = start(1);
+    await expect.poll(() => second.err, { timeout: 8000 }).toBe(`shardgrad run: waiting for the launcher of node 0, on 127.0.0.1:${port}\n`);
+    const first = start(0);
+    await expect.poll(() => first.err, { timeout: 8000 }).toBe('shardgrad run: waiting for the launchers of nodes 2, 3\n');
+    await expect.poll(() => lines(second.err).slice(1), { timeout: 8000 }).toEqual(['shardgrad run: waiting for the launchers of nodes 2, 3']);
+    first.child.kill('SIGINT');
+    expect((await finish(first)).code).toBe(130);
+    expect((await finish(second)).code).toBe(1);
+  });
+
+  test('one that waits for more hosts than there are is told', async () => {
+    const start = Date.now();
+    const jobs = await both([rankScript, 'wait'], undefined, [[], ['--nnodes', '3']]);
+    for (const one of await Promise.all(jobs.map(finish))) {
+      expect(one.code).toBe(1);
+      expect(last(one.err)).toMatch(/^shardgrad run: node 1 \(.*\) was started with --nnodes 3, node 0 \(.*\) with 2$/);
+    }
+    expect(Date.now() - start).toBeLessThan(8000);
+  });
 });
 
 group('TypeScript', { timeout: 20_000 }, () => {
@@ -327,7 +351,12 @@ group('the command line', { timeout: 20_000 }, () => {
     [['run', '--foo', 'a.mjs'], 'shardgrad run: unknown option --foo; shardgrad run --help lists all\n'],
     [['run', '-x', 'a.mjs'], 'shardgrad run: unknown option -x; shardgrad run --help lists all\n'],
     [['run'], 'shardgrad run: a script or command is missing\n'],
+    [['run', ''], 'shardgrad run: a script or command is missing\n'],
     [['run', 'absent.mjs'], 'shardgrad run: there is no file absent.mjs\n'],
+    [['run', '--nproc-per-node', 'train.mjs'], 'shardgrad run: --nproc-per-node must be a whole number from 1, auto, cpu or gpu, got "train.mjs"\n'],
+    [['run', '--max-restarts', '-1', 'x'], 'shardgrad run: --max-restarts needs a value; one that begins with a dash is given as --max-restarts=…\n'],
+    [['run', '--max-restarts=-1', 'x'], 'shardgrad run: --max-restarts must be a whole number from 0 to 1000000, got "-1"\n'],
+    [['run', '--log-dir'], 'shardgrad run: --log-dir needs a value\n'],
     [['run', '--nproc-per-node', '0', 'x'], 'shardgrad run: --nproc-per-node must be a whole number from 1, auto, cpu or gpu, got "0"\n'],
     [['run', '--nnodes', '1:2', 'x'], 'shardgrad run: --nnodes: a range of nodes (1:2) needs an elastic launcher; give one number\n'],
     [['run', '--nnodes', '2', 'x'], 'shardgrad run: which of the 2 hosts this is, is not known: give --node-rank\n'],

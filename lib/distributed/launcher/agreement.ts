@@ -58,7 +58,7 @@ export class Agreement {
   async join(attempt: number): Promise<Placement> {
     const { plan, store } = this;
     const me: Member = { host: hostname(), count: plan.count, nnodes: plan.nnodes, maxRestarts: plan.maxRestarts };
-    const key = (node: number): string => `ready/${attempt}/node ${node}`;
+    const key = (node: number): string => readyKey(attempt, node);
     const { swapped, value } = await store.compareSet(key(plan.nodeRank), null, JSON.stringify(me));
     if (!swapped) {
       const other = JSON.parse(String(value)) as Member;
@@ -82,13 +82,21 @@ export class Agreement {
         ['maxRestarts', '--max-restarts'],
       ] as const) {
         if (member[name] === me[name]) continue;
-        throw new DistributedError(
-          `node ${node} (${member.host}) was started with ${option} ${member[name]}, node ${plan.nodeRank} (${me.host}) with ${me[name]}`,
-        );
+        const how = `node ${node} (${member.host}) was started with ${option} ${member[name]}, node ${plan.nodeRank} (${me.host}) with ${me[name]}`;
+        // one that waits for hosts that no other knows of would not find out
+        await this.report(attempt, this.failureHere({ how, exitCode: 1, final: true }));
+        throw new DistributedError(how);
       }
     }
     const sum = (upTo: number): number => members.slice(0, upTo).reduce((total, { count }) => total + count, 0);
     return { firstRank: sum(plan.nodeRank), worldSize: sum(plan.nnodes) };
+  }
+
+  /** Hosts that are not ready for a start of the job. */
+  async missing(attempt: number): Promise<number[]> {
+    const nodes = Array.from({ length: this.plan.nnodes }, (_, node) => node);
+    const there = await Promise.allSettled(nodes.map((node) => this.store.get(readyKey(attempt, node), { timeoutMs: 1000 })));
+    return nodes.filter((node) => there[node]!.status === 'rejected');
   }
 
   /** A failure on this host. */
@@ -153,4 +161,8 @@ export class Agreement {
     const keys = others.map((node) => `left/node ${node}`);
     if (plan.nodeRank === 0) await store.wait(keys, { timeoutMs: state === 'joined' ? timeoutMs : Math.min(timeoutMs, 1000) });
   }
+}
+
+function readyKey(attempt: number, node: number): string {
+  return `ready/${attempt}/node ${node}`;
 }

@@ -18,6 +18,8 @@ import { codeOfSignal, RankProcess } from './rank_process.js';
 
 /** After a failure, how long the other ranks have between SIGTERM and SIGKILL. */
 const FAILURE_GRACE_MS = 5000;
+/** After so long a launcher says for which others it waits. */
+const LATE_MS = 5000;
 /** Beyond the time ranks have to end, how long the first launcher keeps the store for the others. */
 const LEAVE_GRACE_MS = 10_000;
 
@@ -45,7 +47,8 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
     const giveUp = new AbortController();
     void signals.first.then(() => giveUp.abort());
     const connecting = Store.connect({ host: server?.host ?? plan.masterAddr, port: server?.port ?? plan.storePorts, token: plan.token, abort: giveUp.signal });
-    const connected = await Promise.race([connecting, signals.first]);
+    const notice = `waiting for the launcher of node 0, on ${plan.masterAddr}:${plan.storePorts[0]}`;
+    const connected = await patiently(Promise.race([connecting, signals.first]), () => say(notice));
     if (typeof connected === 'string') return codeOfSignal(connected);
     store = connected;
     const agreement = new Agreement(store.prefix(`launchers/${plan.runId}`), plan);
@@ -78,6 +81,16 @@ async function hostStore({ token, storePorts }: Plan, host: string, log: (line: 
   }
 }
 
+/** Waits, and when that takes long says so once. */
+async function patiently<T>(event: Promise<T>, notice: () => void): Promise<T> {
+  const late = setTimeout(notice, LATE_MS);
+  try {
+    return await event;
+  } finally {
+    clearTimeout(late);
+  }
+}
+
 function portOf({ address }: Store): number {
   return Number(address.slice(address.lastIndexOf(':') + 1));
 }
@@ -103,7 +116,7 @@ class Job {
     const { plan, agreement, signals } = this;
     for (let attempt = 0; ; attempt++) {
       this.attempts = attempt + 1;
-      const placement = await Promise.race([agreement.join(attempt), signals.first]);
+      const placement = await patiently(Promise.race([agreement.join(attempt), signals.first]), () => void this.sayWhoIsMissing(attempt));
       if (typeof placement === 'string') {
         const { how, exitCode } = await agreement.report(attempt, this.endedBy(placement));
         this.say(how);
@@ -119,6 +132,11 @@ class Job {
       const restart = `starting all ${placement.worldSize} ranks again (restart ${attempt + 1} of ${plan.maxRestarts})`;
       this.say(`${failure.rank === null ? '' : `rank ${failure.rank} failed first: `}${failure.how}; ${restart}`);
     }
+  }
+
+  private async sayWhoIsMissing(attempt: number): Promise<void> {
+    const nodes = await this.agreement.missing(attempt);
+    if (nodes.length > 0) this.say(`waiting for the ${nodes.length === 1 ? 'launcher of node' : 'launchers of nodes'} ${nodes.join(', ')}`);
   }
 
   /** One start of all ranks. Returns what ended it early, or null when every rank of every host ended well. */

@@ -78,8 +78,6 @@ export function parseRunOptions(args: readonly string[]): RunOptions | 'help' {
   const split = first?.index ?? args.length;
   const values = parseStrict(spelled.slice(0, split));
   if (values.help) return 'help';
-  const command = args.slice(first?.kind === 'option-terminator' ? split + 1 : split);
-  if (command.length === 0) throw new UsageError('a script or command is missing');
 
   const integer = (name: keyof typeof declared, min: number, max: number): number | null => {
     const value = values[name];
@@ -94,7 +92,7 @@ export function parseRunOptions(args: readonly string[]): RunOptions | 'help' {
       throw new UsageError((error as Error).message);
     }
   };
-  return {
+  const options = {
     nprocPerNode: parsed('nproc-per-node', parseRankCount),
     nnodes: parsed('nnodes', parseNodes),
     nodeRank: integer('node-rank', 0, 999_999),
@@ -107,8 +105,11 @@ export function parseRunOptions(args: readonly string[]): RunOptions | 'help' {
     standalone: values.standalone ?? false,
     tokenFile: values['token-file'] ?? null,
     shutdownTimeoutMs: (integer('shutdown-timeout', 0, 1_000_000) ?? 30) * 1000,
-    command,
   };
+  // last: an option without its value has taken the script for it
+  const command = args.slice(first?.kind === 'option-terminator' ? split + 1 : split);
+  if (!command[0]) throw new UsageError('a script or command is missing');
+  return { ...options, command };
 }
 
 function parseStrict(args: string[]) {
@@ -118,7 +119,9 @@ function parseStrict(args: string[]) {
     const { code, message } = error as NodeJS.ErrnoException;
     const unknown = /^Unknown option '([^']*)'/.exec(message)?.[1];
     if (code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION' && unknown) throw new UsageError(`unknown option ${unknown}; shardgrad run --help lists all`);
-    // Node's sentences about missing and superfluous values are clear; what follows the first is advice on their syntax
+    const [, lacking, dashed] = /^Option '(?:-\w, )?(--[\w-]+).*' argument (?:missing|(is ambiguous))/.exec(message) ?? [];
+    if (lacking) throw new UsageError(`${lacking} needs a value${dashed ? `; one that begins with a dash is given as ${lacking}=…` : ''}`);
+    // Node's sentence about superfluous values is clear; what follows the first is advice on their syntax
     throw new UsageError(message.split('\n')[0]!.replace(/\.$/, ''));
   }
 }
