@@ -101,6 +101,8 @@ test('a call that is not answered in time names its keys', async () => {
   await expect(store.get('rank/1')).rejects.toThrow(`store.get: timed out after 0.06 s waiting for "rank/1" to be set, store 127.0.0.1:${server.port}`);
   await expect(store.wait(['rank/0', 'rank/1', 'rank/2'])).rejects.toThrow('"rank/1", "rank/2" to be set (2 of 3 keys missing)');
   await expect(store.get('now', { timeoutMs: 0 })).rejects.toThrow(DistributedError);
+  expect(await store.prefix('rank').missing(['0', '1', '2'])).toEqual(['1', '2']);
+  expect(await store.missing(['rank/0'], { timeoutMs: 0 })).toEqual([]);
   // a wait that was given up is forgotten: nothing is left to hold or to wake
   await store.set('rank/1', 'late');
   expect(await store.get('rank/1')).toBe('late');

@@ -23,6 +23,8 @@ function run(command: readonly string[]): Promise<Ended> {
 }
 
 const job = (ranks: number, what: string): Promise<Ended> => run([cli, 'run', '--nproc-per-node', String(ranks), script, what]);
+const joining = (what: string): Promise<Ended> =>
+  run([cli, 'run', '--nproc-per-node', '3', fileURLToPath(new URL('children/init_rank.mjs', import.meta.url)), what]);
 const sums = (out: string): number[] => [...out.matchAll(/sum (-?[\d.e-]+)/g)].map((m) => Number(m[1]));
 
 /** No segment has kept its name; other tests that run at the same time give theirs up at once. */
@@ -38,6 +40,29 @@ describe('training', () => {
     expect(new Set(sums(together.out)).size).toBe(1);
     expect(Math.abs(sums(together.out)[0]! - sums(alone.out)[0]!)).toBeLessThan(1e-5);
     await nothingLeft();
+  });
+});
+
+describe('joining and leaving', () => {
+  test.each(['again', 'worker'])('%s: a rank joins once, and the job goes on', async (what) => {
+    const { code, out } = await joining(what);
+    expect(code).toBe(0);
+    const said = out.match(/DistributedError: dist\.init: rank \d has joined this job before: it is called once, in one thread of one process a rank/g);
+    expect(new Set(said).size).toBe(3);
+    expect(sums(out)).toEqual([6, 6, 6]);
+    await nothingLeft();
+  });
+
+  test('close may be called again', async () => {
+    const { code, out } = await joining('twice');
+    expect(code).toBe(0);
+    expect(out.match(/closed/g)).toHaveLength(3);
+  });
+
+  test('ranks that do not come in time are named', async () => {
+    const { code, out } = await joining('absent');
+    expect(code).toBe(1);
+    expect(out).toContain('DistributedError: dist.init: ranks 1, 2 of 3 did not come within 0.5 s');
   });
 });
 

@@ -33,7 +33,7 @@ export interface Job {
   readonly world: ProcessGroup;
   /** The job's key-value store; null for a rank that was started alone. */
   readonly store: Store | null;
-  /** Waits for this rank's collectives and leaves the job. */
+  /** Waits for this rank's collectives and leaves the job. Called again, it waits for the same. */
   close(): Promise<void>;
 }
 
@@ -71,6 +71,7 @@ function leftKey(rank: number): string {
 }
 
 function job(launch: RankLaunch, device: Device, world: World, met: Rendezvous | null): Job {
+  let closed: Promise<void> | null = null;
   return {
     rank: launch.rank,
     worldSize: launch.worldSize,
@@ -79,22 +80,24 @@ function job(launch: RankLaunch, device: Device, world: World, met: Rendezvous |
     device,
     world: world.group,
     store: met?.store ?? null,
-    async close() {
-      await world.group.close();
-      await world.close();
-      forgetRecording(launch, process.env);
-      if (met?.server) {
-        // the others still need the store that lives here; one that is stopped will not tell when it does no more
-        const others = Array.from({ length: launch.worldSize - 1 }, (_, r) => leftKey(r + 1));
-        await met.store.wait(others, { timeoutMs: FAREWELL_MS }).catch(() => {});
-        met.store.close();
-        await met.server.close();
-      } else if (met) {
-        await met.store.set(leftKey(launch.rank), '');
-        met.store.close();
-      }
-    },
+    close: () => (closed ??= leave(launch, world, met)),
   };
+}
+
+async function leave(launch: RankLaunch, world: World, met: Rendezvous | null): Promise<void> {
+  await world.group.close();
+  await world.close();
+  forgetRecording(launch, process.env);
+  if (met?.server) {
+    // the others still need the store that lives here; one that is stopped will not tell when it does no more
+    const others = Array.from({ length: launch.worldSize - 1 }, (_, r) => leftKey(r + 1));
+    await met.store.wait(others, { timeoutMs: FAREWELL_MS }).catch(() => {});
+    met.store.close();
+    await met.server.close();
+  } else if (met) {
+    await met.store.set(leftKey(launch.rank), '');
+    met.store.close();
+  }
 }
 
 function timeoutFromEnvironment(): number {

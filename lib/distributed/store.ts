@@ -93,9 +93,16 @@ export class Store {
 
   /** Waits until all the keys are set. */
   async wait(keys: string | readonly string[], options: StoreCallOptions = {}): Promise<void> {
-    const all = typeof keys === 'string' ? [keys] : keys;
-    if (!Array.isArray(all) || all.length > 65535) throw new ValueError(`store.wait: expected up to 65535 keys, got ${describe(keys)}`);
+    const all = checkKeys(keys);
     if (all.length > 0) await this.call('wait', all, {}, options);
+  }
+
+  /** Waits as `wait` does, but returns those of the keys that are still not set when the time is over. */
+  async missing(keys: readonly string[], options: StoreCallOptions = {}): Promise<string[]> {
+    const all = checkKeys(keys);
+    if (all.length === 0) return [];
+    const reply = await this.request('wait', all, {}, options);
+    return reply.keys.map((key) => key.slice(this.path.length));
   }
 
   /**
@@ -132,6 +139,22 @@ export class Store {
   }
 
   private async call(name: OperationName, keys: readonly string[], parts: Partial<Message>, options: StoreCallOptions): Promise<Message> {
+    const reply = await this.request(name, keys, parts, options);
+    const where = `store.${name}`;
+    if (reply.code === Status.timeout) {
+      const some = keys.length > 1 ? ` (${reply.keys.length} of ${keys.length} keys missing)` : '';
+      throw new DistributedError(
+        `${where}: timed out after ${(options.timeoutMs ?? this.timeoutMs) / 1000} s waiting for ${quote(reply.keys)} to be set${some}, store ${this.address}`,
+      );
+    }
+    if (reply.code === Status.refused) {
+      throw new DistributedError(`${where}: ${quote(keys.map((key) => this.path + key))} holds no whole number, or the sum is beyond 2^53`);
+    }
+    return reply;
+  }
+
+  /** Sends a request; a reply that says that the time is over, or no, is a reply. */
+  private async request(name: OperationName, keys: readonly string[], parts: Partial<Message>, options: StoreCallOptions): Promise<Message> {
     const where = `store.${name}`;
     const timeoutMs = checkNumber(options.timeoutMs ?? this.timeoutMs, 'timeoutMs', where, 0);
     const full = keys.map((key) => this.path + checkKey(key, where));
@@ -141,20 +164,19 @@ export class Store {
     }
     const waits = name === 'get' || name === 'wait';
     const message = { code: Operation[name], number: waits ? timeoutMs : 0, keys: full, values: [], ...parts };
-    const reply = await this.connection.request(message, `${where}(${quote(full)})`, timeoutMs);
-    if (reply.code === Status.timeout) {
-      throw new DistributedError(
-        `${where}: timed out after ${timeoutMs / 1000} s waiting for ${quote(reply.keys)} to be set${full.length > 1 ? ` (${reply.keys.length} of ${full.length} keys missing)` : ''}, store ${this.address}`,
-      );
-    }
-    if (reply.code === Status.refused) throw new DistributedError(`${where}: ${quote(full)} holds no whole number, or the sum is beyond 2^53`);
-    return reply;
+    return this.connection.request(message, `${where}(${quote(full)})`, timeoutMs);
   }
 }
 
 function checkKey(key: unknown, where: string): string {
   if (typeof key === 'string' && key !== '' && Buffer.byteLength(key) <= MAX_KEY_BYTES) return key;
   throw new ValueError(`${where}: a key is a string of 1 to ${MAX_KEY_BYTES} bytes, got ${describe(key)}`);
+}
+
+function checkKeys(keys: string | readonly string[]): readonly string[] {
+  const all = typeof keys === 'string' ? [keys] : keys;
+  if (Array.isArray(all) && all.length <= 65535) return all;
+  throw new ValueError(`store.wait: expected up to 65535 keys, got ${describe(keys)}`);
 }
 
 function checkValue(value: unknown, where: string): StoreValue {

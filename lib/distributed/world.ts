@@ -99,13 +99,20 @@ async function joinShared(store: Store, options: WorldOptions): Promise<ProcessG
 /** What each rank says, in rank order. Rank 0 collects it, so that a job of N ranks asks the store 3 N times and not N². */
 async function everybodys<T>(store: Store, key: string, rank: number, size: number, mine: T, timeoutMs: number): Promise<T[]> {
   const keys = Array.from({ length: size }, (_, r) => `${key}/${r}`);
-  await store.set(keys[rank]!, JSON.stringify(mine));
+  const { swapped } = await store.compareSet(keys[rank]!, null, JSON.stringify(mine));
+  if (!swapped) throw new DistributedError(`dist.init: rank ${rank} has joined this job before: it is called once, in one thread of one process a rank`);
+  const late = (missing: readonly string[]): DistributedError => {
+    const ranks = keys.flatMap((one, r) => (missing.includes(one) ? [r] : []));
+    const who = ranks.length > 1 ? `ranks ${ranks.join(', ')}` : `rank ${ranks[0] ?? 0}`;
+    return new DistributedError(`dist.init: ${who} of ${size} did not come within ${timeoutMs / 1000} s`);
+  };
+  const all = `${key}/all`;
   if (rank === 0) {
-    await store.wait(keys, { timeoutMs });
-    const all = await Promise.all(keys.map((one) => store.get(one)));
-    await store.set(`${key}/all`, `[${all.join()}]`);
-  }
-  return JSON.parse(String(await store.get(`${key}/all`, { timeoutMs }))) as T[];
+    const missing = await store.missing(keys, { timeoutMs });
+    if (missing.length > 0) throw late(missing);
+    await store.set(all, `[${(await Promise.all(keys.map((one) => store.get(one)))).join()}]`);
+  } else if ((await store.missing([all], { timeoutMs })).length > 0) throw late(await store.missing(keys, { timeoutMs: 0 }));
+  return JSON.parse(String(await store.get(all))) as T[];
 }
 
 function hostIdentity(): string {

@@ -94,9 +94,9 @@ export class Agreement {
 
   /** Hosts that are not ready for a start of the job. */
   async missing(attempt: number): Promise<number[]> {
-    const nodes = Array.from({ length: this.plan.nnodes }, (_, node) => node);
-    const there = await Promise.allSettled(nodes.map((node) => this.store.get(readyKey(attempt, node), { timeoutMs: 1000 })));
-    return nodes.filter((node) => there[node]!.status === 'rejected');
+    const keys = Array.from({ length: this.plan.nnodes }, (_, node) => readyKey(attempt, node));
+    const missing = await this.store.missing(keys, { timeoutMs: 0 });
+    return missing.map((key) => keys.indexOf(key));
   }
 
   /** A failure on this host. */

@@ -135,7 +135,7 @@ class Job {
   }
 
   private async sayWhoIsMissing(attempt: number): Promise<void> {
-    const nodes = await this.agreement.missing(attempt);
+    const nodes = await this.agreement.missing(attempt).catch(() => []); // the store has gone: that ends the waiting, too
     if (nodes.length > 0) this.say(`waiting for the ${nodes.length === 1 ? 'launcher of node' : 'launchers of nodes'} ${nodes.join(', ')}`);
   }
 
