@@ -1,8 +1,9 @@
 // All-reduce between processes of one host beside PyTorch's gloo, with the columns of nccl-tests: out of place time and bandwidths.
 // busbw = algbw · 2 (n − 1) / n is what the memory or the wire has to carry.
 //
-//   node dist/bench/collectives.js [--ranks 2] [--dtype float32] [--transport shm,tcp] [--python /path/to/python/with/torch]
-import { type ChildProcess, spawn } from 'node:child_process';
+//   node dist/bench/collectives.js [--ranks 2] [--dtype float32] [--transport shm,tcp] [--rounds 5] [--python /path/to/python/with/torch]
+//     [--limit build/bench_zero_copy]   two bare loops over shared memory: cmake --build build --target bench_zero_copy
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -16,6 +17,8 @@ const { values: args } = parseArgs({
     ranks: { type: 'string', default: '2' },
     dtype: { type: 'string', default: 'float32' },
     python: { type: 'string' },
+    limit: { type: 'string' },
+    rounds: { type: 'string', default: '1' },
     rank: { type: 'string' },
     segment: { type: 'string' },
     memory: { type: 'string', default: 'shared' },
@@ -24,7 +27,7 @@ const { values: args } = parseArgs({
 });
 const ranks = Number(args.ranks);
 const dtype = args.dtype as sg.DType;
-const SIZES = [4 << 10, 64 << 10, 1 << 20, 16 << 20, 64 << 20];
+const SIZES = [4 << 10, 64 << 10, 1 << 20, 16 << 20, 25 << 20, 64 << 20];
 const repeats = (bytes: number): number => Math.max(5, Math.min(500, Math.floor((64 << 20) / bytes)));
 
 /** One rank: medians in microseconds by size, on rank 0. */
@@ -44,7 +47,7 @@ async function runRank(rank: number): Promise<void> {
       sg.synchronizeSync();
       if (i >= 3) times.push(Number(process.hrtime.bigint() - start) / 1000);
     }
-    medians.push(times.sort((a, b) => a - b)[times.length >> 1]!);
+    medians.push(median(times));
     x.dispose();
   }
   if (rank === 0) console.log(JSON.stringify(medians));
@@ -92,15 +95,32 @@ async function gloo(python: string): Promise<number[]> {
   return JSON.parse((await sides[0]!.lines.next()).value as string) as number[];
 }
 
+/** The program of bench/zero_copy.cc. */
+function limit(program: string): number[] {
+  return String(execFileSync(program, SIZES.map(String)))
+    .trim()
+    .split(' ')
+    .map(Number);
+}
+
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
+}
+
 if (args.rank !== undefined) await runRank(Number(args.rank));
 else {
-  const rows: [string, number[]][] = [];
+  const sides: [string, () => Promise<number[]>][] = [];
   if (args.transport.includes('shm')) {
-    rows.push(['shardgrad, shared', await ours('shared')]);
-    rows.push(['shardgrad, private', await ours('private')]);
+    sides.push(['shardgrad, shared', () => ours('shared')]);
+    sides.push(['shardgrad, private', () => ours('private')]);
   }
-  if (args.transport.includes('tcp')) rows.push(['shardgrad, tcp', await ours('tcp')]);
-  if (args.python) rows.push(['gloo', await gloo(args.python)]);
+  if (args.transport.includes('tcp')) sides.push(['shardgrad, tcp', () => ours('tcp')]);
+  if (args.python) sides.push(['gloo', () => gloo(args.python!)]);
+  if (args.limit) sides.push(['limit of shared', async () => limit(args.limit!)]);
+  // in turns, as the machine has good and bad minutes
+  const rounds: number[][][] = sides.map(() => []);
+  for (let round = 0; round < Number(args.rounds); round++) for (const [i, [, side]] of sides.entries()) rounds[i]!.push(await side());
+  const rows = sides.map(([name], i): [string, number[]] => [name, SIZES.map((_, s) => median(rounds[i]!.map((medians) => medians[s]!)))]);
   console.log(
     `allReduce ${dtype}, ${ranks} processes\n${'size B'.padStart(10)}  ${'memory'.padEnd(20)}${'time us'.padStart(12)}${'algbw GB/s'.padStart(12)}${'busbw GB/s'.padStart(12)}`,
   );

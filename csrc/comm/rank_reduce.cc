@@ -1,5 +1,7 @@
 #include "rank_reduce.h"
 
+#include <cstring>
+
 #define SG_KERNELS "../kernels/rank_reduce.h"
 #include "../cpu/simd/for_each_isa.h"
 
@@ -42,14 +44,17 @@ void check_reduction(const char* op, DType dtype, RankReduce reduce) {
   fail(ErrorCode::DType, op, ": an average or a factor needs a floating-point tensor, got ", dtype_name(dtype));
 }
 
-void reduce_parts(DType dtype, RankReduce reduce, const void* const* parts, const double* factors, int ranks, void* y,
-                  int64_t n) {
+void reduce_parts(DType dtype, RankReduce reduce, const void* const* parts, const double* factors, int ranks,
+                  void* const* outputs, int output_count, int64_t n) {
+  void* const y = outputs[0];
   const double scale = reduce == RankReduce::kAvg ? 1.0 / ranks : 1;
   dispatch_all(dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto from = reinterpret_cast<const T* const*>(parts);
     if constexpr (in_lanes<T>) {
-      SG_ISA_CALL(reduce_ranks, reduce, from, factors, ranks, scale, static_cast<T*>(y), n);
+      SG_ISA_CALL(reduce_ranks, reduce, from, factors, ranks, scale, reinterpret_cast<T* const*>(outputs), output_count,
+                  n);
+      return;
     } else if constexpr (std::is_integral_v<T>) {
       reduce_integers(reduce, from, ranks, static_cast<T*>(y), n);
     } else {  // the 8-bit floats
@@ -70,11 +75,13 @@ void reduce_parts(DType dtype, RankReduce reduce, const void* const* parts, cons
               reduce == RankReduce::kMin || reduce == RankReduce::kMax || reduce == RankReduce::kProduct
                   ? reduce
                   : RankReduce::kSum;
-          SG_ISA_CALL(reduce_ranks, op, pair, ones, 2, 1.0, wide, count);
+          float* const sum[] = {wide};
+          SG_ISA_CALL(reduce_ranks, op, pair, ones, 2, 1.0, sum, 1, count);
         }
         for (int64_t i = 0; i < count; i++) static_cast<T*>(y)[b + i] = T(wide[i] * float(scale));
       }
     }
+    for (int o = 1; o < output_count; o++) std::memcpy(outputs[o], y, size_t(n) * sizeof(T));
   });
 }
 

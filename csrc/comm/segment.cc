@@ -89,6 +89,9 @@ std::shared_ptr<SharedSegment::Mapping> SharedSegment::map(int file, size_t byte
   if (auto mapping = known.lock()) return mapping;
   void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (data == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+  madvise(data, bytes, MADV_HUGEPAGE);  // where the system allows it for shared memory
+#endif
   const std::shared_ptr<Mapping> made(new Mapping{static_cast<char*>(data), bytes});
   known = made;
   return made;

@@ -36,7 +36,7 @@ void ShmGroup::reduce_slots(DType dtype, Reduction r, size_t offset, void* y, in
     parts.push_back(slot(p) + offset);
     factors.push_back(signature_of(p).factor);
   }
-  reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), y, n);
+  reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), &y, 1, n);
 }
 
 void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {

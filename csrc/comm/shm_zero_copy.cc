@@ -92,17 +92,13 @@ void ShmGroup::all_reduce_shared(const View& x, Reduction r, const std::vector<c
   const int64_t each = int64_t(dtype_size(x.dtype)), n = x.numel(), lines = kLine / each;
   const int64_t share = (n / size() / lines + 1) * lines;
   const int64_t end = std::min(n, (rank() + 1) * share);
-  std::vector<const void*> from(parts.size());
+  std::vector<void*> blocks(parts.size());
   std::vector<double> factors;
   for (int p = 0; p < size(); p++) factors.push_back(signature_of(p).factor);
   for (int64_t at = std::min(n, rank() * share); at < end; at += kBlockBytes / each) {
-    const int64_t count = std::min(end - at, kBlockBytes / each);
-    for (size_t p = 0; p < parts.size(); p++) from[p] = parts[p] + at * each;
-    char* const result = parts[size_t(rank())] + at * each;
-    reduce_parts(x.dtype, r.op, from.data(), factors.data(), size(), result, count);
-    for (int p = 0; p < size(); p++) {
-      if (p != rank()) std::memcpy(parts[size_t(p)] + at * each, result, size_t(count * each));
-    }
+    for (size_t p = 0; p < parts.size(); p++) blocks[p] = parts[p] + at * each;
+    reduce_parts(x.dtype, r.op, blocks.data(), factors.data(), size(), blocks.data(), size(),
+                 std::min(end - at, kBlockBytes / each));
   }
 }
 

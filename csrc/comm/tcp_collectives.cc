@@ -46,7 +46,7 @@ void TcpGroup::reduce_all(DType dtype, Reduction r, const char* mine, const std:
   for (const Header& header : headers_in_) factors.push_back(header.call.factor);
   parts[size_t(rank())] = mine;
   factors[size_t(rank())] = r.factor;
-  reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), y, n);
+  reduce_parts(dtype, r.op, parts.data(), factors.data(), size(), &y, 1, n);
 }
 
 // Everything goes to the ranks that want the result (root -1: all), which reduce it themselves.
