@@ -266,22 +266,79 @@ test('float16 gradients are divided before and after the sum', async () => {
   }
 });
 
-test('models that differ are found out', async () => {
-  class Other extends nn.Module {
-    layer: sg.nn.Linear;
-    constructor(width: number, device: string) {
-      super();
-      this.layer = new nn.Linear(width, width, { device });
+describe('models that differ', () => {
+  const linear = (of: SimulatedRank, n: number, bias = true): sg.nn.Module => new nn.Linear(3, n, { bias, device: of.device });
+  const relu = (): sg.nn.Module => new nn.ReLU();
+  test.each<[string, (of: SimulatedRank) => sg.nn.Module[], string[]]>([
+    ['in a shape', (of) => [linear(of, 3), linear(of, 3 + of.rank)], ['parameter 1.weight [3,3] float32 here', 'parameter 1.weight [4,3] float32 here']],
+    [
+      'in a dtype',
+      (of) => [linear(of, 3).to(of.rank ? 'float64' : 'float32')],
+      ['parameter 0.weight [3,3] float32 here', 'parameter 0.weight [3,3] float64 here'],
+    ],
+    [
+      'in a name',
+      (of) => (of.rank ? [relu(), linear(of, 3)] : [linear(of, 3), relu()]),
+      ['parameter 0.weight [3,3] float32 here', 'parameter 1.weight [3,3] float32 here'],
+    ],
+    ['in number', (of) => [linear(of, 3), linear(of, 3, of.rank > 0)], ['the number of parameters: there are 3 here', 'parameter 1.bias [3] float32 here']],
+  ])('%s: each rank names its own', async (_, layers, names) => {
+    for (let i = 0; i < 5; i++) {
+      const said: string[] = [];
+      await simulate(2, async (of) => {
+        const ddp = new DistributedDataParallel(new nn.Sequential(...layers(of)), { group: of.world });
+        said[of.rank] = await ddp.ready.then(
+          () => 'nothing',
+          (error: Error) => error.message,
+        );
+      }).catch(() => {});
+      expect(said).toEqual(names.map((name) => `DistributedDataParallel: the models of ranks 0 and 1 differ, first in ${name}`));
     }
-    override forward(x: sg.Tensor): sg.Tensor {
-      return this.layer.forward(x);
-    }
-  }
-  const error = await simulate(2, async (of) => {
-    const ddp = new DistributedDataParallel(new Other(3 + of.rank, of.device.toString()), { group: of.world });
-    await ddp.ready;
-  }).catch((e: Error) => e);
-  expect((error as Error).message).toMatch(/the parameters of rank \d and rank \d differ in names, shapes or dtypes|disagree/);
+  });
+
+  test('far behind the first ones', async () => {
+    const run = simulate(3, async (of) => {
+      const many = Array.from({ length: 1100 }, (_, i) => new nn.Linear(1, i === 1050 ? 1 + of.rank : 1, { bias: false, device: of.device }));
+      await new DistributedDataParallel(new nn.Sequential(...many), { group: of.world }).ready;
+    });
+    await expect(run).rejects.toThrow('differ, after the first 1000 parameters');
+  });
+});
+
+describe('parameters that change after the model was wrapped', () => {
+  const step = (of: SimulatedRank, ddp: Wrapped): void => {
+    const x = rows(of.device, 0, BATCH, ddp.module.first.weight.dtype);
+    lossOf(ddp.forward(x), x).backward();
+  };
+  test.each<[string, (model: Model, device: sg.Device) => void, string]>([
+    ['unfrozen', (m) => m.frozen.requiresGrad_(true), 'parameter frozen.weight requires a gradient, and did not when the model was wrapped'],
+    [
+      'replaced',
+      (m, device) => (m.first = new nn.Linear(WIDTH, WIDTH, { device, dtype: 'float64' })),
+      'backward gave no gradient for first.weight, first.bias (Linear "first")',
+    ],
+    ['frozen', (m) => m.first.requiresGrad_(false), 'first.weight, first.bias (Linear "first") required a gradient when the model was wrapped; wrap it again'],
+    ['cast', (m) => m.to('float32'), 'first.weight is float32 now and was float64 when the gradients were laid out; cast the model before it is wrapped'],
+  ])('%s', async (_, change, text) => {
+    const run = simulate(2, async (of) => {
+      const ddp = new DistributedDataParallel(make(of.device, 1), { group: of.world });
+      step(of, ddp);
+      ddp.zeroGrad();
+      change(ddp.module, of.device);
+      step(of, ddp);
+    });
+    await expect(run).rejects.toThrow(text);
+  });
+
+  test('cast before the first step', async () => {
+    const results = await simulate(2, async (of) => {
+      const ddp = new DistributedDataParallel(make(of.device, 1), { group: of.world });
+      ddp.to('float32');
+      step(of, ddp);
+      return ddp.module.first.weight.grad!.dtype;
+    });
+    expect(results).toEqual(['float32', 'float32']);
+  });
 });
 
 test('gradients stay views of their bucket, and memory stays flat', async () => {

@@ -22,16 +22,16 @@ describe('the recorder', () => {
     const world = sharedWorld(segmentName(), { rank: 0, size: 1, device: sg.device('cpu'), timeoutMs: 1000, recorder });
     await world.allReduce(sg.ones([10]));
     await world.allReduce(sg.ones([4], { dtype: 'bfloat16' }), { op: 'max', label: 'of gradient bucket 3' });
-    await expect(world.allReduce(sg.ones([2], { dtype: 'int32' }), { op: 'avg' }).then()).rejects.toThrow(sg.DTypeError);
     await world.barrier();
+    await expect(world.allToAll(sg.ones([2]), { send: [2], receive: [1] }).then()).rejects.toThrow('rank 0 sends 2 elements to rank 0, which expects 1');
     await world.close();
     const { rank, process: pid, entries } = native.readRecorder(recorder);
     expect([rank, pid]).toEqual([0, process.pid]);
     expect(entries.map((e) => [e.number, e.group, e.sequence, e.call, e.failed])).toEqual([
       [1, 'world', 1, 'allReduce(float32, 10 elements, sum)', false],
       [2, 'world', 2, 'allReduce(bfloat16, 4 elements, max)', false],
-      [3, 'world', 3, 'allReduce(int32, 2 elements, sum)', true],
-      [4, 'world', 3, 'barrier', false],
+      [3, 'world', 3, 'barrier', false],
+      [4, 'world', 4, 'allToAll(float32, 0 elements)', true],
     ]);
     expect(entries[0]!.where).toMatch(/^at test\/80-flight\.test\.ts:\d+:\d+$/);
     expect(entries[1]!.where).toBe('of gradient bucket 3');

@@ -1,15 +1,13 @@
 // Data parallelism: every rank has the whole model and a part of the batch, and gradients are reduced over the ranks. First the whole
 // idea in one function; then DistributedDataParallel, which does the same in buckets while backward still runs
 // (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020).
-import { createHash } from 'node:crypto';
 import { isGradEnabled, noGrad } from '../autograd/modes.js';
-import { withContext } from '../context.js';
-import { fromTypedArray, zerosLike } from '../create.js';
-import { DeviceError, DistributedError, describe, ValueError } from '../errors.js';
+import { zerosLike } from '../create.js';
+import { DeviceError, describe, ValueError } from '../errors.js';
 import { Dropout } from '../nn/dropout.js';
 import { Module } from '../nn/module.js';
 import type { Layout } from '../random.js';
-import { type Shape, showShape } from '../shape.js';
+import type { Shape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import type { NamedParameter } from './buckets.js';
 import { Ensemble } from './ensemble.js';
@@ -18,6 +16,7 @@ import { plainReduction } from './hooks/plain.js';
 import { type JoinOptions, join } from './join.js';
 import { ProcessGroup } from './process_group.js';
 import { Reducer } from './reducer.js';
+import { compareParameters } from './same_model.js';
 import { SyncBatchNorm } from './sync_batch_norm.js';
 
 /**
@@ -82,7 +81,9 @@ export class DistributedDataParallel<M extends Module> extends Module {
     super();
     checkOptions(module, options);
     const { group } = options;
-    const named: NamedParameter[] = [...module.namedParameters()].map(([name, parameter]) => ({ name, parameter })).filter((p) => p.parameter.requiresGrad);
+    const all: NamedParameter[] = [...module.namedParameters()].map(([name, parameter]) => ({ name, parameter }));
+    const named = all.filter((p) => p.parameter.requiresGrad);
+    const frozen = all.filter((p) => !p.parameter.requiresGrad);
     if (named.length === 0) throw new ValueError('DistributedDataParallel: the module has no parameter that requires a gradient');
     for (const { name, parameter } of named) {
       if (parameter.device !== group.device) {
@@ -92,11 +93,11 @@ export class DistributedDataParallel<M extends Module> extends Module {
       }
     }
     const ensemble = Ensemble.of(group);
-    const ready = this.verify(named);
+    const ready = compareParameters(group, named);
     ready.catch(() => {}); // whoever does not ask meets the failure at the next wait
     const hook = options.hook ?? plainReduction;
     hook.attach?.(ensemble, named);
-    const reducer = new Reducer(named, ensemble, {
+    const reducer = new Reducer(named, frozen, ensemble, {
       mean: options.gradientReduction !== 'sum',
       bucketBytes: options.bucketBytes ?? 25 << 20,
       firstBucketBytes: options.firstBucketBytes ?? 1 << 20,
@@ -111,8 +112,8 @@ export class DistributedDataParallel<M extends Module> extends Module {
     for (const [name, value] of Object.entries({ ready, ensemble, reducer })) Object.defineProperty(this, name, { value, enumerable: false });
     if (group.size > 1) for (const m of module.modules()) if (m instanceof Dropout) m.layout ??= (shape) => rowsOf(shape, group);
     noGrad(() => {
-      const all = [...module.parameters(), ...this.buffers()];
-      for (const work of group.coalesce(() => all.map((t) => group.broadcast(t, { label: 'of the parameters' })))) work.wait();
+      const state = [...module.parameters(), ...this.buffers()];
+      for (const work of group.coalesce(() => state.map((t) => group.broadcast(t, { label: 'of the parameters' })))) work.wait();
     });
   }
 
@@ -164,26 +165,6 @@ export class DistributedDataParallel<M extends Module> extends Module {
       },
     };
     return join(loader, ensemble, joined, options);
-  }
-
-  /** Compares names, shapes and dtypes of all ranks. */
-  private async verify(named: readonly NamedParameter[]): Promise<void> {
-    const { group } = this.options;
-    if (group.size === 1) return;
-    const text = named.map((p) => `${p.name} ${showShape(p.parameter.shape)} ${p.parameter.dtype}`).join('\n');
-    const hash = createHash('sha256').update(text).digest();
-    const all = await withContext({ scope: null }, async () => {
-      const rows = await group.allGather(fromTypedArray(new Uint8Array(hash), [1, hash.length], { device: group.device }), {
-        label: 'of the names of parameters',
-      });
-      return Buffer.from((await rows.toTypedArray()) as Uint8Array);
-    });
-    for (let r = 0; r < group.size; r++) {
-      if (all.subarray(32 * r, 32 * (r + 1)).equals(hash)) continue;
-      const reason = `DistributedDataParallel: the parameters of rank ${group.rank} and rank ${r} differ in names, shapes or dtypes`;
-      group.abort(reason);
-      throw new DistributedError(reason);
-    }
   }
 }
 

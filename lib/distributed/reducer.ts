@@ -65,6 +65,7 @@ export class Reducer {
 
   constructor(
     named: readonly NamedParameter[],
+    private readonly frozen: readonly NamedParameter[],
     private readonly ensemble: Ensemble,
     private readonly options: ReducerOptions,
   ) {
@@ -101,12 +102,29 @@ export class Reducer {
 
   /** A forward that will be followed by a backward. */
   arm(): void {
+    this.checkParameters();
     if (this.phase === 'running') {
       if (backwardRuns()) return; // a checkpoint runs the forward again
       // the backward before ended with an error: what it launched ends everywhere, and the next begins anew
       this.finish();
     }
     this.phase = this.synchronizes ? 'armed' : 'idle';
+  }
+
+  /** What has changed since the model was wrapped would train apart on each rank, or be rounded to another dtype. */
+  private checkParameters(): void {
+    const thawed = this.frozen.find(({ parameter }) => parameter.requiresGrad);
+    if (thawed) {
+      throw this.fail(
+        `parameter ${thawed.name} requires a gradient, and did not when the model was wrapped: each rank would train it by itself; wrap the model again`,
+      );
+    }
+    for (const { name, parameter, bucket } of this.members) {
+      if (!bucket || parameter.dtype === bucket.buffer.dtype) continue;
+      throw this.fail(
+        `parameter ${name} is ${parameter.dtype} now and was ${bucket.buffer.dtype} when the gradients were laid out; cast the model before it is wrapped`,
+      );
+    }
   }
 
   private arrived(m: Member): void {
@@ -205,6 +223,10 @@ export class Reducer {
     }
     const unused = this.members.filter((m) => !m.touched);
     if (unused.length === 0 || findUnusedParameters || staticGraph) return;
+    const frozen = unused.filter((m) => !m.parameter.requiresGrad);
+    if (frozen.length > 0) {
+      throw this.fail(`${this.named(frozen)} required a gradient when the model was wrapped; wrap it again, or pass findUnusedParameters: true`);
+    }
     throw this.fail(`backward gave no gradient for ${this.named(unused)}; use every parameter in forward, or pass findUnusedParameters: true`);
   }
 
