@@ -305,6 +305,17 @@ describe('models that differ', () => {
   });
 });
 
+test('state dicts of the wrapper and of the module: the error says which it is', async () => {
+  await simulate(2, (of) => {
+    const [model, ddp] = [make(of.device, 1), new DistributedDataParallel(make(of.device, 1), { group: of.world })];
+    expect(() => model.loadStateDict(ddp.stateDict())).toThrow('the dict is that of a wrapper: take "module." off its keys, or load it into the wrapper');
+    expect(() => ddp.loadStateDict(model.stateDict())).toThrow('the dict is that of the wrapped module: load it into its .module');
+    ddp.module.loadStateDict(model.stateDict());
+    ddp.loadStateDict(ddp.stateDict());
+    expect(() => model.loadStateDict({ 'module.first.weight': model.first.weight, other: model.first.weight })).toThrow(/other$/);
+  });
+});
+
 describe('parameters that change after the model was wrapped', () => {
   const step = (of: SimulatedRank, ddp: Wrapped): void => {
     const x = rows(of.device, 0, BATCH, ddp.module.first.weight.dtype);

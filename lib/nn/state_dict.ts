@@ -21,7 +21,9 @@ export function loadInto(name: string, own: StateDict, dict: StateDict, strict: 
   const unexpected = Object.keys(dict).filter((k) => !Object.hasOwn(own, k));
   if (strict && missing.length + unexpected.length > 0) {
     const list = (names: string[]): string => names.slice(0, 5).join(', ') + (names.length > 5 ? `, … (${names.length})` : '') || 'none';
-    throw new ValueError(`loadStateDict: keys do not match ${name}: missing ${list(missing)}; unexpected ${list(unexpected)}`);
+    throw new ValueError(
+      `loadStateDict: keys do not match ${name}: missing ${list(missing)}; unexpected ${list(unexpected)}${prefixHint(missing, unexpected)}`,
+    );
   }
   const matching = Object.keys(own).filter((k) => Object.hasOwn(dict, k));
   for (const key of matching) {
@@ -35,4 +37,14 @@ export function loadInto(name: string, own: StateDict, dict: StateDict, strict: 
     for (const key of matching) copy_(own[key]!, dict[key]!);
   });
   return { missing, unexpected };
+}
+
+/** Wrappers for data parallelism, here and in PyTorch, put a prefix before the keys of their module. */
+function prefixHint(missing: readonly string[], unexpected: readonly string[]): string {
+  const wrapped = (keys: readonly string[], others: readonly string[]): boolean => {
+    const plain = new Set(others.map((key) => `module.${key}`));
+    return keys.length > 0 && keys.every((key) => plain.has(key));
+  };
+  if (wrapped(unexpected, missing)) return '; the dict is that of a wrapper: take "module." off its keys, or load it into the wrapper';
+  return wrapped(missing, unexpected) ? '; the dict is that of the wrapped module: load it into its .module' : '';
 }
