@@ -1,7 +1,7 @@
 // `shardgrad run` with real processes: what ranks are given, how failures, signals and restarts go, and that nothing is left behind.
 
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -149,6 +149,21 @@ group('one host', { timeout: 20_000 }, () => {
     expect(given.code).toBe(5);
     expect(given.err).toContain('rank 1 failed first: exit code 5, after 1 of 1 restarts.');
     expect(last(given.err)).toBe(`shardgrad run: its output is in ${join(logs, 'x/attempt_1/1')}`);
+  });
+
+  test('logs that cannot be written cost the logs, not the job', async () => {
+    const logs = join(folder, 'broken');
+    mkdirSync(join(logs, 'x/attempt_0/1'), { recursive: true });
+    writeFileSync(join(logs, 'x/attempt_0/0'), 'no folder');
+    symlinkSync('/dev/full', join(logs, 'x/attempt_0/1/stdout.log'));
+    const { code, out, err } = await run(['--nproc-per-node', '2', '--log-dir', logs, '--rdzv-id', 'x', rankScript, 'streams']);
+    expect(code).toBe(0);
+    expect(out.match(/without an end/g)).toHaveLength(2);
+    expect(lines(err).filter((line) => line.includes('incomplete'))).toEqual([
+      expect.stringMatching(/^shardgrad run: stdout\.log of rank 0 is incomplete: \w+: .*mkdir/),
+      expect.stringMatching(/^shardgrad run: stderr\.log of rank 0 is incomplete: \w+: .*mkdir/),
+      'shardgrad run: stdout.log of rank 1 is incomplete: ENOSPC: no space left on device, write',
+    ]);
   });
 
   test('output comes in whole lines, complete, stream by stream', async () => {

@@ -71,22 +71,33 @@ export class Terminal {
   }
 }
 
-/** A file of output. Written synchronously, so that it holds all there was when the launcher is killed. */
+/**
+ * A file of output. Written synchronously, so that it holds all there was when the launcher is killed. A full disk, or a folder that
+ * cannot be written, costs the log and not the job.
+ */
 export class LogFile {
-  private descriptor: number | null;
+  private descriptor: number | null = null;
 
-  constructor(path: string) {
-    mkdirSync(dirname(path), { recursive: true });
-    this.descriptor = openSync(path, 'w');
+  /** @param incomplete is told why the file does not hold everything, once */
+  constructor(
+    path: string,
+    private readonly incomplete: (reason: string) => void,
+  ) {
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      this.descriptor = openSync(path, 'w');
+    } catch (error) {
+      incomplete((error as Error).message);
+    }
   }
 
   write(chunk: Uint8Array): void {
     if (this.descriptor === null) return;
     try {
       writeFileSync(this.descriptor, chunk);
-    } catch {
-      // a full disk costs the log, not the job
+    } catch (error) {
       this.close();
+      this.incomplete((error as Error).message);
     }
   }
 

@@ -47,10 +47,14 @@ export class RankProcess {
     this.rank = rank;
     const child = spawn(program.file, program.args, { env, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
     this.child = child;
-    const out = new RankOutput(child.stdout, start.out, rank, logFolder === null ? null : new LogFile(join(logFolder, 'stdout.log')));
-    const err = new RankOutput(child.stderr, start.err, rank, logFolder === null ? null : new LogFile(join(logFolder, 'stderr.log')));
     const { pid } = child;
     if (pid !== undefined) keeper.add(pid);
+    const log = (name: string): LogFile | null => {
+      const incomplete = (why: string): unknown => start.err.write(`shardgrad run: ${name} of rank ${rank} is incomplete: ${why}\n`);
+      return logFolder === null ? null : new LogFile(join(logFolder, name), incomplete);
+    };
+    const out = new RankOutput(child.stdout, start.out, rank, log('stdout.log'));
+    const err = new RankOutput(child.stderr, start.err, rank, log('stderr.log'));
     let failure: string | null = null;
     this.exited = new Promise((resolve) => {
       const gone = (): void => {
