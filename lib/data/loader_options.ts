@@ -36,7 +36,8 @@ export interface DataLoaderOptions<S = unknown> {
   world?: number;
   /**
    * Fill the last common batch of an epoch up from its start, so that every rank gets equally many samples. False by default: every
-   * sample comes once an epoch, and where the last batch cannot be divided, ranks differ by one sample or go without.
+   * sample comes once an epoch, and where the last batch cannot be divided, ranks differ by one sample or go without: a rank may then
+   * have a step less than others, which training needs `dropLast`, `pad` or the `join` of DistributedDataParallel for.
    */
   pad?: boolean;
 }
