@@ -24,7 +24,8 @@ class FlightRecorder {
     bool failed;
   };
 
-  // Without a path, in plain memory. A file that exists is replaced.
+  // Without a path, in plain memory. A file that exists is replaced. One that cannot be made costs the file and not the
+  // job: the recorder stays in memory and says so.
   FlightRecorder(const std::string& path, int rank);
   ~FlightRecorder();
   FlightRecorder(const FlightRecorder&) = delete;

@@ -50,7 +50,11 @@ export function makeFlightFolder(folder: string, attempt: number): string | null
 }
 
 export function writeJobAddress(folder: string, address: JobAddress): void {
-  writeFileSync(join(folder, JOB_FILE), JSON.stringify(address), { mode: 0o600 });
+  try {
+    writeFileSync(join(folder, JOB_FILE), JSON.stringify(address), { mode: 0o600 });
+  } catch {
+    // a full disk: the recordings of this host can be shown all the same
+  }
 }
 
 /** Null when no launcher of ours wrote one. */
@@ -69,7 +73,9 @@ export function readJobAddress(folder: string): JobAddress | null {
 export function recorderOf(launch: RankLaunch, env: Environment): string {
   if (launch.worldSize === 1) return '';
   const given = env[FLIGHT_FOLDER];
-  const folder = given === undefined ? makeFlightFolder(flightFolder(launch.runId), launch.restartCount) : given;
+  // other launchers call all jobs "none" that were given no name
+  const run = launch.runId === 'none' ? `port_${launch.storePorts[0]}` : launch.runId;
+  const folder = given === undefined ? makeFlightFolder(flightFolder(run), launch.restartCount) : given;
   return folder ? flightFile(folder, launch.restartCount, launch.rank) : '';
 }
 
