@@ -152,11 +152,12 @@ export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.P
 /** A rank on each of two hosts; the link between them is cut where the plan says. */
 export async function runHosts(plan: FaultPlan, timeoutMs: number): Promise<Outcome> {
   const hosts = new TwoHosts();
+  const folder = mkdtempSync(join(tmpdir(), 'shardgrad-fault-'));
   const watched = new Watched();
   try {
     watched.onFault = () => hosts.cut();
     for (const rank of [0, 1]) {
-      watched.spawn(hosts.on(rank, [process.execPath, script, JSON.stringify({ ...plan, folder: '/tmp/checkpoints' })]), {
+      watched.spawn(hosts.on(rank, [process.execPath, script, JSON.stringify({ ...plan, folder })]), {
         MASTER_ADDR: hosts.addresses[0],
         MASTER_PORT: '29500',
         WORLD_SIZE: '2',
@@ -171,6 +172,7 @@ export async function runHosts(plan: FaultPlan, timeoutMs: number): Promise<Outc
   } finally {
     watched.kill();
     hosts.remove();
+    rmSync(folder, { recursive: true, force: true });
   }
 }
 

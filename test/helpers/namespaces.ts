@@ -1,5 +1,8 @@
-// Two hosts on one machine: network namespaces with a link between them, each with a /dev/shm and a /tmp of its own.
+// Two hosts on one machine: network namespaces with a link between them, each with a /dev/shm and a folder for temporary files of its own.
 import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 
 const ip = (...args: readonly string[]): void => void execFileSync('ip', args, { stdio: 'pipe' });
 
@@ -22,6 +25,7 @@ let made = 0;
 export class TwoHosts {
   readonly addresses = ['10.231.77.1', '10.231.77.2'] as const;
   private readonly names: readonly string[];
+  private readonly folder = mkdtempSync(join(tmpdir(), 'shardgrad-hosts-'));
 
   constructor() {
     const tag = `${process.pid}n${made++}`;
@@ -38,8 +42,9 @@ export class TwoHosts {
 
   /** The command line that runs a command on a host. */
   on(host: number, command: readonly string[]): [string, ...string[]] {
-    const mounts = 'mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs /tmp && exec "$@"';
-    return ['ip', 'netns', 'exec', this.names[host]!, 'sh', '-c', mounts, 'sh', ...command];
+    const own = join(this.folder, String(host));
+    mkdirSync(own, { recursive: true });
+    return ['ip', 'netns', 'exec', this.names[host]!, 'sh', '-c', 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', 'sh', 'env', `TMPDIR=${own}`, ...command];
   }
 
   cut(): void {
@@ -48,5 +53,6 @@ export class TwoHosts {
 
   remove(): void {
     for (const name of this.names) ip('netns', 'del', name);
+    rmSync(this.folder, { recursive: true, force: true });
   }
 }
