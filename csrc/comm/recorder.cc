@@ -87,8 +87,8 @@ FlightRecorder::Entry* FlightRecorder::entry(uint64_t number) const {
   return reinterpret_cast<Entry*>(static_cast<char*>(memory_) + kHeaderBytes) + (number - 1) % kEntries;
 }
 
-// The number goes first and comes last: the stream's thread, which may finish an entry that is lapped, leaves alone what
-// has another one.
+// The number goes first and comes last: the stream's thread, which may finish an entry that is lapped, leaves alone
+// what has another one.
 uint64_t FlightRecorder::enqueued(const std::string& group, const Signature& call) {
   const uint64_t number = ++header().next;
   Entry& e = *entry(number);
