@@ -31,7 +31,7 @@ describe('the recorder', () => {
       [1, 'world', 1, 'allReduce(float32, 10 elements, sum)', false],
       [2, 'world', 2, 'allReduce(bfloat16, 4 elements, max)', false],
       [3, 'world', 3, 'barrier', false],
-      [4, 'world', 4, 'allToAll(float32, 0 elements)', true],
+      [4, 'world', 4, 'allToAll(float32, 2 elements sent)', true],
     ]);
     expect(entries[0]!.where).toMatch(/^at test\/80-flight\.test\.ts:\d+:\d+$/);
     expect(entries[1]!.where).toBe('of gradient bucket 3');
@@ -132,6 +132,15 @@ process group world, ranks 0 1
   1  not called   failed      allReduce(int32, 1 elements, sum)
   rank 0: recv(float32, 1 elements, from rank 1): enqueued
 `);
+  });
+
+  test('ranks that send different amounts in an allToAll called the same', () => {
+    const sends = (n: number, more: Partial<RecordedCall> = {}): RecordedCall =>
+      call(1, { call: `allToAll(float32, ${n} elements sent)`, where: 'at moe.ts:1:1', ...more });
+    const text = showRecordings([rank(0, [sends(12, { done: 0 })]), rank(1, [sends(4)]), rank(2, [sends(12)])], { now });
+    expect(text.split('\n')[0]).toBe('world #1: rank 0 in allToAll(float32, 4 to 12 elements sent) at moe.ts:1:1 since 8.0 s');
+    expect(text).toContain('\n  1  in it 8.0 s  done 10.0 ms  done 10.0 ms  allToAll(float32, 4 to 12 elements sent) at moe.ts:1:1\n');
+    expect(showRecordings([rank(0, [sends(12)]), rank(1, [sends(12)])], { now })).toContain('  allToAll(float32, 12 elements sent) at moe.ts:1:1\n');
   });
 
   test('many ranks are listed by state, long stories by their end', () => {

@@ -203,7 +203,7 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
   expect_elements("allToAll", "the input", x, out.total);
   expect_elements("allToAll", "the output", y, in.total);
   const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
-  start(Collective::kAllToAll, x.dtype, 0, -1, {nullptr, 0}, {});
+  start(Collective::kAllToAll, x.dtype, out.total, -1, {nullptr, 0}, {});
   std::memcpy(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
   round(stream);
   int64_t largest = 0;

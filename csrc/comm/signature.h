@@ -41,8 +41,8 @@ struct Signature {
   Collective call;
   DType dtype;
   RankReduce reduce;
-  int32_t root;  // or the peer; -1: none
-  int64_t count;
+  int32_t root;          // or the peer; -1: none
+  int64_t count;         // of an all-to-all: what this rank sends
   uint64_t counts_hash;  // of the counts per rank
   double factor;
   char where[104];  // the caller's line ("at train.ts:12:5") or what is moved ("of gradient bucket 3"); may be empty

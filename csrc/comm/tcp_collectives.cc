@@ -250,7 +250,7 @@ void TcpGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
   expect_elements("allToAll", "the input", x, out.total);
   expect_elements("allToAll", "the output", y, in.total);
   const size_t each = dtype_size(x.dtype), me = size_t(rank());
-  start(Collective::kAllToAll, x.dtype, 0, -1, {nullptr, 0}, {}, &out, &in);
+  start(Collective::kAllToAll, x.dtype, out.total, -1, {nullptr, 0}, {}, &out, &in);
   for_peers([&](int p) {
     const size_t q = size_t(p);
     data_.send(p, bytes_of(x) + size_t(out.begin[q]) * each, size_t(out.count[q]) * each);

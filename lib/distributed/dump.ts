@@ -52,19 +52,30 @@ function textOf({ call, where }: RecordedCall): string {
   return where === '' ? call : `${call} ${where}`;
 }
 
+/** What each rank chooses for itself in an all-to-all. */
+const SENT = /\d+(?= elements sent)/;
+
+/** Of ranks that have called the same. */
+function textOfAll(calls: readonly RecordedCall[]): string {
+  const sent = calls.map(({ call }) => Number(SENT.exec(call)?.[0] ?? 0));
+  const [least, most] = [Math.min(...sent), Math.max(...sent)];
+  const text = textOf(calls[0]!);
+  return least === most ? text : text.replace(SENT, `${least} to ${most}`);
+}
+
 /** Collectives of a group in their order. Ranks that called different ones under a number have a row each. */
 function rowsOf(group: string, members: readonly RankRecording[]): Row[] {
-  const rows = new Map<string, Row>();
+  const rows = new Map<string, { sequence: number; calls: Map<number, RecordedCall> }>();
   for (const { rank, entries } of members) {
     for (const entry of entries) {
       if (entry.group !== group || entry.sequence === 0) continue;
-      const key = `${entry.sequence} ${textOf(entry)}`;
-      const row = rows.get(key) ?? { sequence: entry.sequence, call: textOf(entry), calls: new Map() };
+      const key = `${entry.sequence} ${textOf(entry).replace(SENT, '')}`;
+      const row = rows.get(key) ?? { sequence: entry.sequence, calls: new Map() };
       rows.set(key, row);
       row.calls.set(rank, entry);
     }
   }
-  return [...rows.values()].sort((a, b) => a.sequence - b.sequence);
+  return [...rows.values()].map((row) => ({ ...row, call: textOfAll([...row.calls.values()]) })).sort((a, b) => a.sequence - b.sequence);
 }
 
 function doneEverywhere(row: Row, members: readonly RankRecording[]): boolean {
@@ -84,7 +95,10 @@ function forgotten(sequence: number, entries: readonly RecordedCall[]): boolean 
 function standstill(group: string, rows: readonly Row[], members: readonly RankRecording[], now: number): string[] {
   const stuck = rows.find((row) => [...row.calls.values()].some((call) => call.started > 0 && call.done === 0));
   if (!stuck) return [];
-  const inside = members.filter(({ rank }) => (stuck.calls.get(rank)?.started ?? 0) > 0);
+  const inside = members.filter(({ rank }) => {
+    const call = stuck.calls.get(rank);
+    return call && call.started > 0 && call.done === 0;
+  });
   const since = Math.min(...inside.map(({ rank }) => stuck.calls.get(rank)!.started));
   const lines = [`${group} #${stuck.sequence}: ${some(inside)} in ${stuck.call} since ${age(now - since)}`];
   for (const other of rows.filter((row) => row.sequence === stuck.sequence && row !== stuck)) {
