@@ -1,10 +1,11 @@
 // What the flight recorder keeps, and how the recordings of all ranks are shown side by side.
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type RankRecording, showRecordings } from '../lib/distributed/dump.js';
+import { flightFile, flightFolder, makeFlightFolder, pruneFlights } from '../lib/distributed/flight.js';
 import { segmentName } from '../lib/distributed/segment_name.js';
 import { sharedWorld } from '../lib/distributed/transport.js';
 import * as sg from '../lib/index.js';
@@ -83,6 +84,58 @@ describe('the recorder', () => {
       expect(() => native.readRecorder(file)).toThrow(/is no recording of this version/);
     }
     expect(() => native.readRecorder(join(folder, 'absent'))).toThrow(/cannot open .*absent: No such file/);
+  });
+});
+
+describe('what is left of many runs', () => {
+  let flights: string;
+  beforeEach(() => {
+    vi.stubEnv('TMPDIR', mkdtempSync(join(folder, 'left-')));
+    flights = join(flightFolder('any'), '..');
+  });
+  afterEach(() => vi.unstubAllEnvs());
+  const HOUR = 3_600_000;
+  const leave = (run: string, age: number, bytes = 0): void => {
+    const attempt = join(makeFlightFolder(flightFolder(run), 0)!, 'attempt_0');
+    if (bytes > 0) {
+      writeFileSync(join(attempt, 'rank_0.flight'), '');
+      truncateSync(join(attempt, 'rank_0.flight'), bytes);
+    }
+    const at = new Date(Date.now() - age);
+    for (const path of [attempt, join(attempt, '..')]) utimesSync(path, at, at);
+  };
+  const left = (): string[] => readdirSync(flights).sort();
+
+  test('the newest 50 stay, for a week', async () => {
+    for (let i = 0; i < 60; i++) leave(`run${i}`, i * HOUR);
+    leave('of last week', 8 * 24 * HOUR);
+    await pruneFlights();
+    expect(left()).toEqual(Array.from({ length: 50 }, (_, i) => `run${i}`).sort());
+    leave('run7', 8 * 24 * HOUR);
+    await pruneFlights();
+    expect(left()).not.toContain('run7');
+  });
+
+  test('256 MiB of them stay, and the newest whatever its size', async () => {
+    leave('large', 3 * HOUR, 200 << 20);
+    leave('small', 2 * HOUR, 1 << 20);
+    leave('new', HOUR, 100 << 20);
+    await pruneFlights();
+    expect(left()).toEqual(['new', 'small']);
+    leave('huge', 0, 300 << 20);
+    await pruneFlights();
+    expect(left()).toEqual(['huge']);
+  });
+
+  test('a run that goes on stays', async () => {
+    leave('old', 9 * 24 * HOUR);
+    const recorder = flightFile(flightFolder('old'), 0, 0);
+    const world = sharedWorld(segmentName(), { rank: 0, size: 1, device: sg.device('cpu'), timeoutMs: 1000, recorder });
+    leave('old', 9 * 24 * HOUR);
+    leave('older', 10 * 24 * HOUR, 1000);
+    await pruneFlights();
+    expect(left()).toEqual(['old']);
+    await world.close();
   });
 });
 

@@ -1,11 +1,14 @@
 // Where the flight recorders of a job lie: a folder of the user's own for each run, with a file for each rank of each start. The
-// launcher makes it and takes it away when all went well; after a failure it stays for `shardgrad debug dump`.
+// launcher makes it and takes it away when all went well; after a failure it stays for `shardgrad debug dump`, until newer ones
+// take its place.
 import { lstatSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import type { Environment, RankLaunch } from './environment.js';
 
-/** Recordings of failed runs are kept so long. */
+/** Of the recordings of failed runs the newest are kept: so many runs, so many bytes in all, and so long. */
+const KEPT_RUNS = 50;
+const KEPT_BYTES = 256 * 2 ** 20;
 const KEPT_MS = 7 * 24 * 3600 * 1000;
 /** Set by our launcher for its ranks; empty where no folder could be made. */
 export const FLIGHT_FOLDER = 'SHARDGRAD_FLIGHT_DIR';
@@ -129,16 +132,63 @@ function removeIfEmpty(folder: string): void {
   }
 }
 
-/** Takes away what runs of long ago have left. */
-export function pruneFlights(): void {
-  for (const run of runsHere()) {
-    const folder = join(root(), run);
+interface Remains {
+  readonly folder: string;
+  /** Milliseconds of the wall clock. */
+  readonly newest: number;
+  readonly bytes: number;
+}
+
+function remainsOf(run: string): Remains | null {
+  const folder = join(root(), run);
+  const attempts = attemptsIn(folder);
+  try {
+    if (!lstatSync(folder).isDirectory()) return null;
+    const newest = Math.max(...[folder, ...attempts.map((n) => join(folder, `attempt_${n}`))].map((path) => lstatSync(path).mtimeMs));
+    const bytes = attempts.flatMap((n) => recordingsIn(folder, n)).reduce((sum, file) => sum + lstatSync(file).size, 0);
+    return { folder, newest, bytes };
+  } catch {
+    return null; // somebody else was faster
+  }
+}
+
+/** Takes away what runs have left, but for the newest ones and those that go on. */
+export async function pruneFlights(): Promise<void> {
+  const runs = runsHere()
+    .map(remainsOf)
+    .filter((run) => run !== null)
+    .sort((a, b) => b.newest - a.newest);
+  let bytes = 0;
+  for (const [i, run] of runs.entries()) {
+    bytes += run.bytes;
+    const kept = i === 0 || (i < KEPT_RUNS && bytes <= KEPT_BYTES);
+    if (kept && Date.now() - run.newest <= KEPT_MS) continue;
     try {
-      const info = lstatSync(folder);
-      if (info.isDirectory() && Date.now() - info.mtimeMs > KEPT_MS) rmSync(folder, { recursive: true, force: true });
+      if (!(await goesOn(run.folder))) rmSync(run.folder, { recursive: true, force: true });
     } catch {
-      // somebody else was faster
+      // somebody else removes it too
     }
+  }
+}
+
+/** Whether the process of a rank is there. */
+async function goesOn(folder: string): Promise<boolean> {
+  // the launcher mostly runs without the addon
+  const { native } = await import('../native.js');
+  return recordingsIn(folder, attemptsIn(folder).at(-1) ?? 0).some((file) => {
+    try {
+      return isAlive(native.readRecorder(file).process);
+    } catch {
+      return false; // of another version
+    }
+  });
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
 }
 

@@ -3,7 +3,7 @@ import { type Device, type DeviceLike, device as deviceNamed } from '../device.j
 import { DistributedError } from '../errors.js';
 import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environment.js';
 import { keepErrorFile } from './error_file.js';
-import { forgetRecording, recorderOf } from './flight.js';
+import { forgetRecording, pruneFlights, recorderOf } from './flight.js';
 import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
 import { segmentName } from './segment_name.js';
@@ -62,6 +62,7 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   if (!met.server) await met.store.will(leftKey(rank), '');
   const { transport, localAddr } = options;
   const recorder = recorderOf(launch, process.env);
+  if (!launch.storeRuns && launch.localRank === 0) await pruneFlights();
   const world = await joinWorld(launch, met.store, met.token, { rank, size, device, timeoutMs, recorder, transport, localAddr });
   return job(launch, device, world, met);
 }

@@ -3,7 +3,7 @@ import { parseArgs } from 'node:util';
 import { DistributedError, ShardgradError } from '../../errors.js';
 import type { Recording } from '../../native.js';
 import { type RankRecording, showRecordings } from '../dump.js';
-import { attemptsIn, flightFolder, type JobAddress, readJobAddress, recordingsIn, runsHere } from '../flight.js';
+import { attemptsIn, flightFolder, isAlive, type JobAddress, readJobAddress, recordingsIn, runsHere } from '../flight.js';
 import { Store } from '../store.js';
 import { UsageError } from './options.js';
 
@@ -84,14 +84,6 @@ export async function readAll(folder: string, attempt: number, complaints: strin
       return [];
     }
   });
-}
-
-function isAlive(process_: number): boolean {
-  try {
-    return process.kill(process_, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
-  }
 }
 
 async function askOthers(job: JobAddress, ranks: readonly number[], attempt: number, complaints: string[]): Promise<RankRecording[]> {

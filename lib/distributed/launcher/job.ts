@@ -41,7 +41,7 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
   const say = (line: string): unknown => terminals.err.write(`shardgrad run: ${line}\n`);
   const server = plan.bindAddress === null ? null : await hostStore(plan, plan.bindAddress, say);
   const keeper = new Keeper();
-  pruneFlights();
+  await pruneFlights();
   let store: Store | null = null;
   try {
     const giveUp = new AbortController();
