@@ -11,6 +11,7 @@ class ByName extends BaseSequencer {
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
+    globalSetup: 'test/helpers/temporary_folder.ts',
     pool: 'forks',
     maxWorkers: 2,
     sequence: { sequencer: ByName },

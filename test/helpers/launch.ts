@@ -32,11 +32,12 @@ export class Launched {
   readonly child: ChildProcess;
 
   constructor(folder: string, args: readonly string[], options: { env?: NodeJS.ProcessEnv; cwd?: string; command?: readonly string[] } = {}) {
+    const { PATH, HOME, TMPDIR } = process.env;
     const [file = process.execPath, ...before] = options.command ?? [process.execPath, join(folder, 'cli.mjs')];
     this.child = spawn(file, [...before, ...args], {
       cwd: options.cwd ?? folder,
-      // nothing of what surrounds the tests
-      env: { PATH: process.env['PATH'], HOME: process.env['HOME'], TEST_TAG: this.tag, TEST_LIB: join(folder, 'lib.mjs'), ...options.env },
+      // nothing else of what surrounds the tests
+      env: { PATH, HOME, TMPDIR, TEST_TAG: this.tag, TEST_LIB: join(folder, 'lib.mjs'), ...options.env },
     });
     this.child.stdout!.on('data', (chunk) => (this.out += chunk));
     this.child.stderr!.on('data', (chunk) => (this.err += chunk));
