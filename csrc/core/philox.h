@@ -4,6 +4,8 @@
 #pragma once
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace sg {
 
 struct PhiloxKey {
@@ -15,7 +17,7 @@ struct Philox4 {
   uint32_t v[4];
 };
 
-inline Philox4 philox(const PhiloxKey& key, uint64_t counter) {
+SG_HOST_DEVICE inline Philox4 philox(const PhiloxKey& key, uint64_t counter) {
   uint32_t c0 = uint32_t(counter), c1 = uint32_t(counter >> 32), c2 = key.stream[0], c3 = key.stream[1];
   uint32_t k0 = key.seed[0], k1 = key.seed[1];
   for (int round = 0; round < 10; round++) {
@@ -32,10 +34,12 @@ inline Philox4 philox(const PhiloxKey& key, uint64_t counter) {
 }
 
 // Element i takes word i % 4 of block i / 4.
-inline uint32_t philox_at(const PhiloxKey& key, uint64_t element) { return philox(key, element >> 2).v[element & 3]; }
+SG_HOST_DEVICE inline uint32_t philox_at(const PhiloxKey& key, uint64_t element) {
+  return philox(key, element >> 2).v[element & 3];
+}
 
 // [0, 1) with 24 bits; (0, 1] with 32 bits, for logarithms.
-inline float uniform01(uint32_t u) { return float(u >> 8) * 0x1p-24f; }
-inline double uniform01_open(uint32_t u) { return (double(u) + 1) * 0x1p-32; }
+SG_HOST_DEVICE inline float uniform01(uint32_t u) { return float(u >> 8) * 0x1p-24f; }
+SG_HOST_DEVICE inline double uniform01_open(uint32_t u) { return (double(u) + 1) * 0x1p-32; }
 
 }  // namespace sg
