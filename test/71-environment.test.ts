@@ -1,6 +1,7 @@
 // Who started this process: one example of the environment of every launcher, and mixes of them.
 import { expect, describe as group, test } from 'vitest';
 import { detectLaunch, detectNode, type Environment, type RankLaunch } from '../lib/distributed/environment.js';
+import { meet } from '../lib/distributed/rendezvous.js';
 import { expandCounts, expandHosts } from '../lib/distributed/slurm.js';
 import { DistributedError } from '../lib/errors.js';
 
@@ -156,11 +157,11 @@ group('one launcher', () => {
     expect(() => detectLaunch({ PMI_RANK: '1' })).toThrow('PMI_SIZE is missing in the environment, though PMI_RANK is set');
   });
 
-  test('PyTorchJob: a rank is a pod', () => {
+  test('RANK and WORLD_SIZE alone, as PyTorchJob sets them: a rank is a pod', () => {
     const env = { RANK: '1', WORLD_SIZE: '3', MASTER_ADDR: 'job-master-0', MASTER_PORT: '23456' };
-    expect(rankOf(env)).toMatchObject({ launcher: 'PyTorchJob', rank: 1, worldSize: 3, localWorldSize: 1, nodeRank: 1, nnodes: 3, masterPort: 23456 });
+    expect(rankOf(env)).toMatchObject({ launcher: 'RANK and WORLD_SIZE', rank: 1, worldSize: 3, localWorldSize: 1, nodeRank: 1, nnodes: 3, masterPort: 23456 });
     expect(detectNode(env)).toMatchObject({
-      launcher: 'PyTorchJob',
+      launcher: 'RANK and WORLD_SIZE',
       nodeRank: 1,
       nnodes: 3,
       nprocPerNode: null,
@@ -214,11 +215,22 @@ group('one launcher', () => {
 
   test('by hand', () => {
     expect(rankOf({ RANK: '3', WORLD_SIZE: '4', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '2', MASTER_ADDR: 'a' })).toMatchObject({
-      launcher: 'environment',
+      launcher: 'RANK and WORLD_SIZE',
       rank: 3,
       nodeRank: 1,
       nnodes: 2,
     });
+    expect(detectNode({ RANK: '3', WORLD_SIZE: '4', LOCAL_RANK: '1', LOCAL_WORLD_SIZE: '2', MASTER_ADDR: 'a' })).toMatchObject({ launcher: 'none', nnodes: 1 });
+    expect(() => detectLaunch({ RANK: '4', WORLD_SIZE: '4', MASTER_ADDR: 'a' })).toThrow(/^RANK and WORLD_SIZE: rank 4 is not below world size 4$/);
+  });
+
+  test('without a token, whoever set the ranks is named, and what to do under any of them', async () => {
+    const missing = async (env: Environment): Promise<string> => ((await meet(rankOf(env), env).catch((error: Error) => error)) as Error).message;
+    const remedy = "the job's token is missing; give every host the same one in SHARDGRAD_TOKEN, or to shardgrad run by --token-file";
+    expect(await missing({ RANK: '1', WORLD_SIZE: '2', MASTER_ADDR: 'a' })).toBe(
+      `dist.init by RANK and WORLD_SIZE, as torchrun or PyTorchJob set them: ${remedy}`,
+    );
+    expect(await missing(slurm)).toBe(`dist.init under Slurm: ${remedy}`);
   });
 });
 
@@ -253,9 +265,9 @@ group('several launchers', () => {
     };
     const text = error({ ...slurm, RANK: '0', WORLD_SIZE: '2', MASTER_ADDR: 'a' });
     expect(text.split('\n').slice(1)).toEqual([
-      '  launcher    rank  of  local  node  of  from',
-      expect.stringMatching(/^ {2}Slurm {7}3 {5}5 {3}1 {6}1 {5}2 {3}SLURM_STEP_ID=0 SLURM_PROCID=3 SLURM_STEP_NUM_TASKS=5 /),
-      '  PyTorchJob  0     2   0      0     2   RANK=0 WORLD_SIZE=2',
+      '  launcher             rank  of  local  node  of  from',
+      expect.stringMatching(/^ {2}Slurm {16}3 {5}5 {3}1 {6}1 {5}2 {3}SLURM_STEP_ID=0 SLURM_PROCID=3 SLURM_STEP_NUM_TASKS=5 /),
+      '  RANK and WORLD_SIZE  0     2   0      0     2   RANK=0 WORLD_SIZE=2',
     ]);
     expect(error({ ...torchrun, SHARDGRAD_STORE_PORT: '1' })).toContain('shardgrad');
     expect(error({ ...openMpi, ...slurm })).toContain('OMPI_COMM_WORLD_RANK=3');

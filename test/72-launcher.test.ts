@@ -181,7 +181,7 @@ group('one host', { timeout: 20_000 }, () => {
     expect(lines((await run(['--nproc-per-node', '1', '--standalone', rankScript, 'print'], { env })).out).length).toBe(1);
     const mixed = await run([rankScript, 'print'], { env: { ...env, RANK: '1', WORLD_SIZE: '2' } });
     expect(mixed.code).toBe(1);
-    expect(mixed.err).toContain('  launcher    rank  of  local  node  of  from\n');
+    expect(mixed.err).toContain('  launcher             rank  of  local  node  of  from\n');
   });
 });
 
@@ -391,7 +391,9 @@ group('the command line', { timeout: 20_000 }, () => {
 
   test('several hosts need a token', async () => {
     const { code, err } = await finish(launch(['run', '--nnodes', '2', '--node-rank', '1', '--master-addr', '127.0.0.1', 'x']));
-    expect(err).toBe("shardgrad run: 2 hosts: the job's token is missing; give every host the same one in SHARDGRAD_TOKEN or by --token-file\n");
+    expect(err).toBe(
+      "shardgrad run: 2 hosts: the job's token is missing; give every host the same one in SHARDGRAD_TOKEN, or to shardgrad run by --token-file\n",
+    );
     expect(code).toBe(1);
   });
 

@@ -77,7 +77,7 @@ const UNMARKED = [openMpi, mpich, slurm, plain, kubernetes, kubeflow];
 
 /**
  * Finds out how this process was started: by `shardgrad run`, torchrun, Open MPI, MPICH, Slurm's srun, Kubernetes (PET_* of Kubeflow,
- * PyTorchJob, indexed jobs), or alone.
+ * indexed jobs), whoever sets RANK and WORLD_SIZE (PyTorchJob, a script), or alone.
  * @param env `process.env`, or an object like it
  * @param explicit wins over the environment; rank and worldSize go together
  * @returns the rank, or a node whose ranks `shardgrad run` must start
@@ -101,8 +101,7 @@ export function detectLaunch(env: Environment, explicit: ExplicitLaunch = {}): R
   if (found.some((one) => one.rank !== found[0]!.rank || one.worldSize !== found[0]!.worldSize)) throw refusal(found);
   const node = found.find(({ nprocPerNode }) => nprocPerNode !== null && nprocPerNode !== 1);
   if (!node) return finish(merge(found), env, explicit);
-  const rankLevel = found.find(({ launcher }) => launcher !== 'Kubeflow' && launcher !== 'PyTorchJob' && launcher !== 'Kubernetes');
-  if (rankLevel) throw refusal(found);
+  if (!found.every(({ ofPod }) => ofPod)) throw refusal(found);
   return asNode(node, env);
 }
 
@@ -114,7 +113,7 @@ export function detectNode(env: Environment): NodeLaunch {
   const alone: NodeLaunch = { level: 'node', launcher: 'none', nodeRank: 0, nnodes: 1, nprocPerNode: null, masterAddr: null, masterPort: null, runId: null };
   // inside a rank: what it starts is a job of its own
   if (sightings(MARKED, env).length > 0) return alone;
-  const found = withoutOuter(sightings(UNMARKED, env)).filter(({ launcher }) => launcher !== 'environment');
+  const found = withoutOuter(sightings(UNMARKED, env)).filter(({ launcher, ofPod }) => ofPod || launcher !== 'RANK and WORLD_SIZE');
   const crowded = found.find(({ localWorldSize }) => localWorldSize > 1);
   if (crowded) {
     throw new DistributedError(
@@ -153,7 +152,7 @@ function merge(found: readonly Sighting[]): Sighting {
 function asGiven({ rank = 0, worldSize = 1, localRank = 0, localWorldSize = 1 }: ExplicitLaunch): Sighting {
   const nnodes = Math.ceil(worldSize / Math.max(1, localWorldSize));
   const nodeRank = Math.floor(rank / Math.max(1, localWorldSize));
-  const unknown = { masterAddr: null, masterPort: null, runId: null, restartCount: 0, nprocPerNode: null, seen: [] };
+  const unknown = { masterAddr: null, masterPort: null, runId: null, restartCount: 0, ofPod: false, nprocPerNode: null, seen: [] };
   return { launcher: 'none', rank, worldSize, localRank, localWorldSize, nodeRank, nnodes, ...unknown };
 }
 

@@ -5,7 +5,8 @@ import { expandCounts, expandHosts } from './slurm.js';
 
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-export type LauncherName = 'shardgrad' | 'torchrun' | 'Open MPI' | 'MPICH' | 'Slurm' | 'environment' | 'PyTorchJob' | 'Kubernetes' | 'Kubeflow' | 'none';
+/** Who started the ranks; where only RANK and WORLD_SIZE say it, nobody knows who set them. */
+export type LauncherName = 'shardgrad' | 'torchrun' | 'Open MPI' | 'MPICH' | 'Slurm' | 'RANK and WORLD_SIZE' | 'Kubernetes' | 'Kubeflow' | 'none';
 
 /** How many ranks to start on a node: a number, or by the cores or GPUs it has. */
 export type RankCount = number | 'auto' | 'cpu' | 'gpu';
@@ -25,6 +26,8 @@ export interface Sighting {
   readonly masterPort: number | null;
   readonly runId: string | null;
   readonly restartCount: number;
+  /** One process a pod, which is a rank unless it is to start several. */
+  readonly ofPod: boolean;
   /** Set when the process stands for a node, on which this many ranks are to be started. */
   readonly nprocPerNode: RankCount | null;
 }
@@ -68,7 +71,8 @@ class Reader {
   }
 }
 
-const nothing = { masterAddr: null, masterPort: null, runId: null, restartCount: 0, nprocPerNode: null } as const;
+const nothing = { masterAddr: null, masterPort: null, runId: null, restartCount: 0, ofPod: false, nprocPerNode: null } as const;
+const pod = { ...nothing, localRank: 0, localWorldSize: 1, ofPod: true } as const;
 
 /** The variables that torchrun and our own launcher give every rank. */
 function perRank(reader: Reader, launcher: LauncherName, because: string): Omit<Sighting, 'seen'> {
@@ -172,8 +176,9 @@ export function plain(env: Environment): Sighting | null {
   const worldSize = reader.integer('WORLD_SIZE');
   if (rank === null || (worldSize === null && reader.text('LOCAL_RANK') === null && env['JOB_COMPLETION_INDEX'])) return null;
   if (worldSize === null) throw new DistributedError('WORLD_SIZE is missing in the environment, though RANK is set');
-  if (reader.text('LOCAL_RANK') !== null) return { ...perRank(reader, 'environment', 'RANK is set'), seen: reader.seen };
-  return { ...nothing, launcher: 'PyTorchJob', rank, worldSize, localRank: 0, localWorldSize: 1, nodeRank: rank, nnodes: worldSize, seen: reader.seen };
+  const launcher = 'RANK and WORLD_SIZE';
+  if (reader.text('LOCAL_RANK') !== null) return { ...perRank(reader, launcher, 'RANK is set'), seen: reader.seen };
+  return { ...pod, launcher, rank, worldSize, nodeRank: rank, nnodes: worldSize, seen: reader.seen };
 }
 
 /** An indexed job of Kubernetes: one process a pod. It is not told how many pods there are. */
@@ -182,7 +187,7 @@ export function kubernetes(env: Environment): Sighting | null {
   const rank = reader.integer('JOB_COMPLETION_INDEX');
   if (rank === null || env['RANK']) return null;
   const worldSize = reader.integer('WORLD_SIZE');
-  return { ...nothing, launcher: 'Kubernetes', rank, worldSize, localRank: 0, localWorldSize: 1, nodeRank: rank, nnodes: worldSize, seen: reader.seen };
+  return { ...pod, launcher: 'Kubernetes', rank, worldSize, nodeRank: rank, nnodes: worldSize, seen: reader.seen };
 }
 
 /** PET_* are torchrun's options as variables. Kubeflow gives them to a pod, which is a node. */
@@ -196,17 +201,15 @@ export function kubeflow(env: Environment): Sighting | null {
   if (nodeRank === null) throw new DistributedError('PET_NODE_RANK is missing in the environment, though PET_NNODES is set');
   const endpoint = /^(.+):(\d{1,5})$/.exec(reader.text('PET_RDZV_ENDPOINT') ?? '');
   return {
+    ...pod,
     launcher: 'Kubeflow',
     rank: nodeRank,
     worldSize: nnodes,
-    localRank: 0,
-    localWorldSize: 1,
     nodeRank,
     nnodes,
     masterAddr: reader.text('PET_MASTER_ADDR') ?? endpoint?.[1] ?? null,
     masterPort: reader.integer('PET_MASTER_PORT') ?? (endpoint ? Number(endpoint[2]) : null),
     runId: reader.text('PET_RDZV_ID'),
-    restartCount: 0,
     nprocPerNode: count === null ? 1 : parseRankCount(count, 'PET_NPROC_PER_NODE in the environment'),
     seen: reader.seen,
   };

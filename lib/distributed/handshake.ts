@@ -28,7 +28,7 @@ export interface SessionKeys {
 export function checkToken(token: string | undefined, where: string): string {
   if (typeof token === 'string' && token.length >= MIN_TOKEN) return token;
   throw new DistributedError(
-    `${where}: the job's token ${token ? `has ${token.length} characters, at least ${MIN_TOKEN} are needed` : 'is missing'}; give every host the same one in SHARDGRAD_TOKEN or by --token-file`,
+    `${where}: the job's token ${token ? `has ${token.length} characters, at least ${MIN_TOKEN} are needed` : 'is missing'}; give every host the same one in SHARDGRAD_TOKEN, or to shardgrad run by --token-file`,
   );
 }
 

@@ -22,11 +22,16 @@ export interface Rendezvous {
  * @throws DistributedError when there is no token, no port is free, or the store does not answer in time
  */
 export async function meet(launch: RankLaunch, env: Environment, options: { timeoutMs?: number } = {}): Promise<Rendezvous> {
-  const token = checkToken(env['SHARDGRAD_TOKEN'], launch.launcher === 'none' ? 'dist.init' : `dist.init under ${launch.launcher}`);
+  const token = checkToken(env['SHARDGRAD_TOKEN'], `dist.init${startedBy(launch)}`);
   const server = launch.storeRuns || launch.rank > 0 ? null : await serve(launch, token);
   const host = server?.host ?? launch.masterAddr;
   const root = await Store.connect({ host, port: server?.port ?? launch.storePorts, token, ...options });
   return { store: keysOf(root, launch.runId, launch.restartCount), token, server };
+}
+
+function startedBy({ launcher }: RankLaunch): string {
+  if (launcher === 'none') return '';
+  return launcher === 'RANK and WORLD_SIZE' ? ` by ${launcher}, as torchrun or PyTorchJob set them` : ` under ${launcher}`;
 }
 
 /** The part of the store that belongs to one start of a job. */
