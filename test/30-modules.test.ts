@@ -67,6 +67,46 @@ test('summary: the tree, each parameter counted once', () => {
   ]);
 });
 
+describe('running statistics of batch normalisation', () => {
+  const batch = (dtype: sg.DType): Tensor =>
+    sg.tensor(
+      [
+        [1, 2],
+        [3, 5],
+        [8, 13],
+      ],
+      { dtype },
+    );
+  // as PyTorch 2.13 prints them
+  test.each([
+    ['float64', [0.4, 0.6666666666666667], [2.2, 4.133333333333334]],
+    ['bfloat16', [0.400390625, 0.66796875], [2.203125, 4.125]],
+  ] as const)('have the dtype of the parameters: %s', (dtype, mean, variance) => {
+    const norm = new nn.BatchNorm1d(2, { dtype });
+    expect([norm.running_mean!.dtype, norm.running_var!.dtype, norm.num_batches_tracked!.dtype]).toEqual([dtype, dtype, 'int64']);
+    norm.forward(batch(dtype));
+    const close = (t: Tensor, expected: readonly number[]): void =>
+      (t.toArraySync() as number[]).forEach((x, i) => expect(Math.abs(x - expected[i]!)).toBeLessThan(1e-14));
+    close(norm.running_mean!, mean);
+    close(norm.running_var!, variance);
+    norm.eval();
+    expect(norm.forward(batch(dtype)).dtype).toBe(dtype);
+  });
+  test('take values of another dtype from a state dict', () => {
+    const trained = new nn.BatchNorm1d(2);
+    trained.forward(batch('float32'));
+    const wide = new nn.BatchNorm2d(2, { dtype: 'float64' });
+    wide.loadStateDict(trained.stateDict());
+    expect(wide.running_var!.dtype).toBe('float64');
+    expect(wide.running_var!.toArraySync()).toEqual(trained.running_var!.toArraySync());
+    expect(wide.num_batches_tracked!.itemSync()).toBe(1);
+    const back = new nn.BatchNorm1d(2);
+    back.loadStateDict(wide.stateDict());
+    expect(back.running_var!.dtype).toBe('float32');
+    expect(back.running_var!.toArraySync()).toEqual(trained.running_var!.toArraySync());
+  });
+});
+
 describe('options given as null are the defaults', () => {
   const x = sg.ones([2, 3, 4]);
   const none = null as never;

@@ -86,7 +86,7 @@ for (const [dtype, bound] of [
       expectClose(sum, expected.parameters, bound, 'parameters');
       for (const r of results) {
         expect(r.buffers).toEqual(results[0]!.buffers);
-        expectClose(r.buffers, expected.buffers, Math.max(bound, 1e-6), 'running statistics');
+        expectClose(r.buffers, expected.buffers, bound, 'running statistics');
       }
     }
   });
@@ -217,4 +217,23 @@ test('memory stays flat', async () => {
     }
     expect(Math.max(...live.slice(2))).toBeLessThanOrEqual(live[2]!);
   });
+});
+
+test('running statistics have the dtype that was asked for, and move as those of one process', async () => {
+  for (const [dtype, bound] of [
+    ['float64', 1e-14],
+    ['bfloat16', 1e-2],
+  ] as const) {
+    for (const momentum of [0.1, null]) {
+      const alone = new nn.BatchNorm1d(C, { dtype, momentum });
+      alone.forward(input(0, [8, C], dtype, 'cpu'));
+      const results = await simulate(2, async ({ rank, device, world }) => {
+        const norm = new SyncBatchNorm(C, { group: world, dtype, momentum, device: device.toString() });
+        norm.forward(input(0, [4, C], dtype, device, 4 * rank));
+        expect(norm.buffers().map((b) => b.dtype)).toEqual([dtype, dtype, 'int64']);
+        return flatten(norm.buffers());
+      });
+      expectEqual(results, await flatten(alone.buffers()), bound);
+    }
+  }
 });

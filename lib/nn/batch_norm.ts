@@ -1,4 +1,5 @@
-// Batch normalisation. Statistics are kept in float32 (float64 for float64), whatever the activations' dtype.
+// Batch normalisation. A batch's own statistics are computed in float32 (float64 for float64), whatever the activations' dtype; the running
+// ones have the dtype of the parameters, as in PyTorch.
 
 import { noGrad } from '../autograd/modes.js';
 import { ones, tensor, zeros } from '../create.js';
@@ -41,10 +42,10 @@ export abstract class BatchNorm extends Module {
     this.momentum = options.momentum === null ? null : checkNumber(options.momentum ?? 0.1, 'momentum', this.constructor.name, 0, 1);
     [this.weight, this.bias] = learned([numFeatures], options);
     const track = options.trackRunningStats ?? true;
-    const where = { device: options.device };
-    this.registerBuffer('running_mean', track ? zeros([numFeatures], where) : null);
-    this.registerBuffer('running_var', track ? ones([numFeatures], where) : null);
-    this.registerBuffer('num_batches_tracked', track ? tensor(0n, where) : null);
+    const { dtype, device } = options;
+    this.registerBuffer('running_mean', track ? zeros([numFeatures], { dtype, device }) : null);
+    this.registerBuffer('running_var', track ? ones([numFeatures], { dtype, device }) : null);
+    this.registerBuffer('num_batches_tracked', track ? tensor(0n, { device }) : null);
   }
   override forward(x: Tensor): Tensor {
     checkTensor(x, this.constructor.name);
