@@ -27,6 +27,8 @@ export class Storage {
   epoch = 0;
   /** Made in inferenceMode: may not enter a graph. */
   inference = false;
+  /** Views of it have other owners than the whole, and none of them gives back more than itself: gradients in a bucket. */
+  divided = false;
   /** What it holds, for memory reports. */
   kind: StorageKind = 'temporary';
   /** Where it was made, when checkLeaks() or SHARDGRAD_DEBUG asked for it. */
@@ -69,6 +71,14 @@ export class Storage {
     this.version++;
     this.writer = op;
   }
+}
+
+/** What a view of a divided storage has left when it is disposed of; a graph that saved the view finds it changed. */
+export function nothingOf(whole: Storage): Storage {
+  const nothing = new Storage(DEAD, whole.device, 0, null);
+  nothing.version = whole.version;
+  nothing.wrote('dispose');
+  return nothing;
 }
 
 export class Scope {

@@ -11,7 +11,7 @@ import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
 import { contiguousStrides, isContiguous, numel, type Shape, showShape } from './shape.js';
-import { META, requireAlive, type Storage, takeOut } from './storage.js';
+import { META, nothingOf, requireAlive, type Storage, takeOut } from './storage.js';
 
 export type GradHook = (grad: Tensor) => Tensor | undefined | void;
 /** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
@@ -140,9 +140,13 @@ export class Tensor {
     };
   }
 
-  /** Gives the memory back now. Views share it and end with it; a graph that saved the contents keeps them until backward. */
+  /**
+   * Gives the memory back now. Views share it and end with it; a graph that saved the contents keeps them until backward. A gradient of
+   * data parallelism, which lies in a bucket with others, ends alone: the bucket is used again.
+   */
   dispose(): void {
-    this.storage.release(null);
+    if (this.isView && this.storage.divided) Object.assign(this, { storage: nothingOf(this.storage) });
+    else this.storage.release(null);
   }
   [Symbol.dispose](): void {
     this.dispose();

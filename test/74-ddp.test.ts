@@ -374,6 +374,35 @@ test('gradients stay views of their bucket, and memory stays flat', async () => 
   });
 });
 
+test('a gradient that is disposed of lets go of itself, and not of the bucket it lies in', async () => {
+  const results = await simulate(2, async (of) => {
+    const ddp = new DistributedDataParallel(make(of.device, 1), { group: of.world });
+    const opt = sgd(ddp.parameters());
+    const x = part(of);
+    for (let s = 0; s < 4; s++) {
+      lossOf(ddp.forward(x), x).backward();
+      opt.step();
+      const [first, ...others] = ddp.parameters().filter((p) => p.grad !== null);
+      const gradient = first!.grad!;
+      gradient.dispose();
+      expect(gradient.disposed).toBe(true);
+      expect(others.every((p) => !p.grad!.disposed)).toBe(true);
+      first!.grad = null;
+      if (s === 2) for (const p of others) p.grad![Symbol.dispose]();
+      for (const p of others) p.grad = null;
+    }
+    // as in one process: what was disposed of and stays in its place is an error, not a gradient that adds up
+    lossOf(ddp.forward(x), x).backward();
+    const [p] = ddp.parameters();
+    p!.grad!.dispose();
+    expect(() => opt.step()).toThrow(sg.DisposedError);
+    p!.grad = null;
+    ddp.zeroGrad();
+    return flatten(ddp.parameters());
+  });
+  expectEqual(results, await alone(sgd, 4));
+});
+
 test('wrong options', async () => {
   await simulate(1, ({ world, device }) => {
     const model = make(device, 1);

@@ -59,7 +59,7 @@ export class Bucket<P extends NamedParameter = NamedParameter> implements Gradie
     // each gradient begins at a cache line
     const room = (p: P): number => Math.ceil(p.parameter.nbytes / 64) * (64 / dtypeSize[dtype]);
     this.buffer = ensemble.sharedZeros([parameters.reduce((n, p) => n + room(p), 0)], dtype).keep();
-    this.buffer.storage.kind = 'gradient';
+    Object.assign(this.buffer.storage, { kind: 'gradient', divided: true });
     let at = 0;
     for (const p of parameters) {
       this.views.set(p, reshape(narrow(this.buffer, 0, at, p.parameter.numel), p.parameter.shape));
@@ -101,8 +101,8 @@ export class Bucket<P extends NamedParameter = NamedParameter> implements Gradie
       else zero_(view);
     });
     if (grad && !grad.isView) grad.dispose();
-    view.absent = null;
-    p.parameter.grad = view;
+    // a tensor of its own, which may be disposed of
+    p.parameter.grad = view.detach();
   }
 
   /** Starts the reduction. */
