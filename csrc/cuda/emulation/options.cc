@@ -1,0 +1,55 @@
+// Reading the environment. A value that makes no sense is named and ignored: the emulator is a tool of tests, whose
+// results would mislead if a typing error silently meant something else.
+#include "options.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace sg::emulation {
+
+static uint64_t number(const char* name, uint64_t otherwise, uint64_t largest) {
+  const char* text = getenv(name);
+  if (!text || !*text) return otherwise;
+  char* end;
+  const unsigned long long value = strtoull(text, &end, 10);
+  if (*end || *text == '-' || value > largest) {
+    fprintf(stderr, "CUDA emulation: %s=%s is not a number up to %llu and was ignored\n", name, text,
+            static_cast<unsigned long long>(largest));
+    return otherwise;
+  }
+  return value;
+}
+
+static Options read() {
+  Options o{};
+  const char* schedule = getenv("SHARDGRAD_EMULATION_SCHEDULE");
+  if (!schedule || !*schedule || !strcmp(schedule, "order")) o.schedule = Schedule::InOrder;
+  else if (!strcmp(schedule, "reverse")) o.schedule = Schedule::Reverse;
+  else {
+    o.schedule = Schedule::Random;
+    o.seed = number("SHARDGRAD_EMULATION_SCHEDULE", 1, UINT64_MAX);
+  }
+  o.preempt = uint32_t(number("SHARDGRAD_EMULATION_PREEMPT", 0, UINT32_MAX));
+  o.lazy = number("SHARDGRAD_EMULATION_LAZY", 1, 1);
+  o.abort_on_report = number("SHARDGRAD_EMULATION_ABORT", 0, 1);
+  o.devices = int(number("SHARDGRAD_EMULATED_GPUS", 2, 16));
+  o.device_bytes = number("SHARDGRAD_EMULATED_GPU_BYTES", 4ull << 30, 16ull << 30);
+  return o;
+}
+
+Options& options() {
+  static Options o = read();
+  return o;
+}
+
+// xorshift64
+uint32_t random_number() {
+  static uint64_t state = options().seed * 0x9E3779B97F4A7C15u + 88172645463325252u;
+  state ^= state << 13;
+  state ^= state >> 7;
+  state ^= state << 17;
+  return uint32_t(state >> 16);
+}
+
+}  // namespace sg::emulation
