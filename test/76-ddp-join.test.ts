@@ -157,6 +157,79 @@ test('no rank has a batch', async () => {
   expectEqual(await simulate(2, (of) => train(of, plan)), await alone(2, plan));
 });
 
+/** Each rank's forward counts in a digit of its own. */
+class Digits extends nn.Module {
+  last: sg.nn.Linear;
+  declare seen: sg.Tensor;
+  constructor(
+    private readonly rank: number,
+    device: string,
+  ) {
+    super();
+    this.last = new nn.Linear(WIDTH, WIDTH, { device, dtype: 'float64' });
+    this.registerBuffer('seen', sg.zeros([], { device }));
+  }
+  override forward(x: sg.Tensor): sg.Tensor {
+    sg.noGrad(() => this.seen.add_(10 ** this.rank));
+    return this.last.forward(x);
+  }
+}
+
+/** After each forward of an epoch, and after the epoch. */
+type Seen = [number[], number];
+
+// as PyTorch 2.13 counts: the buffers are those of the highest rank that has a batch, and at the end of the highest that was there last
+test.each<{ epochs: number[][]; broadcastBuffers?: boolean; seen: Seen[][] }>([
+  { epochs: [[3, 1, 2]], seen: [[[[1, 101, 102], 102]], [[[10], 102]], [[[100, 200], 102]]] },
+  { epochs: [[2, 2, 2]], seen: [[[[1, 101], 200]], [[[10, 110], 200]], [[[100, 200], 200]]] },
+  { epochs: [[0, 1, 0]], seen: [[[[], 10]], [[[10], 10]], [[[], 10]]] },
+  {
+    epochs: [
+      [1, 3, 3],
+      [2, 2, 1],
+    ],
+    seen: [
+      [
+        [[1], 300],
+        [[301, 311], 320],
+      ],
+      [
+        [[10, 110, 210], 300],
+        [[310, 320], 320],
+      ],
+      [
+        [[100, 200, 300], 300],
+        [[400], 320],
+      ],
+    ],
+  },
+  { epochs: [[3, 1, 2]], broadcastBuffers: false, seen: [[[[1, 2, 3], 3]], [[[10], 10]], [[[100, 200], 200]]] },
+  { epochs: [[2, 2, 2]], broadcastBuffers: false, seen: [[[[1, 2], 2]], [[[10, 20], 20]], [[[100, 200], 200]]] },
+])('buffers that differ between ranks: $epochs, broadcast: $broadcastBuffers', async ({ epochs, broadcastBuffers, seen }) => {
+  const results = await simulate(3, async (of) => {
+    const ddp = new DistributedDataParallel(new Digits(of.rank, of.device.toString()), { group: of.world, broadcastBuffers });
+    const count = (): Promise<number> => ddp.module.seen.item();
+    const all: Seen[] = [];
+    for (const counts of epochs) {
+      const during: number[] = [];
+      const batches = Array.from({ length: counts[of.rank]! }, (_, step) => batchOf(of.rank, step, of.device));
+      for await (const x of ddp.join(batches)) {
+        sg.mseLoss(ddp.forward(x), x).backward();
+        ddp.zeroGrad();
+        during.push(await count());
+      }
+      all.push([during, await count()]);
+    }
+    // outside of a join they are those of rank 0
+    const x = batchOf(of.rank, 0, of.device);
+    sg.noGrad(() => ddp.module.seen.fill_(of.rank));
+    sg.mseLoss(ddp.forward(x), x).backward();
+    expect(await count()).toBe((broadcastBuffers === false ? of.rank : 0) + 10 ** of.rank);
+    return all;
+  });
+  expect(results).toEqual(seen);
+});
+
 test('asynchronous loaders, and an error in the loop', async () => {
   const results = await simulate(2, async (of) => {
     const ddp = new DistributedDataParallel(new Model(of.device.toString()), { group: of.world });

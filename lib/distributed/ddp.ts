@@ -44,7 +44,7 @@ export interface DataParallelOptions {
    * registration: for graphs that depend on the data.
    */
   rebuildBuckets?: boolean;
-  /** Rank 0's buffers replace the others' at every training forward; on by default. */
+  /** Rank 0's buffers replace the others' at every training forward, inside `join` those of the highest rank that has a batch; on by default. */
   broadcastBuffers?: boolean;
   /**
    * Forwards may leave parameters out. One that some rank used counts as zeros on the others; one that no rank used gets no update:
@@ -146,7 +146,8 @@ export class DistributedDataParallel<M extends Module> extends Module {
    * ```
    *
    * A rank that has no batch left takes part in what the others reduce, with zeros, until all have ended; then it takes over their model,
-   * and the states it is given. Every rank calls this at the same point, also one without any batch, and leaves the loop together with
+   * and the states it is given. On all ranks the buffers, unless `broadcastBuffers` is off, become those of the highest rank that was there
+   * to the end, as in PyTorch. Every rank calls this at the same point, also one without any batch, and leaves the loop together with
    * the others: end the loader, rather than `break`. A micro-batch inside `noSync` counts as a step; gradients that a rank has put off
    * when its data end are lost.
    * @throws DistributedError with `throwOnEarlyEnd`: "rank 3 ended its data at step 118, ranks 0, 1, 2 went on"
@@ -158,7 +159,8 @@ export class DistributedDataParallel<M extends Module> extends Module {
     }
     const shared = this.options.hook?.shared;
     const joined = {
-      tensors: () => [...this.module.parameters(), ...this.buffers()],
+      parameters: () => this.module.parameters(),
+      buffers: () => (this.options.broadcastBuffers === false ? [] : this.buffers()),
       states: shared ? [reducer, shared] : [reducer],
       divideByActive: (on: boolean) => {
         reducer.divideByActive = on;

@@ -30,6 +30,8 @@ const ensembles = new WeakMap<ProcessGroup, Ensemble>();
 export class Ensemble {
   /** Ranks that have data, in order. */
   private players: readonly number[];
+  /** Whose values are everybody's: in a join, as in PyTorch, the highest rank that has data. */
+  private source = 0;
 
   private constructor(readonly group: ProcessGroup) {
     this.players = Array.from({ length: group.size }, (_, r) => r);
@@ -68,9 +70,9 @@ export class Ensemble {
     this.announce(Call.allReduce, x, REDUCTIONS.indexOf(typeof op === 'object' ? 'premulSum' : op));
     return this.group.allReduce(x, options);
   }
-  /** As the group's, from the first rank that has data. */
+  /** As the group's, from rank 0; inside a join from the highest rank that has data. */
   broadcast(x: Tensor, options: CallOptions = {}): Work<Tensor> {
-    const src = this.players[0]!;
+    const src = this.source;
     this.announce(Call.broadcast, x, 0, src);
     return this.group.broadcast(x, { ...options, src });
   }
@@ -91,6 +93,7 @@ export class Ensemble {
     mine[this.rank] = Number(present);
     const all = await this.exchange(mine);
     this.players = Array.from(all.keys()).filter((r) => all[r] !== 0);
+    this.source = this.players.at(-1) ?? this.source;
     return this.players;
   }
 
@@ -111,6 +114,7 @@ export class Ensemble {
   /** After the join, whichever way it ended. */
   everybody(): void {
     this.players = Array.from({ length: this.size }, (_, r) => r);
+    this.source = 0;
   }
 
   private shadow(kind: number, dtype: DType, numel: number, op: (typeof REDUCTIONS)[number], src: number): void {

@@ -21,8 +21,9 @@ export interface JoinOptions {
 
 /** What join needs of the wrapper. */
 export interface Joinable {
-  /** Parameters and buffers. */
-  readonly tensors: () => readonly Tensor[];
+  readonly parameters: () => readonly Tensor[];
+  /** Those that ranks have in common. */
+  readonly buffers: () => readonly Tensor[];
   /** What the wrapper itself must know to go on. */
   readonly states: readonly Stateful[];
   readonly divideByActive: (on: boolean) => void;
@@ -63,9 +64,11 @@ export async function* join<B>(
     joined.divideByActive(false);
     if (!ended) await batches.return?.();
   }
-  if (last.length === ensemble.size) return;
-  const src = last[0]!;
-  for (const t of joined.tensors()) await ensemble.group.broadcast(t, { src, label: 'at the end of join' });
+  // buffers may differ between ranks that ended together, parameters and states do not
+  const together = last.length === ensemble.size;
+  const src = last.at(-1)!;
+  for (const t of [...(together ? [] : joined.parameters()), ...joined.buffers()]) await ensemble.group.broadcast(t, { src, label: 'at the end of join' });
+  if (together) return;
   for (const state of [...joined.states, ...states]) await broadcastState(ensemble.group, state, src);
 }
 
