@@ -17,6 +17,7 @@ cudaError_t device_fault(int device);
 cudaError_t result(cudaError_t error);
 // The device's fault, if there is one.
 cudaError_t fault_or(cudaError_t otherwise = cudaSuccess);
+cudaError_t last_error(bool clear);
 void clear_faults();  // cudaDeviceReset, and tests that plant faults
 
 }  // namespace sg::emulation

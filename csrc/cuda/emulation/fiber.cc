@@ -67,6 +67,7 @@ static char* all_stacks() {
   return base;
 }
 char* stack_of(int fiber) { return all_stacks() + fiber * kStackBytes; }
+size_t stack_bytes(int fiber) { return kStackBytes - size_t(fiber % 64) * 192; }
 bool on_fiber_stack(const void* address) {
   return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(all_stacks()) < kStackBytes * kMaxThreads;
 }

@@ -26,6 +26,8 @@ class Fiber {
 inline constexpr size_t kStackBytes = 128 << 10;
 inline constexpr int kMaxThreads = 1024;  // of a block
 char* stack_of(int fiber);
+// Not the same for all: tops at equal distances would all want the same few cache lines.
+size_t stack_bytes(int fiber);
 bool on_fiber_stack(const void* address);
 
 }  // namespace sg::emulation

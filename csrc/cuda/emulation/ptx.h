@@ -7,6 +7,7 @@
 namespace sg::emulation {
 
 SG_EMULATION_API void cp_async(void* shared, const void* global, int bytes, int source_bytes);
+SG_EMULATION_API uint64_t global_nanoseconds();
 SG_EMULATION_API void cp_async_commit();
 SG_EMULATION_API void cp_async_wait(int pending);
 SG_EMULATION_API void ldmatrix(uint32_t* registers, int matrices, bool transposed, const void* row, Site site);
@@ -57,6 +58,7 @@ SG_DEVICE void mma_f16_16816(float (&acc)[4], const uint32_t (&a)[4], uint32_t b
 SG_DEVICE float fast_exp2(float x) { return exp2f(x); }
 SG_DEVICE float fast_log2(float x) { return log2f(x); }
 SG_DEVICE int keep_in_loop(int x) { return x; }
+SG_DEVICE uint64_t global_nanoseconds() { return emulation::global_nanoseconds(); }
 SG_DEVICE uint32_t pack_bf16(float low, float high) { return bfloat16(low).bits | uint32_t(bfloat16(high).bits) << 16; }
 SG_DEVICE uint32_t pack_f16(float low, float high) { return float16(low).bits | uint32_t(float16(high).bits) << 16; }
 

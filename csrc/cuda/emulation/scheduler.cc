@@ -97,7 +97,8 @@ static void run_threads() {
 static Fiber& fresh_fiber() {
   if (free_fibers.empty()) {
     Fiber& fiber = fibers.emplace_back();
-    fiber.reset(stack_of(int(fibers.size()) - 1), kStackBytes, run_threads);
+    const int number = int(fibers.size()) - 1;
+    fiber.reset(stack_of(number), stack_bytes(number), run_threads);
     return fiber;
   }
   Fiber& fiber = *free_fibers.back();
@@ -177,7 +178,7 @@ static void run_block(uint64_t index) {
   if (abandoned) {  // some fibers stand in the middle of threads that will not go on
     free_fibers.clear();
     for (int i = int(fibers.size()); i-- > 0;) {
-      fibers[size_t(i)].reset(stack_of(i), kStackBytes, run_threads);
+      fibers[size_t(i)].reset(stack_of(i), stack_bytes(i), run_threads);
       free_fibers.push_back(&fibers[size_t(i)]);
     }
     abandoned = false;
