@@ -20,7 +20,15 @@ Groups& groups() {
   return *all;
 }
 
+uint64_t hash_text(const std::string& text) {
+  uint64_t hash = 14695981039346656037u;  // FNV-1a
+  for (const char c : text) hash = (hash ^ uint8_t(c)) * 1099511628211u;
+  return hash;
+}
+
 }  // namespace
+
+Group::Group(GroupInfo info) : info_(std::move(info)), key_(hash_text(info_.key)), owner_(std::this_thread::get_id()) {}
 
 // A group is in the list until it is left, so none goes while it is looked at.
 std::optional<std::string> Group::stuck(const Stream& stream) {
@@ -60,20 +68,11 @@ void Group::exit(bool failed) noexcept {
 }
 
 std::string Group::who(int rank) const {
-  std::string text = "rank " + std::to_string(rank);
-  if (info_.world_ranks.empty()) return text;
-  return text + " (world rank " + std::to_string(info_.world_ranks[size_t(rank)]) + ")";
+  const std::string text = "rank " + std::to_string(rank);
+  return is_world() ? text : text + " (world rank " + std::to_string(world_rank(rank)) + ")";
 }
 
-std::string Group::show_call(const Signature& s) const {
-  std::string text = show(s);
-  if (s.sequence > 0) text += " #" + std::to_string(s.sequence);
-  return text + " of process group " + name() + place(s);
-}
-
-void Group::blame(int peer) const {
-  info_.recorder->blame(info_.world_ranks.empty() ? peer : info_.world_ranks[size_t(peer)]);
-}
+void Group::blame(int peer) const { info_.recorder->blame(world_rank(peer)); }
 
 void Group::give_up(const std::string& reason, int peer) {
   if (peer >= 0) blame(peer);
@@ -138,6 +137,13 @@ void Group::compare_message(int peer, const Signature& theirs, const Signature& 
   if (theirs.call == Collective::kSend && theirs.dtype == mine.dtype && theirs.count == mine.count) return;
   give_up("process group " + name() + ": " + who(peer) + " calls " + show(theirs) + place(theirs) + ", " + who(rank()) +
           " calls " + show(mine) + place(mine));
+}
+
+// The calls of a rank run one after another: what it had not begun when it was in that call comes later. Messages have
+// no numbers by which one could tell whether the call is the very one that is waited for.
+bool Group::is_held_up(int peer, const Blocked& call) const {
+  const bool messages = current_.sequence == 0 && call.call.sequence == 0 && call.group == key_;
+  return !messages && has_not_begun(peer, call.said_ns);
 }
 
 int add_group(std::shared_ptr<Group> group) {

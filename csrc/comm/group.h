@@ -14,11 +14,14 @@
 
 #include "../core/stream.h"
 #include "../core/view.h"
+#include "blocked.h"
 #include "recorder.h"
 #include "signature.h"
 #include "watch.h"
 
 namespace sg {
+
+class Group;
 
 // What a group is made of, whatever carries it.
 struct GroupInfo {
@@ -26,8 +29,9 @@ struct GroupInfo {
   int rank, size;
   std::vector<int> world_ranks;  // of each rank; empty: the group is the world
   std::shared_ptr<FlightRecorder> recorder;
-  int64_t timeout_ns;  // of a call that does not say its own
-  std::string key;     // the same for all its ranks and for no other group; may be empty
+  int64_t timeout_ns;               // of a call that does not say its own
+  std::string key;                  // the same for all its ranks and for no other group; may be empty
+  std::weak_ptr<Group> world = {};  // of a group that is none itself
 };
 
 // One message of an exchange.
@@ -37,9 +41,9 @@ struct Message {
   bool out;  // to the peer; otherwise from it
 };
 
-class Group {
+class Group : public std::enable_shared_from_this<Group> {
  public:
-  explicit Group(GroupInfo info) : info_(std::move(info)), owner_(std::this_thread::get_id()) {}
+  explicit Group(GroupInfo info);
   virtual ~Group() = default;
   const GroupInfo& info() const { return info_; }
   const std::string& name() const { return info_.name; }
@@ -90,10 +94,21 @@ class Group {
   virtual PeerState peer_state(int peer) const = 0;
   virtual void check_failed() = 0;                               // throws when some rank has given up
   virtual const char* silence() const { return "has stopped"; }  // what no heartbeat means
+  // Of the world: what this rank says of the call it waits in, and what another one has said last.
+  virtual void say_blocked(const Blocked& mine) = 0;
+  virtual Blocked blocked(int world_rank) const = 0;
+  virtual void listen() {}  // takes in what the others have said
+  // Whether `peer` has to end the call it speaks of before it can begin what this rank waits for.
+  bool is_held_up(int peer, const Blocked& call) const;
+  std::shared_ptr<Group> world() { return is_world() ? shared_from_this() : info_.world.lock(); }
+  bool is_world() const { return info_.world_ranks.empty(); }
+  int world_rank(int rank) const { return is_world() ? rank : info_.world_ranks[size_t(rank)]; }
+  uint64_t key() const { return key_; }
+  uint64_t call_number() const { return entry_; }  // among all of this rank; 0: it has none
+  const Signature& current() const { return current_; }
   int64_t timeout_ns() const { return timeout_ns_; }
-  std::string who(int rank) const;                  // rank 1, or: rank 1 (world rank 5)
-  std::string show_call(const Signature& s) const;  // with number and group
-  std::string show_current() const { return show_call(current_); }
+  std::string who(int rank) const;  // rank 1, or: rank 1 (world rank 5)
+  std::string show_current() const { return show_call(current_, name()); }
   // On all ranks, because of a peer or for a reason of our own.
   [[noreturn]] void give_up(const std::string& reason, int peer = -1);
 
@@ -102,11 +117,12 @@ class Group {
   const Signature& begin(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r);
   // The same for messages, which are not numbered: only two ranks know of them.
   void begin_messages(const std::vector<Message>& messages);
-  const Signature& current() const { return current_; }
   // Gives up when a rank calls something else.
   void compare(int peer, const Signature& theirs);
   void compare_message(int peer, const Signature& theirs, const Signature& mine);
   Signature sign_message(const Message& m) const;
+  // Whether `peer` has not begun what this rank waits for at some time since `said_ns` of its clock.
+  virtual bool has_not_begun(int peer, int64_t said_ns) const = 0;
   [[noreturn]] void raise_failure(int culprit, const char* reason) const;
 
  private:
@@ -114,6 +130,7 @@ class Group {
   const Signature& sign(const Signature& s);
   std::optional<std::string> missing_on_this_thread() const;
   const GroupInfo info_;
+  const uint64_t key_;  // a hash
   const std::thread::id owner_;
   std::atomic<const Stream*> running_on_{nullptr};
   std::atomic<uint64_t> running_{0};  // number of the collective

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 
 namespace sg {
@@ -26,17 +27,29 @@ class Published {
 
   // A writer that was stopped in its midst must not stop its readers: they take what is there.
   T load() const {
-    constexpr int kTries = 100;
     Words words;
-    for (int i = 0; i < kTries; i++) {
-      const uint32_t before = version_.load(std::memory_order_acquire);
-      for (size_t j = 0; j < words.size(); j++) words[j] = words_[j].load(std::memory_order_acquire);
-      if (before % 2 == 0 && version_.load(std::memory_order_relaxed) == before) break;
-    }
+    read(words);
+    return std::bit_cast<T>(words);
+  }
+
+  // The same for what must not be wrong.
+  std::optional<T> load_whole() const {
+    Words words;
+    if (!read(words)) return std::nullopt;
     return std::bit_cast<T>(words);
   }
 
  private:
+  bool read(Words& words) const {
+    constexpr int kTries = 100;
+    for (int i = 0; i < kTries; i++) {
+      const uint32_t before = version_.load(std::memory_order_acquire);
+      for (size_t j = 0; j < words.size(); j++) words[j] = words_[j].load(std::memory_order_acquire);
+      if (before % 2 == 0 && version_.load(std::memory_order_relaxed) == before) return true;
+    }
+    return false;
+  }
+
   std::atomic<uint32_t> version_;
   std::atomic<uint64_t> words_[sizeof(T) / sizeof(uint64_t)];
 };

@@ -119,9 +119,20 @@ PeerState ShmGroup::peer_state(int peer) const {
   return {presence, ended, theirs.beat, theirs.latest.load()};
 }
 
+Blocked ShmGroup::blocked(int world_rank) const {
+  auto said = line(world_rank).blocked.load_whole();
+  return said && sound(*said) ? *said : Blocked{};
+}
+
+// What was read of the peer is older than what is read now. A message that was sent before would be in its channel.
+bool ShmGroup::has_not_begun(int peer, int64_t) const {
+  return current().sequence == 0 || line(peer).begun.load() < current().sequence;
+}
+
 void ShmGroup::start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
   const Signature& s = begin(call, dtype, count, root, counts, r);
   line(rank()).signature[s.sequence & 1] = s;
+  line(rank()).begun.store(s.sequence, std::memory_order_release);
   line(rank()).latest.store(s);
   shared_place(rank()) = {};
   signed_ = false;

@@ -47,8 +47,11 @@ class ShmGroup final : public Group {
   void beat() override;
   PeerState peer_state(int peer) const override;
   void check_failed() override;
+  void say_blocked(const Blocked& mine) override { line(rank()).blocked.store(mine); }
+  Blocked blocked(int world_rank) const override;
 
  private:
+  bool has_not_begun(int peer, int64_t said_ns) const override;
   // Where the tensor of a collective lies in memory that every rank can map; number 0: it does not.
   struct SharedPlace {
     uint32_t number;
@@ -61,6 +64,8 @@ class ShmGroup final : public Group {
     std::atomic<uint32_t> round, sleepers, beat, presence, moved, moved_sleepers;
     Signature signature[2];
     Published<Signature> latest;  // messages, too; for what others print
+    std::atomic<uint64_t> begun;  // collectives
+    Published<Blocked> blocked;   // of the world alone
     SharedPlace shared[2];
   };
   struct alignas(128) Channel {
@@ -70,7 +75,7 @@ class ShmGroup final : public Group {
   struct alignas(128) Header {
     std::atomic<uint32_t> failed;  // 1: somebody writes the reason; 2: it can be read
     int32_t culprit;
-    char reason[1024];
+    char reason[2048];
   };
   struct Layout;
 

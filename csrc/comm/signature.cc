@@ -81,4 +81,9 @@ std::string show(const Signature& s) {
 
 std::string place(const Signature& s) { return s.where[0] ? std::string(" ") + s.where : std::string(); }
 
+std::string show_call(const Signature& s, const std::string& group) {
+  const std::string number = s.sequence > 0 ? " #" + std::to_string(s.sequence) : std::string();
+  return show(s) + number + " of process group " + group + place(s);
+}
+
 }  // namespace sg

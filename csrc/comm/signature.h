@@ -58,5 +58,7 @@ bool sound(Signature& s);  // as it can be shown, whoever wrote it; ends the tex
 bool agree(const Signature& a, const Signature& b);
 std::string show(const Signature& s);   // allReduce(float32, 10 elements, sum)
 std::string place(const Signature& s);  // with a blank before it, or empty
+// allReduce(float32, 10 elements, sum) #3 of process group world at train.ts:12:5
+std::string show_call(const Signature& s, const std::string& group);
 
 }  // namespace sg

@@ -300,6 +300,7 @@ void TcpGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
       continue;
     }
     headers[i] = {kMagic, 0, 0, sign_message(m)};
+    control_.count_message(m.peer);
     data_.send(m.peer, &headers[i], sizeof(Header));
     data_.send(m.peer, m.x.data, size_t(m.x.numel()) * dtype_size(m.x.dtype));
   }
@@ -323,6 +324,7 @@ void TcpGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
     for_peers([&](int p) { advance(p, from[size_t(p)]); });
     return data_.received(last) && data_.sent(last);
   });
+  for_peers([&](int p) { messages_in_[size_t(p)] += from[size_t(p)].messages.size(); });
   data_.next_ticket();
 }
 

@@ -10,7 +10,7 @@ namespace sg {
 
 namespace {
 
-constexpr uint32_t kMagic = 0x63726773;  // "sgrc"
+constexpr uint32_t kMagic = 0x64726773;  // "sgrd"
 constexpr size_t kMaxReason = 4096;
 // So much may wait for a peer that does not read; no more heartbeats are added then.
 constexpr size_t kMaxOut = 8192;
@@ -28,13 +28,32 @@ TcpControl::TcpControl(std::vector<TcpConnection> connections, int rank) : rank_
 void TcpControl::say(const Signature& last) {
   std::lock_guard lock(mutex_);
   last_ = last;
+  if (last.sequence > 0) begun_ = last.sequence;
 }
 
-void TcpControl::post(Kind kind, const std::string& text) {
-  const Frame frame{kMagic, kind, uint32_t(text.size()), last_};
+void TcpControl::count_message(int to) {
+  std::lock_guard lock(mutex_);
+  lines_[size_t(to)].messages++;
+}
+
+// At once, and with every heartbeat from now on.
+void TcpControl::say_blocked(const Blocked& mine) {
+  std::lock_guard lock(mutex_);
+  lines_[size_t(rank_)].peer.blocked = mine;
+  if (!left_) post_beat();
+}
+
+void TcpControl::post_beat() {
+  const Blocked& mine = lines_[size_t(rank_)].peer.blocked;
+  post(Kind::kBeat, {reinterpret_cast<const char*>(&mine), mine.number > 0 ? sizeof mine : 0});
+}
+
+void TcpControl::post(Kind kind, std::string_view text) {
+  Frame frame{kMagic, kind, uint32_t(text.size()), now_ns(), begun_, 0, last_};
   for (size_t p = 0; p < lines_.size(); p++) {
     Line& line = lines_[p];
     if (int(p) == rank_ || line.connection.lost() || (kind == Kind::kBeat && line.out.size() > kMaxOut)) continue;
+    frame.messages = line.messages;
     line.out.append(reinterpret_cast<const char*>(&frame), sizeof frame);
     line.out += text;
     flush(line);
@@ -52,7 +71,7 @@ void TcpControl::flush(Line& line) {
 
 void TcpControl::beat() {
   std::lock_guard lock(mutex_);
-  if (!left_) post(Kind::kBeat, "");
+  if (!left_) post_beat();
   for (size_t p = 0; p < lines_.size(); p++) hear(int(p), lines_[p]);
 }
 
@@ -118,15 +137,26 @@ void TcpControl::understand(int rank, Line& line) {
   Frame frame;
   while (line.in.size() >= sizeof frame) {
     std::memcpy(&frame, line.in.data(), sizeof frame);
-    if (frame.magic != kMagic || frame.text_bytes > kMaxReason || !sound(frame.last)) {
+    const bool beat = frame.kind == Kind::kBeat;
+    const bool fits =
+        beat ? frame.text_bytes == 0 || frame.text_bytes == sizeof(Blocked) : frame.text_bytes <= kMaxReason;
+    if (frame.magic != kMagic || !fits || !sound(frame.last)) {
       line.connection.lose("it does not speak as a rank of this version does");
       line.in.clear();
       return;
     }
     if (line.in.size() < sizeof frame + frame.text_bytes) return;
     line.peer.last = frame.last;
+    line.peer.said_ns = frame.said_ns;
+    line.peer.begun = frame.begun;
+    line.peer.messages = frame.messages;
     line.peer.beat++;
     line.heard = true;
+    if (beat && frame.text_bytes > 0) {
+      Blocked said;
+      std::memcpy(&said, line.in.data() + sizeof frame, sizeof said);
+      if (said.rank == rank && sound(said)) line.peer.blocked = said;
+    }
     if (frame.kind == Kind::kAbort) fail_with(rank, line.in.substr(sizeof frame, frame.text_bytes));
     if (frame.kind == Kind::kLeave) {
       line.peer.left = true;

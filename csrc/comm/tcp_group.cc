@@ -45,6 +45,7 @@ TcpGroup::TcpGroup(GroupInfo info, std::vector<TcpConnection> data, std::vector<
       options_(options),
       headers_in_(size_t(size())),
       headers_out_(size_t(size())),
+      messages_in_(size_t(size())),
       lost_ns_(size_t(size())) {}
 
 TcpGroup::~TcpGroup() { leave(); }
@@ -79,6 +80,15 @@ PeerState TcpGroup::peer_state(int peer) const {
   const TcpControl::Peer seen = control_.peer(peer);
   const bool over = seen.gone_ns > 0 && (data_.connection(peer).lost() || now_ns() - seen.gone_ns > kGraceNs);
   return {over && seen.left ? Presence::kLeft : Presence::kJoined, over && seen.ended, seen.beat, seen.last};
+}
+
+// Bytes may be under way while both ranks wait elsewhere, so a message counts as begun as soon as its sender says so.
+// One that goes out may be taken by the system at any time, whatever the peer does.
+bool TcpGroup::has_not_begun(int peer, int64_t said_ns) const {
+  const TcpControl::Peer seen = control_.peer(peer);
+  if (seen.said_ns < said_ns) return false;  // the two came on different connections
+  if (current().sequence > 0) return seen.begun < current().sequence;
+  return data_.receiving_from(peer) && seen.messages == messages_in_[size_t(peer)];
 }
 
 void TcpGroup::start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r, const Parts* to,
@@ -131,7 +141,6 @@ void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* 
     if (now - looked < Watch::kPollNs || done(argument)) continue;
     looked = now;
     control_.listen();
-    look_at_lost(stream);
     int peer = rank();
     for_peers([&](int p) {
       if (peer == rank() && data_.waits_for(p)) peer = p;
@@ -142,6 +151,7 @@ void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* 
     watched = peer;
     moved = data_.moved(peer);
     watch->look(stream, [&] { return done(argument); });
+    look_at_lost(stream);
   }
 }
 

@@ -26,7 +26,7 @@ struct TcpOptions {
   size_t piece_bytes = 512 << 10;  // of a part, while it is reduced or passed on; less for many ranks
 };
 
-class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGroup> {
+class TcpGroup final : public Group {
  public:
   // By rank the descriptors of the data and the control connection, which are copied; the rank's own are not looked at.
   static std::shared_ptr<TcpGroup> join(GroupInfo info, const std::vector<int>& descriptors, const TcpOptions& options);
@@ -52,6 +52,9 @@ class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGrou
   void beat() override;
   PeerState peer_state(int peer) const override;
   void check_failed() override;
+  void say_blocked(const Blocked& mine) override { control_.say_blocked(mine); }
+  Blocked blocked(int world_rank) const override { return control_.peer(world_rank).blocked; }
+  void listen() override { control_.listen(); }
   const char* silence() const override { return "has stopped, or the link to it is cut"; }
 
  private:
@@ -61,6 +64,7 @@ class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGrou
     int64_t sends, expects;  // of allToAll: elements for the receiver, and from it
     Signature call;
   };
+  bool has_not_begun(int peer, int64_t said_ns) const override;
   // Who gets the reduced parts.
   enum class Deliver { kNobody, kRoot, kEverybody };
 
@@ -106,11 +110,12 @@ class TcpGroup final : public Group, public std::enable_shared_from_this<TcpGrou
   TcpControl control_;
   // Itself, from when it has left until it has told everybody.
   std::mutex farewell_mutex_;
-  std::shared_ptr<TcpGroup> farewell_;
+  std::shared_ptr<Group> farewell_;
   int64_t left_ns_ = 0;
   const TcpOptions options_;
   std::vector<Header> headers_in_, headers_out_;
-  std::vector<int64_t> lost_ns_;  // since when a data connection is known to have ended
+  std::vector<uint64_t> messages_in_;  // by rank, those that have come as a whole, but for the last exchange
+  std::vector<int64_t> lost_ns_;       // since when a data connection is known to have ended
   std::unique_ptr<char[]> scratch_;
   size_t scratch_bytes_ = 0;
 };

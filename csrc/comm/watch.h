@@ -1,7 +1,8 @@
 // Watch: how long one wait for a peer has lasted, and what that means. A peer that has left or whose process has ended
 // is an error at once, one without a heartbeat after 3 s; one that is alive but late is a warning after 5 s, another
-// one every minute, and an error only at the call's timeout.
+// one every minute, and an error only at the call's timeout. One that waits for us, in another call, is a deadlock.
 #pragma once
+#include "deadlock.h"
 #include "signature.h"
 
 namespace sg {
@@ -33,10 +34,11 @@ class Watch {
   }
 
  private:
-  PeerState state() const;
+  PeerState state();
   void judge(Stream& stream, const PeerState& peer);
   Group& group_;
   const int peer_;
+  Deadlock deadlock_;
   const int64_t start_;
   int64_t looked_, warn_at_, still_ = 0;
   uint32_t beat_ = 0;

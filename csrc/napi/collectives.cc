@@ -115,8 +115,13 @@ GroupInfo info_from(const Arguments& a) {
   info.size = int(a.integer(2, 1, INT32_MAX, "the size"));
   info.timeout_ns = a.integer(3, 1, int64_t(1) << 42, "the timeout in milliseconds") * 1'000'000;
   const int parent = int(a.integer(4, 0, INT32_MAX, "the parent"));
-  info.recorder = parent > 0 ? find_group(parent)->info().recorder
-                             : std::make_shared<FlightRecorder>(a.text(5, "the recorder's file"), info.rank);
+  if (parent > 0) {
+    const auto whole = find_group(parent);
+    info.recorder = whole->info().recorder;
+    info.world = whole->world();
+  } else {
+    info.recorder = std::make_shared<FlightRecorder>(a.text(5, "the recorder's file"), info.rank);
+  }
   const Bytes ranks = a.bytes(6, "the ranks in the world");
   info.world_ranks.resize(ranks.size / sizeof(int32_t));
   std::copy_n(reinterpret_cast<const int32_t*>(ranks.data), info.world_ranks.size(), info.world_ranks.begin());

@@ -1,6 +1,6 @@
 // Ranks on threads, over shared memory and over loopback connections, for ThreadSanitizer: collectives of sizes that go
 // in one and in many pieces and of shared tensors, messages between them, a heartbeat thread beside them, and ranks
-// that leave, give up and disagree.
+// that leave, give up, disagree and wait for each other in different groups.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -68,11 +68,18 @@ GroupInfo info_of(int rank, int ranks) {
   return info;
 }
 
-std::vector<std::shared_ptr<Group>> over_tcp(int ranks) {
+using Groups = std::vector<std::shared_ptr<Group>>;
+
+Groups over_tcp(const std::vector<GroupInfo>& infos) {
+  static int count = 0;
+  const std::string key = "test " + std::to_string(count++);
+  const int ranks = int(infos.size());
   const auto all = connections(ranks);
-  std::vector<std::shared_ptr<Group>> groups;
+  Groups groups;
   for (int r = 0; r < ranks; r++) {
-    groups.push_back(TcpGroup::join(info_of(r, ranks), all[size_t(r)], {4096, 8192}));
+    GroupInfo info = infos[size_t(r)];
+    info.key = key;
+    groups.push_back(TcpGroup::join(info, all[size_t(r)], {4096, 8192}));
     for (const int descriptor : all[size_t(r)]) {
       if (descriptor >= 0) close(descriptor);
     }
@@ -80,20 +87,44 @@ std::vector<std::shared_ptr<Group>> over_tcp(int ranks) {
   return groups;
 }
 
-std::vector<std::shared_ptr<Group>> over_shared_memory(int ranks) {
+Groups over_shared_memory(const std::vector<GroupInfo>& infos) {
   static int count = 0;
   const std::string segment = "/shardgrad-test-" + std::to_string(getpid()) + "-" + std::to_string(count++);
-  std::vector<std::shared_ptr<Group>> groups;
-  for (int r = 0; r < ranks; r++) groups.push_back(ShmGroup::join(info_of(r, ranks), segment, {4096, 1024}));
+  Groups groups;
+  for (const GroupInfo& info : infos) groups.push_back(ShmGroup::join(info, segment, {4096, 1024}));
   groups[0]->seal();
   return groups;
 }
 
-using Transport = std::vector<std::shared_ptr<Group>> (*)(int ranks);
+using Transport = Groups (*)(const std::vector<GroupInfo>& infos);
+
+Groups world_of(Transport transport, int ranks) {
+  std::vector<GroupInfo> infos;
+  for (int r = 0; r < ranks; r++) infos.push_back(info_of(r, ranks));
+  return transport(infos);
+}
+
+// By world rank; null where a rank is no member.
+Groups part_of(Transport transport, const Groups& world, const std::string& name, const std::vector<int>& members) {
+  std::vector<GroupInfo> infos;
+  for (const int m : members) {
+    GroupInfo info = world[size_t(m)]->info();
+    info.name = name;
+    info.rank = int(infos.size());
+    info.size = int(members.size());
+    info.world_ranks = members;
+    info.world = world[size_t(m)];
+    infos.push_back(info);
+  }
+  const Groups made = transport(infos);
+  Groups part(world.size());
+  for (size_t i = 0; i < members.size(); i++) part[size_t(members[i])] = made[i];
+  return part;
+}
 
 template <class F>
 void on_ranks(Transport transport, int ranks, const F& f) {
-  const auto groups = transport(ranks);
+  const auto groups = world_of(transport, ranks);
   std::vector<std::thread> threads;
   for (const auto& group : groups) {
     threads.emplace_back([&] {
@@ -170,11 +201,107 @@ void test_faults(Transport transport) {
   });
 }
 
+// Runs each rank on a thread with a stream of its own.
+template <class F>
+void in_parallel(int ranks, const F& f) {
+  std::vector<std::thread> threads;
+  for (int r = 0; r < ranks; r++) {
+    threads.emplace_back([&, r] {
+      Stream stream("test");
+      f(size_t(r), stream);
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+// A call as JavaScript makes it, with an entry of the recorder.
+template <class F>
+void call(Group& group, Stream& stream, Collective what, const F& f) {
+  Signature s{};
+  s.call = what;
+  std::strcpy(s.where, ("at " + group.name() + ".ts:1:2").c_str());
+  group.enter(stream, group.info().recorder->enqueued(group.name(), s), 0);
+  struct Exit {
+    Group& group;
+    ~Exit() { group.exit(false); }
+  } exit{group};
+  f();
+}
+
+void barrier_in(Group& group, Stream& stream) {
+  call(group, stream, Collective::kBarrier, [&] { group.barrier(stream); });
+}
+
+int64_t milliseconds_since(int64_t start) { return (now_ns() - start) / 1'000'000; }
+
+void test_orders(Transport transport) {
+  const Groups world = world_of(transport, 4);
+  constexpr const char* kAdvice = "the ranks wait for each other: call the groups in the same order on all ranks: ";
+  {  // two ranks, two groups, and a member of both that is no party to it
+    const Groups a = part_of(transport, world, "a", {0, 1, 2}), b = part_of(transport, world, "b", {0, 1, 3});
+    const int64_t start = now_ns();
+    in_parallel(4, [&](size_t r, Stream& stream) {
+      const bool in_a = r == 0 || r == 2;
+      const std::string own = std::string("world rank ") + char('0' + r) + " waits in barrier #1 of process group " +
+                              (in_a ? "a at a.ts:1:2" : "b at b.ts:1:2") + " for world rank " + (in_a ? '1' : '0');
+      expect_error(r < 2 ? own.c_str() : kAdvice, [&] { barrier_in(in_a ? *a[r] : *b[r], stream); });
+    });
+    expect(milliseconds_since(start) < 3000, "an order is found wrong soon");
+  }
+  {  // around three ranks
+    const Groups a = part_of(transport, world, "a", {0, 1}), b = part_of(transport, world, "b", {1, 2}),
+                 c = part_of(transport, world, "c", {2, 0});
+    in_parallel(3, [&](size_t r, Stream& stream) {
+      const Groups& mine = r == 0 ? a : r == 1 ? b : c;
+      expect_error(kAdvice, [&] { barrier_in(*mine[r], stream); });
+    });
+  }
+  {  // a message against a collective; the world takes part
+    const Groups a = part_of(transport, world, "a", {0, 1});
+    in_parallel(4, [&](size_t r, Stream& stream) {
+      if (r != 0) return expect_error(kAdvice, [&] { barrier_in(*world[r], stream); });
+      std::vector<float> x(1);
+      const View v = view_of(x);
+      expect_error(kAdvice, [&] {
+        call(*a[0], stream, Collective::kReceive, [&] { a[0]->exchange(stream, {{v, 1, false}}); });
+      });
+    });
+  }
+}
+
+// Ranks that wait long in one group for a rank that waits long in another one, and come through.
+void test_patience(Transport transport) {
+  const Groups world = world_of(transport, 3);
+  const Groups a = part_of(transport, world, "a", {0, 1}), b = part_of(transport, world, "b", {1, 2});
+  const auto nap = [] { std::this_thread::sleep_for(std::chrono::milliseconds(900)); };
+  in_parallel(3, [&](size_t r, Stream& stream) {
+    std::vector<float> x(10'000);
+    View v = view_of(x);
+    if (r == 0) {
+      barrier_in(*a[0], stream);
+      call(*a[0], stream, Collective::kSend, [&] { a[0]->exchange(stream, {{v, 1, true}}); });
+    } else if (r == 1) {
+      barrier_in(*b[1], stream);
+      barrier_in(*a[1], stream);
+      nap();
+      call(*a[1], stream, Collective::kReceive, [&] { a[1]->exchange(stream, {{v, 0, false}}); });
+      barrier_in(*b[1], stream);
+    } else {
+      nap();
+      barrier_in(*b[2], stream);
+      barrier_in(*b[2], stream);
+    }
+    barrier_in(*world[r], stream);
+  });
+}
+
 }  // namespace
 
 void test_comm() {
   for (const Transport transport : {over_tcp, over_shared_memory}) {
     for (int ranks = 1; ranks <= 4; ranks++) test_collectives(transport, ranks);
     test_faults(transport);
+    test_orders(transport);
+    test_patience(transport);
   }
 }
