@@ -26,10 +26,6 @@ static void complete(Barrier& barrier, int last) {
   barrier.arrivals.clear();
 }
 
-static bool same_place(const Site& a, const Site& b) {
-  return a.line() == b.line() && !__builtin_strcmp(a.file_name(), b.file_name());
-}
-
 static int arrive(int id, int expected, bool wait, Predicate predicate, int value, const Site& site) {
   Barrier& barrier = block.barrier[id];
   if (barrier.arrived == 0) {

@@ -13,6 +13,9 @@
 namespace sg::emulation {
 
 using Site = std::source_location;
+inline bool same_place(const Site& a, const Site& b) {
+  return a.line() == b.line() && (a.file_name() == b.file_name() || !__builtin_strcmp(a.file_name(), b.file_name()));
+}
 enum class Collective;
 enum class Predicate;
 

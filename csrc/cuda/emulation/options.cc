@@ -8,8 +8,7 @@
 
 namespace sg::emulation {
 
-static uint64_t number(const char* name, uint64_t otherwise, uint64_t largest) {
-  const char* text = getenv(name);
+static uint64_t parse(const char* name, const char* text, uint64_t otherwise, uint64_t largest) {
   if (!text || !*text) return otherwise;
   char* end;
   const unsigned long long value = strtoull(text, &end, 10);
@@ -21,15 +20,22 @@ static uint64_t number(const char* name, uint64_t otherwise, uint64_t largest) {
   return value;
 }
 
-static Options read() {
-  Options o{};
-  const char* schedule = getenv("SHARDGRAD_EMULATION_SCHEDULE");
-  if (!schedule || !*schedule || !strcmp(schedule, "order")) o.schedule = Schedule::InOrder;
-  else if (!strcmp(schedule, "reverse")) o.schedule = Schedule::Reverse;
+static uint64_t number(const char* name, uint64_t otherwise, uint64_t largest) {
+  return parse(name, getenv(name), otherwise, largest);
+}
+
+static void choose_schedule(Options& o, const char* text) {
+  if (!text || !*text || !strcmp(text, "order")) o.schedule = Schedule::InOrder;
+  else if (!strcmp(text, "reverse")) o.schedule = Schedule::Reverse;
   else {
     o.schedule = Schedule::Random;
-    o.seed = number("SHARDGRAD_EMULATION_SCHEDULE", 1, UINT64_MAX);
+    o.seed = parse("SHARDGRAD_EMULATION_SCHEDULE", text, 1, UINT64_MAX);
   }
+}
+
+static Options read() {
+  Options o{};
+  choose_schedule(o, getenv("SHARDGRAD_EMULATION_SCHEDULE"));
   o.preempt = uint32_t(number("SHARDGRAD_EMULATION_PREEMPT", 0, UINT32_MAX));
   o.lazy = number("SHARDGRAD_EMULATION_LAZY", 1, 1);
   o.abort_on_report = number("SHARDGRAD_EMULATION_ABORT", 0, 1);
@@ -43,9 +49,19 @@ Options& options() {
   return o;
 }
 
+static uint64_t first_state() { return options().seed * 0x9E3779B97F4A7C15u + 88172645463325252u; }
+static uint64_t& generator() {
+  static uint64_t state = first_state();
+  return state;
+}
+void set_schedule(const char* text) {
+  choose_schedule(options(), text);
+  generator() = first_state();
+}
+
 // xorshift64
 uint32_t random_number() {
-  static uint64_t state = options().seed * 0x9E3779B97F4A7C15u + 88172645463325252u;
+  uint64_t& state = generator();
   state ^= state << 13;
   state ^= state >> 7;
   state ^= state << 17;

@@ -19,6 +19,7 @@ struct Options {
 // Tests change the schedule between launches; everything else is fixed by the first use.
 Options& options();
 
-uint32_t random_number();  // of the schedule's generator
+void set_schedule(const char* text);  // as the environment variable
+uint32_t random_number();             // of the schedule's generator
 
 }  // namespace sg::emulation

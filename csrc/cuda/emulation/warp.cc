@@ -6,10 +6,6 @@
 
 namespace sg::emulation {
 
-static bool same_place(const Site& a, const Site& b) {
-  return a.line() == b.line() && !__builtin_strcmp(a.file_name(), b.file_name());
-}
-
 unsigned lane() { return unsigned(block.current) % 32; }
 
 static Gathering& gathering_for(Warp& warp, unsigned mask, Collective kind, const Site& site) {
