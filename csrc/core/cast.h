@@ -10,7 +10,7 @@
 namespace sg {
 
 template <class To, class From>
-inline To cast(From v) {
+SG_HOST_DEVICE inline To cast(From v) {
   if constexpr (std::is_same_v<To, From>) return v;
   else if constexpr (!std::is_arithmetic_v<From>) return cast<To>(float(v));
   else if constexpr (!std::is_arithmetic_v<To>) return To(float(v));

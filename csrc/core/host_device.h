@@ -1,4 +1,4 @@
-// The mark of functions that kernels on a GPU call too. Nothing but nvcc knows these qualifiers.
+// Marks functions that kernels of a GPU call too.
 #pragma once
 
 #ifdef __CUDACC__

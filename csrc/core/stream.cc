@@ -42,7 +42,10 @@ Stream::Segment* Stream::new_segment(size_t capacity) {
   return new (memory) Segment{nullptr, capacity};
 }
 
-Stream::Stream(std::string name) : name_(std::move(name)), write_(new_segment(kSegmentBytes)), read_(write_) {
+thread_local Stream* Stream::current_ = nullptr;
+
+Stream::Stream(std::string name, std::unique_ptr<DeviceQueue> queue)
+    : name_(std::move(name)), write_(new_segment(kSegmentBytes)), read_(write_), queue_(std::move(queue)) {
   inline_ = settings_.inline_mode;
   if (!inline_) start();
 }
@@ -50,6 +53,7 @@ Stream::Stream(std::string name) : name_(std::move(name)), write_(new_segment(kS
 Stream::~Stream() {
   halt();
   join();
+  for (auto& [seq, recorded] : recorded_) release(recorded);
   Segment* rest = spare_.exchange(nullptr);
   if (rest) rest->next = read_;
   else rest = read_;
@@ -168,6 +172,7 @@ bool Stream::wait_on_bell(uint64_t seq, const Stream* waiter, int64_t timeout_ns
 }
 
 void Stream::host_wait(uint64_t seq) {
+  ask_for(seq);
   if (spin_until(settings_.spin_ns, [&] { return passed(seq); })) return;
   while (!wait_on_bell(seq, nullptr, kStuckCheckNs)) {
     const StuckHook hook = stuck_hook;
@@ -178,6 +183,7 @@ void Stream::host_wait(uint64_t seq) {
 
 bool Stream::host_wait_unless_waiting(uint64_t seq) {
   constexpr int64_t kTickNs = 1'000'000;
+  ask_for(seq);
   if (spin_until(settings_.spin_ns, [&] { return passed(seq); })) return true;
   while (!wait_on_bell(seq, nullptr, kTickNs)) {
     if (waiting()) return false;
@@ -188,6 +194,7 @@ bool Stream::host_wait_unless_waiting(uint64_t seq) {
 void Stream::wait_event_command(Stream& self, void* payload) {
   const EventWait& event = *static_cast<EventWait*>(payload);
   Stream& on = *event.on;
+  on.ask_for(event.seq);
   const auto ready = [&] { return on.passed(event.seq) || self.halting(); };
   const int64_t start = now_ns();
   if (!spin_until(self.settings_.spin_ns, ready)) {
@@ -197,18 +204,29 @@ void Stream::wait_event_command(Stream& self, void* payload) {
     self.waits_on_ = nullptr;
   }
   self.waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
-  if (!on.faulted()) return;
+  self.copy_fault(on);
+}
+
+void Stream::copy_fault(Stream& of) {
+  if (!of.faulted()) return;
   std::optional<Fault> copy;
   {
-    std::lock_guard lock(on.mutex_);
-    copy = on.fault_;
+    std::lock_guard lock(of.mutex_);
+    copy = of.fault_;
   }
-  if (copy) self.raise(copy->code, copy->text);
+  if (copy) raise(copy->code, copy->text);
+}
+
+uint64_t Stream::record_event() {
+  issue_deferred();
+  if (queue_) record();
+  return issued_;
 }
 
 void Stream::wait_event(Stream& on, uint64_t seq) {
   const EventWait event{&on, seq};
   if (&on == this || event.over()) return;
+  if (queue_ && on.queue_) return wait_on_device(on, seq);
   if (inline_ || !passed(issued_)) {
     enqueue(&wait_event_command, "waitEvent", event);
     return;
@@ -278,22 +296,34 @@ void Stream::execute_next(uint64_t n) {
   }
   read_at_ += c->bytes;
   execute(*c, c + 1);
-  done_.store(n);
-  if (n >= wake_at_.load()) ring();
+  ran_.store(n, std::memory_order_relaxed);
+  if (queue_) mark_if_asked();
+  else finish_to(n);
+}
+
+void Stream::finish_to(uint64_t seq) {
+  done_.store(seq);
+  if (seq >= wake_at_.load()) ring();
 }
 
 void Stream::run_inline() {
+  Stream* const outer = std::exchange(current_, this);
+  if (queue_) queue_->attach();
   execute_next(issued_);
+  if (queue_) drain();
+  current_ = outer;
   published_.store(issued_);  // after done_: the thread, if there is one, never sees work
 }
 
 void Stream::loop() {
   name_thread("shardgrad stream");
-  const auto work = [&] { return published_.load() > done_.load(std::memory_order_relaxed); };
-  const auto wanted = [&] { return work() || halting(); };
+  current_ = this;
+  if (queue_) queue_->attach();
+  const auto wanted = [&] { return has_work() || halting(); };
   for (;;) {
-    while (work()) execute_next(done_.load(std::memory_order_relaxed) + 1);
-    if (halting() && !work()) return;
+    while (has_work()) execute_next(ran_.load(std::memory_order_relaxed) + 1);
+    if (queue_) watch_device();
+    if (halting() && !has_work()) return drain();
     if (spin_until(settings_.spin_ns, wanted)) continue;
     std::unique_lock lock(mutex_);
     // Said again at every turn: a producer that was late to wake an earlier sleep has taken it back.

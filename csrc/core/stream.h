@@ -2,11 +2,15 @@
 // stream's own thread). Commands have any length and lie one after another in linked segments, so an enqueue is a copy
 // and one sequentially consistent store. A full queue holds the producer back only while the stream is *executing*: a
 // stream that waits for an event or a peer lets the queue grow, or simulated ranks on one thread would deadlock.
+//
+// On the CPU a command is done when it has run. A stream with a DeviceQueue only launches: its commands are done when
+// the device says so, which its thread asks whenever it has nothing to launch.
 #pragma once
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -15,16 +19,11 @@
 #include <utility>
 #include <vector>
 
-#include "error.h"
+#include "device_queue.h"
 
 namespace sg {
 
 class Stream;
-
-struct Fault {
-  ErrorCode code;
-  std::string text;
-};
 
 using CommandFn = void (*)(Stream&, void* payload);
 
@@ -44,7 +43,7 @@ void set_stuck_hook(StuckHook hook);
 
 class Stream {
  public:
-  explicit Stream(std::string name);
+  explicit Stream(std::string name, std::unique_ptr<DeviceQueue> queue = nullptr);
   ~Stream();  // halts and joins
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
@@ -82,10 +81,7 @@ class Stream {
   // Commands so far, without waits that are still to be issued.
   uint64_t issued() const { return issued_; }
   // The event "everything so far", waits included.
-  uint64_t record_event() {
-    issue_deferred();
-    return issued_;
-  }
+  uint64_t record_event();
   bool idle() const;
   // The following commands of this stream wait until `seq` commands of `on` are done. A stream with nothing to do
   // remembers that until it gets a command: waking its thread only to wait would cost each collective a thread switch.
@@ -117,6 +113,10 @@ class Stream {
   bool host_wait_unless_waiting(uint64_t seq);
 
   // ---- consumer
+  static Stream* current() { return current_; }  // the one whose commands this thread runs, or null
+  DeviceQueue* queue() const { return queue_.get(); }
+  // Calls `finish` on this thread once everything up to the running command is done.
+  void when_done(void (*finish)(Stream&, void* argument), void* argument);
   void remove_staging(size_t bytes) { staged_.fetch_sub(bytes, std::memory_order_relaxed); }
   // Marks the stream as waiting for a peer for as long as it lives: the producer is let go, the queue grows.
   class Waiting {
@@ -144,6 +144,11 @@ class Stream {
   static size_t aligned(size_t n) { return (n + 15) & ~size_t(15); }
   static Segment* new_segment(size_t capacity);
 
+  struct EventWait {
+    Stream* on;
+    uint64_t seq;
+    bool over() const { return on->passed(seq) && !on->faulted(); }
+  };
   void issue_deferred();
   void grow(size_t bytes);
   void hold_back();
@@ -157,6 +162,31 @@ class Stream {
   void ring();
   bool wait_on_bell(uint64_t seq, const Stream* waiter, int64_t timeout_ns);
   static void wait_event_command(Stream& self, void* payload);
+  void copy_fault(Stream& of);
+  void finish_to(uint64_t seq);
+  bool has_work() const { return published_.load() > ran_.load(std::memory_order_relaxed); }
+
+  // ---- streams with a queue (stream_device.cc)
+  struct Recorded;  // an event that a command records and others wait for
+  struct InFlight {
+    DeviceQueue::Event event;
+    uint64_t seq;  // done, and all before it, when the event is reached
+    void (*finish)(Stream&, void* argument);
+    void* argument;
+  };
+  void ask_for(uint64_t seq);
+  void mark(uint64_t seq);
+  void mark_if_asked();
+  void look();
+  void watch_device();
+  void give_up_capture(const char* why);
+  void drain();
+  Recorded* record();
+  Recorded* recorded_from(uint64_t seq);
+  void wait_on_device(Stream& on, uint64_t seq);
+  static void release(Recorded* r);
+  static void record_command(Stream& self, void* payload);
+  static void device_wait_command(Stream& self, void* payload);
 
   const std::string name_;
   const StreamSettings& settings_ = stream_settings();
@@ -165,15 +195,16 @@ class Stream {
   size_t write_at_ = 0;
   uint64_t issued_ = 0, done_seen_ = 0;  // done_seen_ is a cached done_: reading that one is a cache miss
   bool inline_ = false;
-  struct EventWait {
-    Stream* on;
-    uint64_t seq;
-    bool over() const { return on->passed(seq) && !on->faulted(); }
-  };
   std::vector<EventWait> deferred_;
+  std::deque<std::pair<uint64_t, Recorded*>> recorded_;
   // consumer
+  static thread_local Stream* current_;
   Segment* read_;
   size_t read_at_ = 0;
+  const std::unique_ptr<DeviceQueue> queue_;
+  std::deque<InFlight> in_flight_;
+  uint64_t marked_ = 0;            // the last command of in_flight_
+  std::atomic<uint64_t> ran_{0};  // written by the consumer; commands that were run, if not done
   // shared
   std::atomic<Segment*> spare_{nullptr};
   alignas(64) std::atomic<uint64_t> published_{0};

@@ -107,6 +107,12 @@ SG_PTX int keep_in_loop(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }
+// A clock that all multiprocessors share.
+SG_PTX uint64_t global_nanoseconds() {
+  uint64_t t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
 // Two 16-bit values in a word, rounded to nearest even, `low` in the lower half.
 SG_PTX uint32_t pack_bf16(float low, float high) {
   uint32_t word;

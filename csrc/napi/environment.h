@@ -21,7 +21,7 @@ struct Settlement {
   napi_deferred deferred;
   double value = 0;
   bool has_value = false;
-  std::unique_ptr<char[]> bytes;
+  Staging bytes;
   size_t count = 0;
   napi_ref target = nullptr;
   std::optional<Fault> fault;

@@ -38,7 +38,7 @@ static bool deliver(napi_env env, Settlement& s) {
   if (!target || napi_get_typedarray_info(env, target, nullptr, &length, &data, nullptr, nullptr) != napi_ok)
     return false;
   if (length < s.count) return false;
-  if (s.count) std::memcpy(data, s.bytes.get(), s.count);
+  if (s.count) std::memcpy(data, s.bytes.data(), s.count);
   return true;
 }
 

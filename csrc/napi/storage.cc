@@ -1,7 +1,7 @@
 // Making, filling and reading storages. Whatever touches a storage's bytes does so in stream order: a fresh block may
 // be an old one that a queued kernel still uses. Only when the stream is idle is the host's own copy in order, too.
+#include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "../core/platform.h"
 #include "args.h"
@@ -10,33 +10,56 @@ namespace sg {
 
 namespace {
 
+// For commands that always run, as they have something to finish: a copy is skipped like any other command.
+template <class F>
+void unless_faulted(Stream& stream, const F& copy) {
+  if (stream.faulted()) return;
+  try {
+    copy();
+  } catch (const Error& e) { stream.raise(e.code, e.what()); }
+}
+
 // Host bytes on their way to a storage.
 struct Upload {
+  Backend* backend;
   char *to, *staging;
   size_t size;
+  static void finish(Stream& stream, void* argument) {
+    const std::unique_ptr<Upload> u(static_cast<Upload*>(argument));
+    u->backend->free_staging(u->staging);
+    stream.remove_staging(u->size);
+  }
 };
 
 void copy_in(Stream& stream, void* payload) {
-  const Upload& u = *static_cast<Upload*>(payload);
-  if (!stream.faulted()) std::memcpy(u.to, u.staging, u.size);
-  delete[] u.staging;
-  stream.remove_staging(u.size);
+  Upload* const u = *static_cast<Upload**>(payload);
+  unless_faulted(stream, [&] { u->backend->copy_in(u->to, u->staging, u->size); });
+  stream.when_done(Upload::finish, u);
 }
 
-void copy_from_host(Stream& stream, const char* name, char* to, Bytes from) {
+// Staging memory is counted, and taken in pieces, so that a large tensor does not need as much again.
+constexpr size_t kPiece = size_t(8) << 20;
+
+void copy_from_host(DeviceContext& device, const char* name, char* to, Bytes from) {
+  Stream& stream = device.stream(kComputeStream);
+  Backend& backend = device.backend();
   if (from.size == 0) return;
-  if (stream.idle() && !stream.faulted()) {
+  if (backend.in_host_memory() && stream.idle() && !stream.faulted()) {
     std::memcpy(to, from.data, from.size);
     return;
   }
-  stream.add_staging(from.size);
-  char* staging = new (std::nothrow) char[from.size];
-  if (!staging) {
-    stream.remove_staging(from.size);
-    fail(ErrorCode::OutOfMemory, name, ": out of memory for a copy of ", from.size, " bytes of host data");
+  const size_t piece = backend.in_host_memory() ? from.size : kPiece;
+  for (size_t at = 0; at < from.size; at += piece) {
+    const size_t size = std::min(piece, from.size - at);
+    stream.add_staging(size);
+    char* staging = static_cast<char*>(backend.allocate_staging(size));
+    if (!staging) {
+      stream.remove_staging(size);
+      fail(ErrorCode::OutOfMemory, name, ": out of memory for a copy of ", size, " bytes of host data");
+    }
+    std::memcpy(staging, from.data + at, size);
+    stream.enqueue(copy_in, name, new Upload{&backend, to + at, staging, size}, true);
   }
-  std::memcpy(staging, from.data, from.size);
-  stream.enqueue(copy_in, name, Upload{to, staging, from.size}, true);
 }
 
 double read_element(const char* p, DType dtype) {
@@ -60,30 +83,55 @@ DType dtype_argument(const Arguments& a, size_t i) {
   return DType(n);
 }
 
+struct TimeMark {
+  Backend* backend;
+  char* to;
+};
+
 void mark_time(Stream&, void* payload) {
-  const double seconds = double(now_ns()) / 1e9;
-  std::memcpy(*static_cast<char**>(payload), &seconds, sizeof seconds);
+  const TimeMark& m = *static_cast<TimeMark*>(payload);
+  m.backend->mark_time(reinterpret_cast<double*>(m.to));
 }
 
+// A promise's value on its way to the host. It takes the fault in stream order: which commands a fault skips is
+// deterministic.
 struct Reading {
   Settlement* settlement;
+  Backend* backend;
   const char* from;
   DType dtype;
 };
 
-// These commands always run, and take the fault in stream order: which commands a fault skips is deterministic.
-void read_item(Stream& stream, void* payload) {
-  const Reading& r = *static_cast<Reading*>(payload);
-  r.settlement->fault = stream.take_fault();
-  if (!r.settlement->fault) r.settlement->value = read_element(r.from, r.dtype);
-  settle(r.settlement);
+void read_to_host(Stream& stream, void* payload) {
+  Reading* const r = *static_cast<Reading**>(payload);
+  const auto finish = [](Stream& self, void* argument) {
+    const std::unique_ptr<Reading> reading(static_cast<Reading*>(argument));
+    Settlement& s = *reading->settlement;
+    s.fault = self.take_fault();
+    if (!s.fault && s.has_value) s.value = read_element(s.bytes.data(), reading->dtype);
+    settle(&s);
+  };
+  unless_faulted(stream, [&] { r->backend->copy_out(r->settlement->bytes.data(), r->from, r->settlement->count); });
+  stream.when_done(finish, r);
 }
 
-void read_bytes(Stream& stream, void* payload) {
-  const Reading& r = *static_cast<Reading*>(payload);
-  r.settlement->fault = stream.take_fault();
-  if (!r.settlement->fault) std::memcpy(r.settlement->bytes.get(), r.from, r.settlement->count);
-  settle(r.settlement);
+// Of the bytes in `target`, a typed array, or of one number.
+napi_value promise_of(Environment& e, const char* name, const Storage& s, const char* from, size_t bytes, DType dtype,
+                      napi_value target) {
+  Backend& backend = s.device->backend();
+  auto settlement = std::make_unique<Settlement>();
+  settlement->owner = &e;
+  settlement->has_value = target == nullptr;
+  settlement->bytes = Staging(backend, bytes);
+  settlement->count = bytes;
+  Stream& stream = s.device->stream(kComputeStream);
+  void* place = stream.begin(sizeof(Reading*));  // before the promise: it may throw
+  if (target) napi_create_reference(e.env, target, 1, &settlement->target);
+  napi_value promise = make_promise(e, settlement.get());
+  if (!promise) return nullptr;
+  new (place) Reading* {new Reading{settlement.release(), &backend, from, dtype}};
+  stream.commit(read_to_host, name, sizeof(Reading*), true);
+  return promise;
 }
 
 Stream& compute_stream(const Storage& s) { return s.device->stream(kComputeStream); }
@@ -91,6 +139,38 @@ Stream& compute_stream(const Storage& s) { return s.device->stream(kComputeStrea
 void wait_for(Stream& stream) {
   stream.host_wait_all();
   Environment::check(stream);
+}
+
+struct CopyOut {
+  Backend* backend;
+  char* staging;
+  const char* from;
+  size_t size;
+};
+
+void copy_out(Stream&, void* payload) {
+  const CopyOut& c = *static_cast<CopyOut*>(payload);
+  c.backend->copy_out(c.staging, c.from, c.size);
+}
+
+// Waits.
+void copy_to_host(const Storage& s, const char* name, char* to, const char* from, size_t size) {
+  Backend& backend = s.device->backend();
+  Stream& stream = compute_stream(s);
+  if (backend.in_host_memory()) {
+    wait_for(stream);
+    if (size) std::memcpy(to, from, size);
+    return;
+  }
+  const Staging staging(backend, std::max<size_t>(1, std::min(size, kPiece)));
+  size_t at = 0;
+  do {
+    const size_t piece = std::min(kPiece, size - at);
+    stream.enqueue(copy_out, name, CopyOut{&backend, staging.data(), from + at, piece});
+    wait_for(stream);
+    if (piece) std::memcpy(to + at, staging.data(), piece);
+    at += piece;
+  } while (at < size);
 }
 
 napi_value resolved(Environment& e, double value) {
@@ -135,7 +215,7 @@ napi_value upload(Environment& e, const Arguments& a) {
   const Bytes from = a.bytes(1, "the data");
   Block* block = e.allocate(device, from.size, kComputeStream);
   try {
-    copy_from_host(device.stream(kComputeStream), "upload", block->data, from);
+    copy_from_host(device, "upload", block->data, from);
   } catch (...) {
     device.allocator().free(block);
     throw;
@@ -146,7 +226,7 @@ napi_value upload(Environment& e, const Arguments& a) {
 napi_value write(Environment&, const Arguments& a) {
   const Storage& s = a.storage(0);
   const Bytes from = a.bytes(2, "the data");
-  copy_from_host(compute_stream(s), "write", a.range(s, 1, from.size), from);
+  copy_from_host(*s.device, "write", a.range(s, 1, from.size), from);
   return nullptr;
 }
 
@@ -155,16 +235,15 @@ napi_value markTime(Environment&, const Arguments& a) {
   const Storage& s = a.storage(0);
   char* const to = a.range(s, 1, sizeof(double));
   const int stream = a.stream(2);
-  CachingAllocator::record_use(s.block, stream, s.device->stream(stream).enqueue(mark_time, "markTime", to));
+  const TimeMark mark{&s.device->backend(), to};
+  CachingAllocator::record_use(s.block, stream, s.device->stream(stream).enqueue(mark_time, "markTime", mark));
   return nullptr;
 }
 
 napi_value read(Environment&, const Arguments& a) {
   const Storage& s = a.storage(0);
   const Bytes to = a.bytes(2, "the target");
-  const char* from = a.range(s, 1, to.size);
-  wait_for(compute_stream(s));
-  if (to.size) std::memcpy(to.data, from, to.size);
+  copy_to_host(s, "read", to.data, a.range(s, 1, to.size), to.size);
   return nullptr;
 }
 
@@ -177,27 +256,15 @@ napi_value readAsync(Environment& e, const Arguments& a) {
   napi_typedarray_type type = napi_int8_array;
   if (is_bytes) napi_get_typedarray_info(e.env, a.value(2), &type, nullptr, nullptr, nullptr, nullptr);
   if (type != napi_uint8_array) fail(ErrorCode::Value, "readAsync: the target must be a Uint8Array");
-  auto settlement = std::make_unique<Settlement>();
-  settlement->owner = &e;
-  settlement->bytes.reset(new (std::nothrow) char[std::max<size_t>(1, to.size)]);
-  if (!settlement->bytes) fail(ErrorCode::OutOfMemory, "readAsync: out of memory for a copy of ", to.size, " bytes");
-  settlement->count = to.size;
-  Stream& stream = compute_stream(s);
-  void* place = stream.begin(sizeof(Reading));  // before the promise: it may throw
-  napi_create_reference(e.env, a.value(2), 1, &settlement->target);
-  napi_value promise = make_promise(e, settlement.get());
-  if (!promise) return nullptr;
-  new (place) Reading{settlement.release(), from, DType::k_uint8};
-  stream.commit(read_bytes, "readAsync", sizeof(Reading), true);
-  return promise;
+  return promise_of(e, "readAsync", s, from, to.size, DType::k_uint8, a.value(2));
 }
 
 napi_value itemSync(Environment& e, const Arguments& a) {
   const Storage& s = a.storage(0);
   const DType dtype = dtype_argument(a, 2);
-  const char* from = a.range(s, 1, dtype_size(dtype));
-  wait_for(compute_stream(s));
-  return make_number(e, read_element(from, dtype));
+  char element[sizeof(double)];
+  copy_to_host(s, "itemSync", element, a.range(s, 1, dtype_size(dtype)), dtype_size(dtype));
+  return make_number(e, read_element(element, dtype));
 }
 
 napi_value item(Environment& e, const Arguments& a) {
@@ -206,18 +273,11 @@ napi_value item(Environment& e, const Arguments& a) {
   const DType dtype = dtype_argument(a, 2);
   const char* from = a.range(s, 1, dtype_size(dtype));
   Stream& stream = compute_stream(s);
-  if (spin_until(kLookNs, [&] { return stream.idle(); }) && !stream.faulted()) {
+  const bool on_host = s.device->backend().in_host_memory();
+  if (on_host && spin_until(kLookNs, [&] { return stream.idle(); }) && !stream.faulted()) {
     return resolved(e, read_element(from, dtype));
   }
-  auto settlement = std::make_unique<Settlement>();
-  settlement->owner = &e;
-  settlement->has_value = true;
-  void* place = stream.begin(sizeof(Reading));
-  napi_value promise = make_promise(e, settlement.get());
-  if (!promise) return nullptr;
-  new (place) Reading{settlement.release(), from, dtype};
-  stream.commit(read_item, "item", sizeof(Reading), true);
-  return promise;
+  return promise_of(e, "item", s, from, dtype_size(dtype), dtype, nullptr);
 }
 
 // { bytes, capacity, device slot }

@@ -13,11 +13,14 @@ struct Synchronizing {
 };
 
 void synchronized(Stream& stream, void* payload) {
-  const Synchronizing& s = *static_cast<Synchronizing*>(payload);
-  auto fault = s.communication->take_fault();
-  s.settlement->fault = stream.take_fault();
-  if (!s.settlement->fault) s.settlement->fault = std::move(fault);
-  settle(s.settlement);
+  const auto finish = [](Stream& self, void* argument) {
+    const std::unique_ptr<Synchronizing> s(static_cast<Synchronizing*>(argument));
+    auto fault = s->communication->take_fault();
+    s->settlement->fault = self.take_fault();
+    if (!s->settlement->fault) s->settlement->fault = std::move(fault);
+    settle(s->settlement);
+  };
+  stream.when_done(finish, *static_cast<Synchronizing**>(payload));
 }
 
 }  // namespace
@@ -27,8 +30,9 @@ namespace js {
 napi_value openDevice(Environment& e, const Arguments& a) {
   const std::string kind = a.text(0, "the kind");
   const int index = int(a.integer(1, 0, INT32_MAX, "the index"));
+  const std::string name = kind + ":" + std::to_string(index);
   for (size_t slot = 0; slot < e.devices.size(); slot++) {
-    if (kind == "cpu" && e.devices[slot]->index() == index) return make_number(e, double(slot));
+    if (e.devices[slot]->name() == name) return make_number(e, double(slot));
   }
   e.devices.push_back(DeviceContext::open(kind, index));
   return make_number(e, double(e.devices.size() - 1));
@@ -52,11 +56,11 @@ napi_value synchronizeAsync(Environment& e, const Arguments& a) {
   compute.wait_stream(communication);
   auto settlement = std::make_unique<Settlement>();
   settlement->owner = &e;
-  void* place = compute.begin(sizeof(Synchronizing));
+  void* place = compute.begin(sizeof(Synchronizing*));
   napi_value promise = make_promise(e, settlement.get());
   if (!promise) return nullptr;
-  new (place) Synchronizing{settlement.release(), &communication};
-  compute.commit(synchronized, "synchronize", sizeof(Synchronizing), true);
+  new (place) Synchronizing* {new Synchronizing{settlement.release(), &communication}};
+  compute.commit(synchronized, "synchronize", sizeof(Synchronizing*), true);
   return promise;
 }
 
@@ -69,10 +73,13 @@ napi_value streamDone(Environment& e, const Arguments& a) {
   napi_value promise = make_promise(e, settlement.get());
   if (!promise) return nullptr;
   new (place) Settlement* {settlement.release()};
-  const auto done = [](Stream& self, void* payload) {
-    Settlement* const s = *static_cast<Settlement**>(payload);
-    s->fault = self.take_fault();
-    settle(s);
+  const auto done = [](Stream& stream, void* payload) {
+    const auto finish = [](Stream& self, void* argument) {
+      Settlement* const s = static_cast<Settlement*>(argument);
+      s->fault = self.take_fault();
+      settle(s);
+    };
+    stream.when_done(finish, *static_cast<Settlement**>(payload));
   };
   stream.commit(done, "streamDone", sizeof(Settlement*), true);
   return promise;

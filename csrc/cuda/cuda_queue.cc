@@ -1,0 +1,121 @@
+#include "cuda_queue.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "../core/stream.h"
+#include "cuda_error.h"
+
+namespace sg {
+
+namespace {
+
+// Allocating is forbidden to a thread that captures, for fear that it waits; ours does not.
+class AllowedWhileCapturing {
+ public:
+  AllowedWhileCapturing() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~AllowedWhileCapturing() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+}  // namespace
+
+CudaQueue::CudaQueue(Backend& memory, const GpuInfo& gpu, bool urgent) : memory_(memory), gpu_(gpu) {
+  attach();
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
+  check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? greatest : least), "cudaStreamCreate");
+  void* record = nullptr;
+  check(cudaHostAlloc(&record, sizeof(DeviceFault), cudaHostAllocMapped | cudaHostAllocPortable), "cudaHostAlloc");
+  fault_ = static_cast<DeviceFault*>(record);
+  std::memset(record, 0, sizeof(DeviceFault));
+}
+
+// The stream's thread has ended and was the last to use any of it.
+CudaQueue::~CudaQueue() {
+  (void)cudaSetDevice(gpu_.ordinal);
+  end_capture();
+  (void)cudaStreamSynchronize(stream_);
+  for (Event e : free_events_) (void)cudaEventDestroy(static_cast<cudaEvent_t>(e));
+  for (const Piece& p : pieces_) memory_.unmap(p.data, p.size);
+  (void)cudaStreamDestroy(stream_);
+  (void)cudaFreeHost(fault_);
+  (void)cudaGetLastError();
+}
+
+CudaQueue& CudaQueue::current() { return static_cast<CudaQueue&>(*Stream::current()->queue()); }
+
+void CudaQueue::attach() { check(cudaSetDevice(gpu_.ordinal), "cudaSetDevice"); }
+
+DeviceQueue::Event CudaQueue::new_event() {
+  {
+    std::lock_guard lock(mutex_);
+    if (!free_events_.empty()) {
+      const Event event = free_events_.back();
+      free_events_.pop_back();
+      return event;
+    }
+  }
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  return event;
+}
+
+DeviceQueue::Event CudaQueue::record() {
+  const Event event = new_event();
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event), stream_), "cudaEventRecord");
+  return event;
+}
+
+bool CudaQueue::reached(Event event) {
+  const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(event));
+  if (state == cudaErrorNotReady) {
+    (void)cudaGetLastError();
+    return false;
+  }
+  check(state, "a kernel failed");
+  return true;
+}
+
+void CudaQueue::recycle(Event event) noexcept {
+  std::lock_guard lock(mutex_);
+  free_events_.push_back(event);
+}
+
+void CudaQueue::wait(Event event) {
+  check(cudaStreamWaitEvent(stream_, static_cast<cudaEvent_t>(event), 0), "cudaStreamWaitEvent");
+}
+
+std::optional<Fault> CudaQueue::take_fault() { return take(*fault_); }
+
+void CudaQueue::end_capture() {
+  if (!capturing_) return;
+  capturing_ = false;
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) (void)cudaGraphDestroy(graph);
+  (void)cudaGetLastError();
+}
+
+char* CudaQueue::scratch(size_t at, size_t bytes) {
+  constexpr size_t kSmallest = size_t(1) << 20;
+  if (at == 0 && pieces_.size() > 1 && !captured_) let_go_of_scratch();
+  if (pieces_.empty() || at + bytes > pieces_.back().size) {
+    const size_t size = std::max({kSmallest, 2 * (at + bytes)});
+    const AllowedWhileCapturing allowed;
+    char* const data = static_cast<char*>(memory_.map(size));
+    if (!data) fail(ErrorCode::OutOfMemory, "out of memory for the kernel's own working memory, ", size, " bytes");
+    pieces_.push_back({data, size});
+  }
+  return pieces_.back().data + at;
+}
+
+// All but the last piece. A graph keeps the addresses it was captured with, so where there is one nothing goes.
+void CudaQueue::let_go_of_scratch() {
+  check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  for (size_t i = 0; i + 1 < pieces_.size(); i++) memory_.unmap(pieces_[i].data, pieces_[i].size);
+  pieces_.erase(pieces_.begin(), pieces_.end() - 1);
+}
+
+}  // namespace sg

@@ -1,0 +1,5 @@
+#include "pointwise_vectors.cuh"
+
+namespace sg::gpu {
+template bool pointwise_vectors<bfloat16>(PointwiseOp, const VectorOperands&, void*, int64_t, cudaStream_t);
+}
