@@ -84,6 +84,48 @@ describe.each(KINDS)('%s', (kind) => {
   });
 });
 
+describe('calls of two groups in another order on one rank', () => {
+  const next = stream(SEED + 2000);
+  const plans = Array.from({ length: COUNT }, (): FaultPlan => ({ ...draw('order', next), stage: 'order', step: 1 + Math.floor(8 * next()) }));
+
+  test('are named on every rank', limits, async () => {
+    const took: number[] = [];
+    await each(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
+      const { events, output, ends, orphans } = await runRanks(plan, HANG_MS);
+      const fault = events.find((e) => e.event === 'fault');
+      const caught = events.filter((e) => e.event === 'caught');
+      expect(caught, output).toHaveLength(plan.ranks);
+      for (const { text, at } of caught) {
+        expect(text).toMatch(/^DistributedError: .*the ranks wait for each other: call the groups in the same order on all ranks: /);
+        for (const [who, group] of [
+          [`${plan.rank}`, 'side'],
+          [`[^${plan.rank}]`, 'world'],
+        ]) {
+          expect(text).toMatch(new RegExp(`world rank ${who} waits in allReduce\\(.*\\) #\\d+ of process group ${group} at \\S*fault_rank\\.mjs:\\d+:\\d+`));
+        }
+        expect(at - fault!.at).toBeLessThan(DETECTION_MS);
+        took.push(at - fault!.at);
+      }
+      expect(ends).toEqual(Array(plan.ranks).fill(3));
+      expect(orphans).toEqual([]);
+    });
+    await nothingLeft();
+    console.log(`order: named after at most ${Math.max(...took)} ms`);
+  });
+
+  test('end the job of a launcher', limits, async () => {
+    await each(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
+      const { output, ends, orphans, seconds } = await runJob(plan, HANG_MS);
+      expect(ends[0], output).not.toBe(0);
+      expect(output).toMatch(/rank \d failed first: exit code 3/);
+      expect(output).toContain('call the groups in the same order on all ranks: world rank');
+      expect(orphans).toEqual([]);
+      expect(seconds).toBeLessThan(HANG_MS / 1000);
+    });
+    await nothingLeft();
+  });
+});
+
 test('a rank that ends before it joins is named to those who wait for it', async () => {
   for (const rank of [0, 1]) {
     const plan: FaultPlan = { kind: 'exit', ranks: 3, transport: 'shm', rank, stage: 'start', step: 0, delay: 0 };

@@ -11,8 +11,9 @@ const me = Number(process.env.RANK);
 let step = 0;
 const say = (event, text = '') => writeSync(1, `${JSON.stringify({ event, rank: me, at: Date.now(), text })}\n`);
 
+/** Whether it is here and now that the plan wants its fault; most kinds do not come back. */
 function at(stage) {
-  if (me !== plan.rank || stage !== plan.stage || step !== plan.step) return;
+  if (me !== plan.rank || stage !== plan.stage || step !== plan.step) return false;
   plan.step = -1;
   say('fault');
   if (plan.kind === 'kill') process.kill(process.pid, 'SIGKILL');
@@ -20,6 +21,7 @@ function at(stage) {
   if (plan.kind === 'exit') process.exit(0);
   if (plan.kind === 'throw') throw new RangeError('my own mistake');
   if (plan.kind === 'sleep') Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, plan.milliseconds);
+  return true;
 }
 
 class Model extends nn.Module {
@@ -45,6 +47,7 @@ async function train() {
   const optimizer = new optim.AdamW(ddp.parameters(), { lr: 0.01 });
   ddp.module.first.weight.registerPostAccumulateGradHook(() => at('backward'));
   const large = sg.ones([1 << 20]);
+  const side = plan.kind === 'order' ? await world.split(0, { name: 'side' }) : null;
   // a cut link does not stop anybody: there must be something left to do
   const steps = plan.kind === 'cut' ? 1000 : 8;
   for (step = 1; step <= steps; step++) {
@@ -54,9 +57,12 @@ async function train() {
     at('optimizer');
     optimizer.step();
     optimizer.zeroGrad();
-    const work = world.allReduce(large, { op: 'avg' });
+    const calls = [() => world.allReduce(large, { op: 'avg' })];
+    if (side) calls.push(() => side.allReduce(sg.ones([2])));
+    if (at('order')) calls.reverse();
+    const works = calls.map((call) => call());
     at('collective');
-    work.wait();
+    for (const work of works) work.wait();
     at('reading');
     await loss.item();
     if (plan.kind === 'cut') await sleep(10);

@@ -12,12 +12,12 @@ export const KINDS = ['kill', 'stop', 'throw', 'exit'] as const;
 const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'collective', 'reading', 'checkpoint'] as const;
 
 export interface FaultPlan {
-  readonly kind: (typeof KINDS)[number] | 'cut' | 'sleep' | 'none';
+  readonly kind: (typeof KINDS)[number] | 'cut' | 'order' | 'sleep' | 'none';
   readonly ranks: number;
   readonly transport: 'shm' | 'tcp';
   /** Who comes to grief, where and when. */
   readonly rank: number;
-  readonly stage: (typeof STAGES)[number] | 'start';
+  readonly stage: (typeof STAGES)[number] | 'order' | 'start';
   readonly step: number;
   /** Into a checkpoint that is being written, in milliseconds. */
   readonly delay: number;
