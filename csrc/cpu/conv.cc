@@ -16,11 +16,6 @@ namespace {
 
 constexpr int64_t kTileBytes = 1 << 20, kTileOutputs = 256;
 
-int64_t whole(double v, int64_t least) {
-  SG_ASSERT(v >= double(least) && v < 1e9);
-  return int64_t(v);
-}
-
 DType sum_dtype(DType t) { return t == DType::k_float64 ? t : DType::k_float32; }
 
 void* at(In v, int64_t elements) { return v.ptr<char>() + elements * int64_t(dtype_size(v.dtype)); }
@@ -145,32 +140,6 @@ void sum_channels(const Conv& s, In dy, Out dbias) {
 }
 
 }  // namespace
-
-Conv::Conv(In x, In weight, In y, Rest geometry) {
-  SG_ASSERT(x.ndim == 4 && weight.ndim == 4 && y.ndim == 4 && geometry.count == 7);
-  SG_ASSERT(x.dtype == weight.dtype && x.dtype == y.dtype);
-  images = x.shape[0];
-  channels = x.shape[1];
-  filters = weight.shape[0];
-  groups = whole(geometry[6], 1);
-  SG_ASSERT(y.shape[0] == images && y.shape[1] == filters);
-  SG_ASSERT(filters % groups == 0 && channels == groups * weight.shape[1]);
-  for (int a = 0; a < 2; a++) {
-    ConvAxis& axis = a == 0 ? h : w;
-    axis.input = x.shape[2 + a];
-    axis.kernel = weight.shape[2 + a];
-    axis.output = y.shape[2 + a];
-    axis.stride = whole(geometry[a], 1);
-    axis.pad = whole(geometry[2 + a], 0);
-    axis.dilation = whole(geometry[4 + a], 1);
-    const int64_t room = axis.input + 2 * axis.pad - axis.dilation * (axis.kernel - 1) - 1;
-    SG_ASSERT(axis.kernel > 0 && axis.output == (room < 0 ? 0 : room / axis.stride + 1));
-  }
-  // Working memory is a part of these, so its size cannot overflow.
-  const double products = double(images) * double(channels) * double(taps()) * double(outputs());
-  const double padded = double(h.input + 2 * h.pad) * double(w.input + 2 * w.pad);
-  SG_ASSERT(products <= 0x1p53 && padded <= 0x1p53);
-}
 
 void CpuDevice::conv2d(In x, In w, MaybeIn bias, Out y, Rest geometry) {
   const Conv s(x, w, y, geometry);

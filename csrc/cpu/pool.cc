@@ -1,5 +1,5 @@
-// Pooling of images, one plane a task. A window that reaches past the far border (ceil mode) is cut there; as in
-// PyTorch an average that counts the padding still does not count what lies beyond it.
+// Pooling of images, one plane a task, in the accumulation type.
+#include "../ops/pool.h"
 #include "cpu_device.h"
 #include "index_plan.h"
 #include "planes.h"
@@ -8,48 +8,6 @@
 namespace sg {
 
 namespace {
-
-struct Axis {
-  int64_t size, kernel, stride, pad;
-  struct Window {
-    int64_t begin, end;  // within the image
-    int64_t padded;      // length within the padded image
-  };
-  Window window(int64_t output) const {
-    const int64_t begin = output * stride - pad, end = std::min(begin + kernel, size + pad);
-    return {std::max<int64_t>(begin, 0), std::min(end, size), end - begin};
-  }
-};
-
-struct Pool {
-  Axis h, w;
-  bool count_include_pad;
-  int64_t divisor(const Axis::Window& rows, const Axis::Window& cols) const {
-    if (count_include_pad) return rows.padded * cols.padded;
-    return (rows.end - rows.begin) * (cols.end - cols.begin);
-  }
-};
-
-int64_t positive(double v, int64_t least) {
-  SG_ASSERT(v >= double(least) && v < 1e9);
-  return int64_t(v);
-}
-
-// `x` and `y` are images before and after pooling. Every window holds at least one element of the image.
-Pool pool_of(In x, In y, Rest geometry, int count) {
-  SG_ASSERT(geometry.count == count && x.ndim == 4 && y.ndim == 4 && x.dtype == y.dtype);
-  SG_ASSERT(x.shape[0] == y.shape[0] && x.shape[1] == y.shape[1]);
-  Pool pool;
-  pool.count_include_pad = count > 6 && geometry[6] != 0;
-  for (int a = 0; a < 2; a++) {
-    Axis& axis = a == 0 ? pool.h : pool.w;
-    axis = {x.shape[2 + a], positive(geometry[a], 1), positive(geometry[2 + a], 1), positive(geometry[4 + a], 0)};
-    const int64_t outputs = y.shape[2 + a];
-    SG_ASSERT(2 * axis.pad <= axis.kernel);
-    SG_ASSERT(outputs == 0 || (axis.size > 0 && (outputs - 1) * axis.stride - axis.pad < axis.size));
-  }
-  return pool;
-}
 
 // Runs f(plane) for every plane of x; `work` elements each.
 template <class F>
@@ -76,9 +34,9 @@ void CpuDevice::maxPool2d(In x, Out y, Out indices, Rest geometry) {
       T* const to = plane<T>(y, p);
       int64_t* const to_index = plane<int64_t>(indices, p);
       for (int64_t oh = 0; oh < y.shape[2]; oh++) {
-        const Axis::Window rows = pool.h.window(oh);
+        const PoolAxis::Window rows = pool.h.window(oh);
         for (int64_t ow = 0; ow < y.shape[3]; ow++) {
-          const Axis::Window cols = pool.w.window(ow);
+          const PoolAxis::Window cols = pool.w.window(ow);
           int64_t index = rows.begin * width + cols.begin;
           A best = image[index];
           for (int64_t h = rows.begin; h < rows.end; h++) {
@@ -133,9 +91,9 @@ void CpuDevice::avgPool2d(In x, Out y, Rest geometry) {
       load_plane<T>(x, p, image, width);
       T* const to = plane<T>(y, p);
       for (int64_t oh = 0; oh < y.shape[2]; oh++) {
-        const Axis::Window rows = pool.h.window(oh);
+        const PoolAxis::Window rows = pool.h.window(oh);
         for (int64_t ow = 0; ow < y.shape[3]; ow++) {
-          const Axis::Window cols = pool.w.window(ow);
+          const PoolAxis::Window cols = pool.w.window(ow);
           A sum = 0;
           for (int64_t h = rows.begin; h < rows.end; h++) {
             for (int64_t w = cols.begin; w < cols.end; w++) sum += image[h * width + w];
@@ -158,9 +116,9 @@ void CpuDevice::avgPool2dBackward(In dy, Out dx, Rest geometry) {
       std::fill(image, image + size, A(0));
       const T* const from = plane<const T>(dy, p);
       for (int64_t oh = 0; oh < dy.shape[2]; oh++) {
-        const Axis::Window rows = pool.h.window(oh);
+        const PoolAxis::Window rows = pool.h.window(oh);
         for (int64_t ow = 0; ow < dy.shape[3]; ow++) {
-          const Axis::Window cols = pool.w.window(ow);
+          const PoolAxis::Window cols = pool.w.window(ow);
           const A share = A(from[oh * dy.strides[2] + ow * dy.strides[3]]) / A(pool.divisor(rows, cols));
           for (int64_t h = rows.begin; h < rows.end; h++) {
             for (int64_t w = cols.begin; w < cols.end; w++) image[h * width + w] += share;
