@@ -39,5 +39,6 @@ endif()
 
 if(EXISTS ${PROJECT_SOURCE_DIR}/csrc/cuda/emulation/CMakeLists.txt)
   add_subdirectory(csrc/cuda/emulation)
+  add_subdirectory(csrc/cuda/emulation/libraries)
   add_subdirectory(cmake/emulated)
 endif()

@@ -18,11 +18,11 @@ class DeviceQueue {
  public:
   using Event = void*;
   virtual ~DeviceQueue() = default;
-  virtual void attach() = 0;             // first call of a thread: it works for this device from now on
-  virtual Event record() = 0;            // all that was launched so far
+  virtual void attach() = 0;   // first call of a thread: it works for this device from now on
+  virtual Event record() = 0;  // all that was launched so far
   virtual bool reached(Event event) = 0;
   virtual void recycle(Event event) noexcept = 0;  // any thread
-  virtual void wait(Event event) = 0;    // what is launched from now on waits for it, on the device
+  virtual void wait(Event event) = 0;              // what is launched from now on waits for it, on the device
   // What a kernel found in its data (an index out of range) since the last call.
   virtual std::optional<Fault> take_fault() = 0;
   // What is launched goes into a graph and not to the device: nothing can be asked or waited for.

@@ -203,7 +203,7 @@ class Stream {
   size_t read_at_ = 0;
   const std::unique_ptr<DeviceQueue> queue_;
   std::deque<InFlight> in_flight_;
-  uint64_t marked_ = 0;            // the last command of in_flight_
+  uint64_t marked_ = 0;           // the last command of in_flight_
   std::atomic<uint64_t> ran_{0};  // written by the consumer; commands that were run, if not done
   // shared
   std::atomic<Segment*> spare_{nullptr};

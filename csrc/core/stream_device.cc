@@ -1,6 +1,6 @@
-// The side of a stream that looks after its device: what was launched and is not yet done. The stream's thread marks the
-// end of what it has launched with an event when it has nothing more to launch, or when somebody waits, and asks for
-// the oldest of these events. So a step of thousands of launches costs a handful of events, and nothing else has to
+// The side of a stream that looks after its device: what was launched and is not yet done. The stream's thread marks
+// the end of what it has launched with an event when it has nothing more to launch, or when somebody waits, and asks
+// for the oldest of these events. So a step of thousands of launches costs a handful of events, and nothing else has to
 // wait for the device.
 #include <algorithm>
 #include <chrono>

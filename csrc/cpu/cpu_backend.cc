@@ -65,7 +65,8 @@ std::unique_ptr<Backend> open_cpu(int index) {
   }
   memory_limit();  // a wrong setting is said here, and not in the middle of some op
   ThreadPool::instance();
-  if (index > 0 && taken[index].exchange(true)) fail(ErrorCode::Device, "device cpu:", index, " belongs to another thread");
+  if (index > 0 && taken[index].exchange(true))
+    fail(ErrorCode::Device, "device cpu:", index, " belongs to another thread");
   return std::make_unique<CpuBackend>(index);
 }
 

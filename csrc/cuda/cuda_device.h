@@ -1,5 +1,6 @@
-// The CUDA backend: the operations of Device as kernels, launched on the stream whose command runs. The families have the
-// files of the CPU backend's names. What the data alone can show goes into the stream's fault record (device_fault.h).
+// The CUDA backend: the operations of Device as kernels, launched on the stream whose command runs. The families have
+// the files of the CPU backend's names. What the data alone can show goes into the stream's fault record
+// (device_fault.h).
 #pragma once
 #include "../core/device.h"
 

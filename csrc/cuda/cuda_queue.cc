@@ -38,6 +38,7 @@ CudaQueue::~CudaQueue() {
   (void)cudaSetDevice(gpu_.ordinal);
   end_capture();
   (void)cudaStreamSynchronize(stream_);
+  matmul_plans_.reset();
   for (Event e : free_events_) (void)cudaEventDestroy(static_cast<cudaEvent_t>(e));
   for (const Piece& p : pieces_) memory_.unmap(p.data, p.size);
   (void)cudaStreamDestroy(stream_);
@@ -98,17 +99,25 @@ void CudaQueue::end_capture() {
   (void)cudaGetLastError();
 }
 
-char* CudaQueue::scratch(size_t at, size_t bytes) {
-  constexpr size_t kSmallest = size_t(1) << 20;
-  if (at == 0 && pieces_.size() > 1 && !captured_) let_go_of_scratch();
-  if (pieces_.empty() || at + bytes > pieces_.back().size) {
-    const size_t size = std::max({kSmallest, 2 * (at + bytes)});
+MatmulPlans& CudaQueue::matmul_plans() {
+  if (!matmul_plans_) matmul_plans_ = std::make_unique<MatmulPlans>();
+  return *matmul_plans_;
+}
+
+char* CudaQueue::take_scratch(size_t bytes) {
+  constexpr size_t kSmallest = size_t(1) << 20, kAlignment = 256;
+  bytes = (bytes + kAlignment - 1) & ~(kAlignment - 1);
+  if (scratch_used_ == 0 && pieces_.size() > 1 && !captured_) let_go_of_scratch();
+  if (pieces_.empty() || scratch_used_ + bytes > pieces_.back().size) {
+    const size_t size = std::max(kSmallest, scratch_used_ + bytes + (scratch_used_ + bytes) / 2);
     const AllowedWhileCapturing allowed;
     char* const data = static_cast<char*>(memory_.map(size));
     if (!data) fail(ErrorCode::OutOfMemory, "out of memory for the kernel's own working memory, ", size, " bytes");
     pieces_.push_back({data, size});
   }
-  return pieces_.back().data + at;
+  char* const taken = pieces_.back().data + scratch_used_;
+  scratch_used_ += bytes;
+  return taken;
 }
 
 // All but the last piece. A graph keeps the addresses it was captured with, so where there is one nothing goes.

@@ -8,6 +8,7 @@
 #include "../core/backend.h"
 #include "device_fault.h"
 #include "gpu_info.h"
+#include "matmul_plans.h"
 
 namespace sg {
 
@@ -21,6 +22,7 @@ class CudaQueue final : public DeviceQueue {
   cudaStream_t stream() const { return stream_; }
   const GpuInfo& gpu() const { return gpu_; }
   DeviceFault* fault_record() const { return fault_; }
+  MatmulPlans& matmul_plans();
 
   void attach() override;
   Event record() override;
@@ -31,11 +33,9 @@ class CudaQueue final : public DeviceQueue {
   bool capturing() const override { return capturing_; }
   void end_capture() override;
 
-  // Device memory for the length of an op; the next op of the stream has the same. Scratch(), not this, is how ops
-  // ask for it.
-  char* scratch(size_t at, size_t bytes);
-
  private:
+  friend class Scratch;
+  char* take_scratch(size_t bytes);
   Event new_event();
   void let_go_of_scratch();
   Backend& memory_;
@@ -49,26 +49,26 @@ class CudaQueue final : public DeviceQueue {
     size_t size;
   };
   std::vector<Piece> pieces_;  // the last one is in use, the others are until the stream is through with them
+  size_t scratch_used_ = 0;
   bool capturing_ = false, captured_ = false;
+  std::unique_ptr<MatmulPlans> matmul_plans_;
 };
 
-// The working memory of one op: pieces are laid one after another, and all are free when it goes out of scope.
+// The working memory of an op on the running stream: pieces are laid one after another, and are free for what the
+// stream launches next when this goes out of scope. Ops that call others have theirs below the others'.
 class Scratch {
  public:
-  Scratch() : queue_(CudaQueue::current()) {}
+  Scratch() : queue_(CudaQueue::current()), before_(queue_.scratch_used_) {}
+  ~Scratch() { queue_.scratch_used_ = before_; }
   Scratch(const Scratch&) = delete;
   template <class T>
   T* take(size_t count) {
-    constexpr size_t kAlignment = 256;
-    const size_t bytes = (count * sizeof(T) + kAlignment - 1) & ~(kAlignment - 1);
-    char* const p = queue_.scratch(used_, bytes);
-    used_ += bytes;
-    return reinterpret_cast<T*>(p);
+    return reinterpret_cast<T*>(queue_.take_scratch(count * sizeof(T)));
   }
 
  private:
   CudaQueue& queue_;
-  size_t used_ = 0;
+  const size_t before_;
 };
 
 }  // namespace sg

@@ -11,14 +11,14 @@ namespace sg {
 
 enum class FaultKind : int32_t {
   kNone,
-  kIndex,               // value, size, position in `shape`
-  kEntry,               // value, position, how many `noun` there are
-  kClass,               // value, row, classes
-  kZeroDivision,        // -
-  kProbability,         // row, column; `number` is the value
-  kNoProbability,       // row
-  kInfiniteTotal,       // row
-  kTooFewCandidates,    // samples, row, candidates
+  kIndex,             // value, size, position in `shape`
+  kEntry,             // value, position, how many `noun` there are
+  kClass,             // value, row, classes
+  kZeroDivision,      // -
+  kProbability,       // row, column; `number` is the value
+  kNoProbability,     // row
+  kInfiniteTotal,     // row
+  kTooFewCandidates,  // samples, row, candidates
 };
 
 struct DeviceFault {

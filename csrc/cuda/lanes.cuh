@@ -47,9 +47,9 @@ KI Lane<T> per_lane(F f, Lane<T> a, Lane<T> b) {
   return T(f(a.v, b.v));
 }
 
-#define SG_UNARY(name, function)   \
-  template <class T>               \
-  KI Lane<T> name(Lane<T> a) {     \
+#define SG_UNARY(name, function)  \
+  template <class T>              \
+  KI Lane<T> name(Lane<T> a) {    \
     return T(std::function(a.v)); \
   }
 SG_UNARY(abs, abs)
@@ -173,6 +173,20 @@ template <class T>
 struct alignas(16) Pack {
   static constexpr int kCount = 16 / sizeof(T);
   T at[kCount];
+};
+// kCount elements as 16-byte accesses; what Pack is to types of other sizes, where several are converted together.
+template <class T, int kCount>
+struct Packs {
+  static constexpr int kPacks = kCount / Pack<T>::kCount;
+  Pack<T> pack[kPacks];
+  SG_DEVICE void load(const T* p) {
+    for (int i = 0; i < kPacks; i++) pack[i] = reinterpret_cast<const Pack<T>*>(p)[i];
+  }
+  SG_DEVICE void store(T* p) const {
+    for (int i = 0; i < kPacks; i++) reinterpret_cast<Pack<T>*>(p)[i] = pack[i];
+  }
+  SG_DEVICE T get(int i) const { return pack[i / Pack<T>::kCount].at[i % Pack<T>::kCount]; }
+  SG_DEVICE void set(int i, T x) { pack[i / Pack<T>::kCount].at[i % Pack<T>::kCount] = x; }
 };
 inline bool is_aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 

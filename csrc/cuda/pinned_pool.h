@@ -21,7 +21,7 @@ class PinnedPool {
   std::mutex mutex_;
   std::vector<void*> free_[kClasses];
   std::unordered_map<void*, int> given_;  // to their class
-  size_t kept_ = 0;                        // bytes of free large ones
+  size_t kept_ = 0;                       // bytes of free large ones
 };
 
 }  // namespace sg

@@ -42,8 +42,8 @@ constexpr bool exists_in() {
 template <class L>
 SG_DEVICE L apply(PointwiseOp op, L a, [[maybe_unused]] L b, [[maybe_unused]] L c) {
   switch (op) {
-#define SG_ROW(domain, name, arity, ...)                                      \
-  case PointwiseOp::k_##name:                                                 \
+#define SG_ROW(domain, name, arity, ...)                              \
+  case PointwiseOp::k_##name:                                         \
     if constexpr (exists_in<L, Domain::domain>()) return __VA_ARGS__; \
     break;
     SG_POINTWISE(SG_ROW)
@@ -149,8 +149,7 @@ bool computes_in_its_type(DType dtype, DType compute) {
 
 [[noreturn]] void refuse(PointwiseOp op) {
   const PointwiseRow& row = kPointwiseOps[int(op)];
-  fail(ErrorCode::DType, row.name,
-       row.domain == Domain::kInteger ? ": expects integers or bool" : ": expects floats");
+  fail(ErrorCode::DType, row.name, row.domain == Domain::kInteger ? ": expects integers or bool" : ": expects floats");
 }
 
 }  // namespace
@@ -170,7 +169,8 @@ void CudaDevice::pointwise(PointwiseOp op, Ins inputs, Out y, DType compute) {
   }
   if (y.numel() == 0) return;
   CudaQueue& queue = CudaQueue::current();
-  if (is_floating(y.dtype) && computes_in_its_type(y.dtype, compute) && run_vectors(op, inputs, y, queue.stream())) return;
+  if (is_floating(y.dtype) && computes_in_its_type(y.dtype, compute) && run_vectors(op, inputs, y, queue.stream()))
+    return;
   switch (compute) {
     case DType::k_float32: return run_general<Lane<float>>(op, inputs, y, queue);
     case DType::k_float64: return run_general<Lane<double>>(op, inputs, y, queue);

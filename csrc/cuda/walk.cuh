@@ -18,10 +18,12 @@ struct Divisor {
     while ((uint64_t(1) << shift) < d) shift++;
     factor = uint32_t(((uint64_t(1) << 32) * ((uint64_t(1) << shift) - d)) / d + 1);
   }
-  SG_DEVICE uint32_t quotient(uint32_t n) const {
-    return (uint32_t((uint64_t(n) * factor) >> 32) + n) >> shift;
-  }
+  SG_DEVICE uint32_t quotient(uint32_t n) const { return (uint32_t((uint64_t(n) * factor) >> 32) + n) >> shift; }
 };
+
+// Which dimensions are innermost: those of the first operand's memory, or the last ones, so that an index is a position
+// in row-major order.
+enum class Order { kMemory, kLogical };
 
 template <int kOperands>
 struct Walk {
@@ -35,7 +37,7 @@ struct Walk {
 
   Walk() = default;
   // strides_of[k] are operand k's, in elements; null: all 0.
-  Walk(int dims, const int64_t* sizes, const int64_t* const (&strides_of)[kOperands]) {
+  Walk(int dims, const int64_t* sizes, const int64_t* const (&strides_of)[kOperands], Order order = Order::kMemory) {
     for (int d = 0; d < dims; d++) {
       count *= sizes[d];
       if (sizes[d] == 1) continue;
@@ -44,32 +46,61 @@ struct Walk {
       ndim++;
     }
     if (count == 0) return;
-    sort();
+    if (order == Order::kMemory) sort();
     merge();
-    narrow = count < (int64_t(1) << 31);
-    for (int d = 0; d < ndim && narrow; d++) divisor[d] = Divisor(uint32_t(shape[d]));
+    prepare();
   }
 
-  // Where each operand's element `index` lies.
-  SG_DEVICE void locate(int64_t index, int64_t (&at)[kOperands]) const {
-    for (int k = 0; k < kOperands; k++) at[k] = 0;
+  // Goes over to units of `by` neighbouring elements, in which places then count, too: if every operand has its
+  // innermost elements side by side and all else is a multiple. What the operands' addresses are divisible by is the
+  // caller's to see. Operands from kWide on are none of elements, but constant along the innermost dimension.
+  template <int kWide = kOperands>
+  bool widen(int64_t by) {
+    const int last = ndim - 1;
+    if (ndim == 0 || count == 0 || shape[last] % by != 0) return false;
+    for (int k = kWide; k < kOperands; k++)
+      if (strides[k][last] != 0) return false;
+    for (int k = 0; k < kWide; k++) {
+      if (strides[k][last] != 1) return false;
+      for (int d = 0; d < last; d++)
+        if (strides[k][d] % by != 0) return false;
+    }
+    shape[last] /= by;
+    count /= by;
+    for (int k = 0; k < kWide; k++)
+      for (int d = 0; d < last; d++) strides[k][d] /= by;
+    prepare();
+    return true;
+  }
+
+  // Where element `index` of each operand lies, of the first few where no more are wanted.
+  template <int kWanted>
+  SG_DEVICE void locate(int64_t index, int64_t (&at)[kWanted]) const {
+    static_assert(kWanted <= kOperands);
+    for (int k = 0; k < kWanted; k++) at[k] = 0;
     if (narrow) {
       uint32_t rest = uint32_t(index);
-      for (int d = ndim - 1; d >= 0; d--) {
+      for (int d = ndim - 1; d > 0; d--) {
         const uint32_t quotient = divisor[d].quotient(rest), i = rest - quotient * divisor[d].d;
         rest = quotient;
-        for (int k = 0; k < kOperands; k++) at[k] += i * strides[k][d];
+        for (int k = 0; k < kWanted; k++) at[k] += i * strides[k][d];
       }
+      index = rest;
     } else {
-      for (int d = ndim - 1; d >= 0; d--) {
+      for (int d = ndim - 1; d > 0; d--) {
         const int64_t quotient = index / shape[d], i = index - quotient * shape[d];
         index = quotient;
-        for (int k = 0; k < kOperands; k++) at[k] += i * strides[k][d];
+        for (int k = 0; k < kWanted; k++) at[k] += i * strides[k][d];
       }
     }
+    for (int k = 0; k < kWanted && ndim > 0; k++) at[k] += index * strides[k][0];
   }
 
  private:
+  void prepare() {
+    narrow = count < (int64_t(1) << 31);
+    for (int d = 0; d < ndim && narrow; d++) divisor[d] = Divisor(uint32_t(shape[d]));
+  }
   static int64_t magnitude(int64_t stride) { return stride < 0 ? -stride : stride; }
   void sort() {
     for (int i = 1; i < ndim; i++) {
