@@ -49,6 +49,10 @@ constexpr bool is_float16_kind(DType t) { return t == DType::k_float16 || t == D
 constexpr bool is_floating(DType t) {
   return t <= DType::k_bfloat16 || t == DType::k_float8_e4m3 || t == DType::k_float8_e5m2;
 }
+// The dtype that kernels compute in, which holds every value of a dtype: float64, float32 or int64.
+inline DType lane_dtype(DType t) {
+  return t == DType::k_float64 ? t : is_floating(t) ? DType::k_float32 : DType::k_int64;
+}
 
 template <class T>
 struct DTypeOf;

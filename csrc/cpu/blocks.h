@@ -19,11 +19,6 @@ using StoreBlock = void (*)(const void* from, int64_t rows, int64_t cols, Stride
 LoadBlock block_loader(DType dtype, DType lane);
 StoreBlock block_storer(DType lane, DType dtype);
 
-// The lane dtype that holds every value of a dtype.
-inline DType lane_dtype(DType t) {
-  return t == DType::k_float64 ? t : is_floating(t) ? DType::k_float32 : DType::k_int64;
-}
-
 // The next box of a transposed operand lies a few columns further, each in another page: no hardware looks there.
 template <class T>
 inline void prefetch_run(const T* from, int64_t n) {
