@@ -20,8 +20,7 @@ void barrier_completes(const Barrier& barrier, int last);
 void warp_syncs(int warp);
 void fence();
 void access(const void* p, size_t bytes, Access access, uintptr_t code);
-// False: the kernel cannot go on.
-bool copy_starts(void* to, int bytes, const void* from, int source_bytes, uintptr_t code);
+void copy_starts(void* to, int bytes, const void* from, int source_bytes, uintptr_t code);
 void copy_lands(void* to, int bytes, uintptr_t code);
 void shared_memory_starts(size_t dynamic_bytes);
 void shared_array_starts(size_t offset, size_t bytes);
@@ -33,7 +32,7 @@ inline void barrier_completes(const Barrier&, int) {}
 inline void warp_syncs(int) {}
 inline void fence() {}
 inline void access(const void*, size_t, Access, uintptr_t) {}
-inline bool copy_starts(void*, int, const void*, int, uintptr_t) { return true; }
+inline void copy_starts(void*, int, const void*, int, uintptr_t) {}
 inline void copy_lands(void*, int, uintptr_t) {}
 inline void shared_memory_starts(size_t) {}
 inline void shared_array_starts(size_t, size_t) {}

@@ -71,5 +71,9 @@ size_t stack_bytes(int fiber) { return kStackBytes - size_t(fiber % 64) * 192; }
 bool on_fiber_stack(const void* address) {
   return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(all_stacks()) < kStackBytes * kMaxThreads;
 }
+bool same_stack(const void* a, const void* b) {
+  const auto stack = [](const void* p) { return size_t(static_cast<const char*>(p) - all_stacks()) / kStackBytes; };
+  return stack(a) == stack(b);
+}
 
 }  // namespace sg::emulation

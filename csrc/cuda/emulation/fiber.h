@@ -29,5 +29,6 @@ char* stack_of(int fiber);
 // Not the same for all: tops at equal distances would all want the same few cache lines.
 size_t stack_bytes(int fiber);
 bool on_fiber_stack(const void* address);
+bool same_stack(const void* a, const void* b);  // both on stacks
 
 }  // namespace sg::emulation

@@ -29,13 +29,13 @@ int sgEmulationAccess(const void* p, size_t bytes, int writes, const char* who) 
 
 void sgEmulationReport(const char* text) { report("%s", text); }
 
-void sgEmulationMarkAllocated(const void* p, size_t bytes) {
+void sgEmulationMark(const void* p, size_t bytes, int in_use, cudaStream_t handle) {
   const Lock lock(runtime_mutex);
-  shadow::allocated(p, bytes);
-}
-void sgEmulationMarkFreed(const void* p, size_t bytes) {
-  const Lock lock(runtime_mutex);
-  shadow::freed(p, bytes);
+  CUstream_st* const stream = find_stream(handle);
+  if (!sgEmulationChecks() || !stream || stream->capture) return;
+  Operation operation;
+  operation.run = [=] { shadow::mark(p, bytes, in_use != 0); };
+  (void)enqueue(stream, std::move(operation));
 }
 
 void sgEmulationSetSchedule(const char* schedule) {

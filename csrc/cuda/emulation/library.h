@@ -22,10 +22,9 @@ SG_EMULATION_API int sgEmulationAccess(const void* p, size_t bytes, int writes, 
 // Fails the device, as a kernel's fault does, with this text.
 SG_EMULATION_API void sgEmulationReport(const char* text);
 
-// An allocator tells which part of an allocation is in use: a fresh part counts as uninitialised, a returned one as
-// freed. Without effect in the fast build.
-SG_EMULATION_API void sgEmulationMarkAllocated(const void* p, size_t bytes);
-SG_EMULATION_API void sgEmulationMarkFreed(const void* p, size_t bytes);
+// An allocator on top of cudaMalloc tells, in the order of a stream, that it hands out a part of an allocation (which
+// then counts as uninitialised) or takes it back (as freed). Without effect in the fast build and in a capture.
+SG_EMULATION_API void sgEmulationMark(const void* p, size_t bytes, int in_use, cudaStream_t stream);
 
 // For tests of the emulator: the schedule of what runs from now on ("order", "reverse" or a seed), the number of
 // reports so far, and whether this is the check build.

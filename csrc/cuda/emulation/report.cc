@@ -20,7 +20,8 @@ extern const uint3 threadIdx, blockIdx;
 namespace sg::emulation {
 
 static std::set<std::pair<uintptr_t, uintptr_t>> told;
-static unsigned long reports;
+static unsigned long reports, lines_told;
+constexpr unsigned long kMostTold = 1000;
 
 static const char* base_name(const char* path) {
   const char* slash = strrchr(path, '/');
@@ -66,24 +67,39 @@ static std::string kernel_name() {
   return name.empty() || name[0] == '?' ? "a kernel of " + std::string(base_name(module.dli_fname)) : name;
 }
 
-bool first_time(uintptr_t code, uintptr_t other) { return told.insert({code, other}).second; }
 unsigned long report_count() { return reports; }
 
-void report(const char* format, ...) {
+static void print(const char* format, va_list arguments) {
+  if (lines_told++ >= kMostTold) return;
   char text[1024];
+  vsnprintf(text, sizeof text, format, arguments);
+  if (block.running)
+    fprintf(stderr, "CUDA emulation: %s\n    thread (%u,%u,%u) of block (%u,%u,%u) of %s\n", text, threadIdx.x,
+            threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, kernel_name().c_str());
+  else fprintf(stderr, "CUDA emulation: %s\n", text);
+  if (options().abort_on_report) abort();
+}
+
+bool fault_is_new(uintptr_t code, uintptr_t other) {
+  fail_device(cudaErrorLaunchFailure);
+  reports++;
+  return told.insert({code, other}).second;
+}
+
+void tell(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text, sizeof text, format, arguments);
+  print(format, arguments);
   va_end(arguments);
+}
+
+void report(const char* format, ...) {
   fail_device(cudaErrorLaunchFailure);
-  // A loop with a fault would fill the log.
-  if (reports++ < 100) {
-    if (block.running)
-      fprintf(stderr, "CUDA emulation: %s\n    thread (%u,%u,%u) of block (%u,%u,%u) of %s\n", text, threadIdx.x,
-              threadIdx.y, threadIdx.z, blockIdx.x, blockIdx.y, blockIdx.z, kernel_name().c_str());
-    else fprintf(stderr, "CUDA emulation: %s\n", text);
-  }
-  if (options().abort_on_report) abort();
+  reports++;
+  va_list arguments;
+  va_start(arguments, format);
+  print(format, arguments);
+  va_end(arguments);
 }
 
 }  // namespace sg::emulation

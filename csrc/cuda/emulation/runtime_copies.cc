@@ -27,8 +27,7 @@ void copy_rows(const Rows& r, const char* who) {
     char* const to = r.to + row * r.to_pitch;
     const char* const from = r.from + row * r.from_pitch;
     if (!may_access(from, r.width, who) || !may_access(to, r.width, who)) return;
-    shadow::touched(from, r.width, false, who);
-    shadow::touched(to, r.width, true, who);
+    if (!shadow::copied(to, from, r.width, who)) return;
     memmove(to, from, r.width);
   }
 }
@@ -83,9 +82,7 @@ cudaError_t fill(void* p, int value, size_t bytes, cudaStream_t handle, bool wai
   if (pageable(p) || !bytes_from(p)) return result(cudaErrorInvalidValue);
   Operation operation;
   operation.run = [=] {
-    if (!may_access(p, bytes, "cudaMemset")) return;
-    shadow::touched(p, bytes, true, "cudaMemset");
-    memset(p, value, bytes);
+    if (may_access(p, bytes, "cudaMemset") && shadow::touched(p, bytes, true, "cudaMemset")) memset(p, value, bytes);
   };
   return result(enqueue(stream, std::move(operation)));
 }
@@ -128,9 +125,7 @@ SG_CUDART cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* f
       report("cudaMemcpyPeerAsync: %zu bytes are more than one of the allocations has", bytes);
       return;
     }
-    shadow::touched(from, bytes, false, "cudaMemcpyPeerAsync");
-    shadow::touched(to, bytes, true, "cudaMemcpyPeerAsync");
-    memcpy(to, from, bytes);
+    if (shadow::copied(to, from, bytes, "cudaMemcpyPeerAsync")) memcpy(to, from, bytes);
   };
   return result(enqueue(stream, std::move(operation)));
 }

@@ -78,3 +78,8 @@ SG_CUDART cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks,
   *blocks = std::min({32, by_threads, by_memory});
   return fault_or();
 }
+SG_CUDART cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* kernel,
+                                                                             int threads, size_t shared_bytes,
+                                                                             unsigned) {
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, kernel, threads, shared_bytes);
+}
