@@ -105,7 +105,7 @@ cudaError_t allocate(int index, size_t bytes, void** out) {
   arena.allocated += bytes;
   // As NaNs: nothing may rely on what memory holds at first.
   if (index != kHostArena) memset(p, 0xff, std::min(bytes, kPoisoned));
-  shadow::allocated(p, bytes);
+  shadow::allocated(p, bytes, padded(bytes));
   *out = p;
   return cudaSuccess;
 }

@@ -7,7 +7,7 @@
 namespace sg::emulation::shadow {
 
 #ifdef SG_EMULATION_CHECK
-void allocated(const void* p, size_t bytes);
+void allocated(const void* p, size_t bytes, size_t with_gap);  // nothing else lies in the gap behind it
 void freed(const void* p, size_t bytes);
 // Parts of an allocation, by an allocator on top: who touched them before still counts.
 void mark(const void* p, size_t bytes, bool in_use);
@@ -16,7 +16,7 @@ bool touched(const void* p, size_t bytes, bool writes, const char* who);
 // What was not initialised stays so in the copy: copying it is no fault.
 bool copied(const void* to, const void* from, size_t bytes, const char* who);
 #else
-inline void allocated(const void*, size_t) {}
+inline void allocated(const void*, size_t, size_t) {}
 inline void freed(const void*, size_t) {}
 inline void mark(const void*, size_t, bool) {}
 inline bool touched(const void*, size_t, bool, const char*) { return true; }

@@ -44,9 +44,9 @@ void collective(unsigned mask, Collective kind, void* lane_argument, CollectiveF
   Gathering& gathering = gathering_for(warp, mask, kind, site);
   gathering.arrived |= self;
   gathering.lanes[lane()] = lane_argument;
+  block.self().site = site;
   if (gathering.arrived != mask) {
     block.self().state = ThreadState::InCollective;
-    block.self().site = site;
     wait_here();
     return;
   }
@@ -70,8 +70,9 @@ void exchange(void* const* lanes, unsigned mask) {
     if (mask >> lane.source & 1) {
       __builtin_memcpy(lane.value, static_cast<Shuffled*>(lanes[lane.source])->sent, lane.bytes);
     } else {
-      __builtin_memset(lane.value, 0xff, lane.bytes);
-      report("lane %d shuffles from lane %u, which is not in mask %08x", __builtin_ctz(left), lane.source, mask);
+      report("lane %d shuffles from lane %u, which is not in mask %08x, at %s", __builtin_ctz(left), lane.source, mask,
+             describe(block.self().site).c_str());
+      abandon_block();
     }
   }
 }

@@ -34,8 +34,10 @@ struct Session {
     return ok(cudaStreamBeginCapture(stream, mode));
   }
   cudaError_t end() { return cudaStreamEndCapture(stream, &graph); }
-  void write(cudaStream_t s, float first) { gpu::launch(write_numbers, 1, kNumbers, 0, s, x.data, kNumbers, first); }
-  void copy(cudaStream_t s) { gpu::launch(copy_numbers, 1, kNumbers, 0, s, x.data, y.data, kNumbers); }
+  void write(cudaStream_t s, float first) {
+    gpu::launch(write_numbers<float>, 1, kNumbers, 0, s, x.data, kNumbers, first);
+  }
+  void copy(cudaStream_t s) { gpu::launch(copy_numbers<float>, 1, kNumbers, 0, s, x.data, y.data, kNumbers); }
 };
 
 bool replays() {
@@ -129,7 +131,8 @@ bool legal_calls() {
   cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
   right &= ok(cudaThreadExchangeStreamCaptureMode(&mode)) && ok(allocate());
   right &= ok(cudaThreadExchangeStreamCaptureMode(&mode)) && mode == cudaStreamCaptureModeRelaxed;
-  gpu::launch(copy_numbers, 1, kNumbers, 0, s.other, s.x.data, s.y.data, kNumbers);  // a stream that is not captured
+  gpu::launch(copy_numbers<float>, 1, kNumbers, 0, s.other, s.x.data, s.y.data,
+              kNumbers);  // a stream that is not captured
   right &= ok(s.end());
   Session relaxed;
   right &= relaxed.begin(cudaStreamCaptureModeRelaxed) && ok(allocate());

@@ -178,13 +178,13 @@ bool streams_work() {
   Buffer<float> x(n), y(n);
   bool right = true;
   for (int round = 0; round < 3; round++) {
-    gpu::launch(write_numbers, 4, 256, 0, first, x.data, n, float(round));
+    gpu::launch(write_numbers<float>, 4, 256, 0, first, x.data, n, float(round));
     right &= ok(cudaEventRecord(event, first)) && ok(cudaStreamWaitEvent(second, event, 0));
-    gpu::launch(copy_numbers, 4, 256, 0, second, x.data, y.data, n);
+    gpu::launch(copy_numbers<float>, 4, 256, 0, second, x.data, y.data, n);
     right &= ok(cudaEventRecord(done, second)) && ok(cudaStreamWaitEvent(first, done, 0));
   }
   right &= ok(cudaStreamSynchronize(first));
-  gpu::launch(write_numbers, 4, 256, 0, second, x.data, n, 9);  // the host has waited: no event is needed
+  gpu::launch(write_numbers<float>, 4, 256, 0, second, x.data, n, 9);  // the host has waited: no event is needed
   const auto got = y.read();
   for (size_t i = 0; i < n; i++) right &= got[i] == float(i + 2);
   return right && x.read()[0] == 9 && ok(cudaStreamDestroy(first)) && ok(cudaStreamDestroy(second)) &&
@@ -197,7 +197,7 @@ bool pinned_works() {
   if (!ok(cudaHostAlloc(reinterpret_cast<void**>(&host), 400, cudaHostAllocMapped)) ||
       !ok(cudaHostGetDevicePointer(reinterpret_cast<void**>(&seen), host, 0)))
     return false;
-  gpu::launch(write_numbers, 1, 128, 0, nullptr, seen, 100, 5);
+  gpu::launch(write_numbers<float>, 1, 128, 0, nullptr, seen, 100, 5);
   const bool right = ok(cudaDeviceSynchronize()) && host[99] == 104;
   return ok(cudaFreeHost(host)) && right;
 }

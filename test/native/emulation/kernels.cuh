@@ -199,11 +199,13 @@ __global__ void histogram(const int* x, int* counts, int n) {
   else atomicAdd(&counts[x[i]], 1);
 }
 
-__global__ inline void write_numbers(float* y, int n, float first) {
+template <class T>
+__global__ void write_numbers(T* y, int n, T first) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i < n) y[i] = first + float(i);
+  if (i < n) y[i] = first + T(i);
 }
-__global__ inline void copy_numbers(const float* x, float* y, int n) {
+template <class T>
+__global__ void copy_numbers(const T* x, T* y, int n) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < n) y[i] = x[i];
 }

@@ -21,7 +21,7 @@ void run_add(size_t n) {
   (void)cudaDeviceSynchronize();
 }
 void copy_on_device(const float* x, float* y, int n) {
-  gpu::launch(copy_numbers, 1, 128, 0, nullptr, x, y, n);
+  gpu::launch(copy_numbers<float>, 1, 128, 0, nullptr, x, y, n);
   (void)cudaDeviceSynchronize();
 }
 
@@ -42,7 +42,7 @@ void use_after_free_in_a_stream() {
   (void)cudaMallocAsync(reinterpret_cast<void**>(&x), 256, stream);
   (void)cudaMemsetAsync(x, 0, 256, stream);
   (void)cudaFreeAsync(x, stream);
-  gpu::launch(copy_numbers, 1, 64, 0, stream, x, y.data, 64);
+  gpu::launch(copy_numbers<float>, 1, 64, 0, stream, x, y.data, 64);
   (void)cudaStreamSynchronize(stream);
   (void)cudaStreamDestroy(stream);
 }
@@ -132,19 +132,19 @@ class TwoStreams {
 };
 void read_without_event() {
   TwoStreams s;
-  gpu::launch(write_numbers, 1, 256, 0, s.first, s.x.data, 256, 1);
-  gpu::launch(copy_numbers, 1, 256, 0, s.second, s.x.data, s.y.data, 256);
+  gpu::launch(write_numbers<float>, 1, 256, 0, s.first, s.x.data, 256, 1);
+  gpu::launch(copy_numbers<float>, 1, 256, 0, s.second, s.x.data, s.y.data, 256);
   (void)cudaDeviceSynchronize();
 }
 void write_without_event() {
   TwoStreams s;
-  gpu::launch(copy_numbers, 1, 256, 0, s.first, s.x.data, s.y.data, 256);
-  gpu::launch(write_numbers, 1, 256, 0, s.second, s.x.data, 256, 1);
+  gpu::launch(copy_numbers<float>, 1, 256, 0, s.first, s.x.data, s.y.data, 256);
+  gpu::launch(write_numbers<float>, 1, 256, 0, s.second, s.x.data, 256, 1);
   (void)cudaDeviceSynchronize();
 }
 void copy_without_event() {
   TwoStreams s;
-  gpu::launch(write_numbers, 1, 256, 0, s.first, s.x.data, 256, 1);
+  gpu::launch(write_numbers<float>, 1, 256, 0, s.first, s.x.data, 256, 1);
   (void)cudaMemcpyAsync(s.y.data, s.x.data, 1024, cudaMemcpyDeviceToDevice, s.second);
   (void)cudaDeviceSynchronize();
 }
@@ -153,9 +153,9 @@ void event_too_early() {
   cudaEvent_t event;
   (void)cudaEventCreate(&event);
   (void)cudaEventRecord(event, s.first);
-  gpu::launch(write_numbers, 1, 256, 0, s.first, s.x.data, 256, 1);
+  gpu::launch(write_numbers<float>, 1, 256, 0, s.first, s.x.data, 256, 1);
   (void)cudaStreamWaitEvent(s.second, event, 0);
-  gpu::launch(copy_numbers, 1, 256, 0, s.second, s.x.data, s.y.data, 256);
+  gpu::launch(copy_numbers<float>, 1, 256, 0, s.second, s.x.data, s.y.data, 256);
   (void)cudaDeviceSynchronize();
   (void)cudaEventDestroy(event);
 }

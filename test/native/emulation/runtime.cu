@@ -34,7 +34,7 @@ struct Pinned {
   ~Pinned() { (void)cudaFreeHost(data); }
 };
 void fill(cudaStream_t stream, float* x, float first) {
-  gpu::launch(write_numbers, 1, kNumbers, 0, stream, x, kNumbers, first);
+  gpu::launch(write_numbers<float>, 1, kNumbers, 0, stream, x, kNumbers, first);
 }
 
 bool reading_too_early_shows() {
@@ -65,7 +65,7 @@ bool events_order_and_tell() {
   bool right = ok(cudaEventQuery(never.handle));  // not recorded: complete
   fill(a.handle, x.data, 1);
   right &= ok(cudaEventRecord(e.handle, a.handle)) && ok(cudaStreamWaitEvent(b.handle, e.handle, 0));
-  gpu::launch(copy_numbers, 1, kNumbers, 0, b.handle, x.data, y.data, kNumbers);
+  gpu::launch(copy_numbers<float>, 1, kNumbers, 0, b.handle, x.data, y.data, kNumbers);
   right &= ok(cudaStreamSynchronize(b.handle)) && ok(cudaEventQuery(e.handle));
   Event start, end;
   right &= ok(cudaEventRecord(start.handle, a.handle));
@@ -97,8 +97,8 @@ bool default_stream_orders() {
   Stream blocking(cudaStreamDefault);
   Buffer<float> x(kNumbers), y(kNumbers), z(kNumbers);
   fill(blocking.handle, x.data, 1);
-  gpu::launch(copy_numbers, 1, kNumbers, 0, nullptr, x.data, y.data, kNumbers);
-  gpu::launch(copy_numbers, 1, kNumbers, 0, blocking.handle, y.data, z.data, kNumbers);
+  gpu::launch(copy_numbers<float>, 1, kNumbers, 0, nullptr, x.data, y.data, kNumbers);
+  gpu::launch(copy_numbers<float>, 1, kNumbers, 0, blocking.handle, y.data, z.data, kNumbers);
   return ok(cudaStreamSynchronize(blocking.handle)) && z.read()[9] == 10;
 }
 
@@ -157,7 +157,7 @@ bool devices_are_separate() {
     Buffer<float> y(kNumbers);
     cudaPointerAttributes where;
     right &= ok(cudaPointerGetAttributes(&where, y.data)) && where.device == 1 && where.type == cudaMemoryTypeDevice;
-    right &= gpu::try_launch(write_numbers, 1, 32, 0, of_first.handle, y.data, 32, 0) != cudaSuccess;
+    right &= gpu::try_launch(write_numbers<float>, 1, 32, 0, of_first.handle, y.data, 32, 0) != cudaSuccess;
     (void)cudaGetLastError();
     right &= ok(cudaMemcpyPeerAsync(y.data, 1, x.data, 0, kNumbers * 4, of_second.handle));
     right &= ok(cudaStreamSynchronize(of_second.handle)) && y.read()[3] == 10;
@@ -165,7 +165,7 @@ bool devices_are_separate() {
     if (ok(cudaDeviceCanAccessPeer(&may, 1, 0)) && may) {
       right &= ok(cudaDeviceEnablePeerAccess(0, 0));
       right &= cudaDeviceEnablePeerAccess(0, 0) == cudaErrorPeerAccessAlreadyEnabled;
-      gpu::launch(copy_numbers, 1, kNumbers, 0, of_second.handle, x.data, y.data, kNumbers);
+      gpu::launch(copy_numbers<float>, 1, kNumbers, 0, of_second.handle, x.data, y.data, kNumbers);
       right &= ok(cudaDeviceSynchronize()) && ok(cudaDeviceDisablePeerAccess(0)) && y.read()[5] == 12;
     }
   }
@@ -191,7 +191,7 @@ bool memory_of_the_pool() {
   float* x;
   if (!ok(cudaMallocAsync(reinterpret_cast<void**>(&x), kNumbers * 4, s.handle))) return false;
   fill(s.handle, x, 4);
-  gpu::launch(copy_numbers, 1, kNumbers, 0, s.handle, x, y.data, kNumbers);
+  gpu::launch(copy_numbers<float>, 1, kNumbers, 0, s.handle, x, y.data, kNumbers);
   return ok(cudaFreeAsync(x, s.handle)) && ok(cudaStreamSynchronize(s.handle)) && y.read()[2] == 6;
 }
 
@@ -203,7 +203,7 @@ bool registered_memory() {
   float* seen = nullptr;
   right &= ok(cudaHostGetDevicePointer(reinterpret_cast<void**>(&seen), host.data(), 0));
   host[0] = 12;
-  gpu::launch(copy_numbers, 1, 1, 0, nullptr, seen, y.data, 1);
+  gpu::launch(copy_numbers<float>, 1, 1, 0, nullptr, seen, y.data, 1);
   right &= ok(cudaMemset(y.data + 1, 0, kNumbers * 4 - 4)) && y.read()[0] == 12;
   return right && ok(cudaHostUnregister(host.data())) &&
          cudaHostUnregister(host.data()) == cudaErrorHostMemoryNotRegistered;
@@ -218,17 +218,18 @@ bool wrong_calls_are_refused() {
     right &= got == expected;
     (void)cudaGetLastError();
   };
-  refused(gpu::try_launch(write_numbers, 1, 1025, 0, nullptr, x.data, 1, 0), cudaErrorInvalidConfiguration);
-  refused(gpu::try_launch(write_numbers, 0, 32, 0, nullptr, x.data, 1, 0), cudaErrorInvalidConfiguration);
-  refused(gpu::try_launch(write_numbers, dim3(1, 65536), 32, 0, nullptr, x.data, 1, 0), cudaErrorInvalidConfiguration);
-  refused(gpu::try_launch(write_numbers, 1, 32, 300000, nullptr, x.data, 1, 0), cudaErrorInvalidValue);
+  refused(gpu::try_launch(write_numbers<float>, 1, 1025, 0, nullptr, x.data, 1, 0), cudaErrorInvalidConfiguration);
+  refused(gpu::try_launch(write_numbers<float>, 0, 32, 0, nullptr, x.data, 1, 0), cudaErrorInvalidConfiguration);
+  refused(gpu::try_launch(write_numbers<float>, dim3(1, 65536), 32, 0, nullptr, x.data, 1, 0),
+          cudaErrorInvalidConfiguration);
+  refused(gpu::try_launch(write_numbers<float>, 1, 32, 300000, nullptr, x.data, 1, 0), cudaErrorInvalidValue);
   refused(cudaMemcpy(x.data, host.data(), 16, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
   refused(cudaMemcpy(nullptr, host.data(), 16, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
   refused(cudaMemset(host.data(), 0, 16), cudaErrorInvalidValue);
   refused(cudaSetDevice(-1), cudaErrorInvalidDevice);
   refused(cudaFree(x.data + 1), cudaErrorInvalidValue);
   try {
-    gpu::launch(write_numbers, 1, 2000, 0, s.handle, x.data, 1, 0);
+    gpu::launch(write_numbers<float>, 1, 2000, 0, s.handle, x.data, 1, 0);
     right = false;
   } catch (const Error& error) { right &= std::strstr(error.what(), "block 2000x1x1") != nullptr; }
   (void)cudaGetLastError();
@@ -245,8 +246,8 @@ bool devices_are_described() {
          ok(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0)) && sms == p.multiProcessorCount &&
          ok(cudaRuntimeGetVersion(&runtime)) && runtime >= 12000 && ok(cudaDriverGetVersion(&driver)) &&
          ok(cudaDeviceGetPCIBusId(bus, sizeof bus, 0)) && std::strlen(bus) >= 12 &&
-         ok(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(write_numbers))) &&
-         ok(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, write_numbers, 256, 0)) && blocks >= 1 &&
+         ok(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(write_numbers<float>))) &&
+         ok(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, write_numbers<float>, 256, 0)) && blocks >= 1 &&
          ok(cudaDeviceGetStreamPriorityRange(&least, &greatest)) && greatest <= least;
 }
 

@@ -15,6 +15,8 @@ namespace {
 
 const char* kind(bool writes, bool atomic) { return atomic ? "atomic" : writes ? "write" : "read"; }
 
+uintptr_t kernels_code;  // somewhere in the code of kernels
+
 // The upper half of an address in the same or a neighbouring 4 GiB.
 uintptr_t whole_address(uint32_t lower, uintptr_t near) {
   const uintptr_t address = (near & ~uintptr_t(0xffffffff)) | lower;
@@ -24,7 +26,7 @@ uintptr_t whole_address(uint32_t lower, uintptr_t near) {
   return address;
 }
 
-std::string describe_past(const Cell& cell, bool was_write, uintptr_t near) {
+std::string describe_past(const Cell& cell, bool was_write) {
   const uint32_t lower = was_write ? cell.write_code : cell.read_code;
   const uint16_t thread = was_write ? cell.write_thread : cell.read_thread;
   const uint32_t number = was_write ? cell.write_block : cell.read_block;
@@ -36,7 +38,7 @@ std::string describe_past(const Cell& cell, bool was_write, uintptr_t near) {
       std::string(kind(was_write, was_write && cell.write_atomic)) + " by thread " + std::to_string(thread);
   if (!in_current_launch(number)) text += " of a kernel before it";
   else if (number != current_block()) text += " of block " + std::to_string(place_in_grid(number));
-  return text + " at " + describe_code(whole_address(lower, near));
+  return text + " at " + describe_code(whole_address(lower, kernels_code));
 }
 
 const char* what_is_missing(const Cell& cell, bool was_write) {
@@ -50,7 +52,7 @@ void race(const Cell& cell, bool was_write, uintptr_t address, const Accessor& a
     tell("data race on %s memory %p: %s by thread %d at %s; earlier %s; %s",
          accessor.shared_memory ? "shared" : "global", reinterpret_cast<void*>(address),
          kind(accessor.writes, accessor.atomic), block.current, describe_code(accessor.code).c_str(),
-         describe_past(cell, was_write, accessor.code).c_str(), what_is_missing(cell, was_write));
+         describe_past(cell, was_write).c_str(), what_is_missing(cell, was_write));
 }
 
 Past past_write(const Cell& cell) {
@@ -74,6 +76,7 @@ void note_write(Cell& cell, uint8_t mask, const Accessor& accessor, uint32_t num
 
 void access_cells(Cell* cells, size_t offset, uintptr_t address, size_t bytes, const Accessor& accessor) {
   const auto self = uint16_t(block.current);
+  kernels_code = accessor.code;
   for (size_t at = offset & ~size_t(3); at < offset + bytes; at += 4) {
     Cell& cell = cells[at / 4];
     const size_t low = at < offset ? offset - at : 0, high = at + 4 > offset + bytes ? offset + bytes - at : 4;
@@ -108,7 +111,7 @@ void operation_touches(Cell* cells, size_t offset, uintptr_t address, size_t byt
   const auto race_with = [&](const Cell& cell, bool was_write) {
     if (fault_is_new(accessor.code, was_write ? cell.write_code : cell.read_code))
       tell("data race on global memory %p: %s; earlier %s; no event or synchronisation between the streams",
-           reinterpret_cast<void*>(address), who, describe_past(cell, was_write, accessor.code).c_str());
+           reinterpret_cast<void*>(address), who, describe_past(cell, was_write).c_str());
   };
   for (size_t at = offset & ~size_t(3); at < offset + bytes; at += 4) {
     Cell& cell = cells[at / 4];

@@ -65,10 +65,11 @@ bool in_use(const Shadow& shadow, size_t offset, size_t bytes, const void* p, co
 
 }  // namespace
 
-void allocated(const void* p, size_t bytes) {
+void allocated(const void* p, size_t bytes, size_t with_gap) {
   const Shadow& shadow = shadow_of(arena_of(p));
   const size_t offset = arena_offset(p);
   memset(shadow.states + offset, arena_of(p) == kHostArena ? kWritten : kAllocated, bytes);
+  memset(shadow.states + offset + bytes, kNothing, with_gap - bytes);
   clear_cells(shadow.cells, offset, bytes);
 }
 void freed(const void* p, size_t bytes) { memset(shadow_of(arena_of(p)).states + arena_offset(p), kFreed, bytes); }
