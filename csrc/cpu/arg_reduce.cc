@@ -1,11 +1,11 @@
 // argmax and argmin. Along memory each output scans its elements, box by box; across memory a block of outputs follows
 // the rows. Boxes may come in another order than the index counts, so equals are decided by the index.
-#include "../ops/reduce.h"
+#include "arg_reduce.h"
 
+#include "../core/reduce_dims.h"
+#include "../core/thread_pool.h"
 #include "blocks.h"
-#include "cpu_device.h"
 #include "nest.h"
-#include "reduce_dims.h"
 
 namespace sg {
 
@@ -135,7 +135,6 @@ void arg_reduce_by(const View& x, const View& y, double dims) {
 }  // namespace
 
 void arg_reduce(ReduceOp op, const View& x, const View& y, double dims) {
-  if (x.numel() == 0) fail(ErrorCode::Value, kReduceOps[int(op)].name, ": no elements to reduce");
   if (op == ReduceOp::k_argmax) arg_reduce_by<true>(x, y, dims);
   else arg_reduce_by<false>(x, y, dims);
 }

@@ -4,10 +4,11 @@
 #include "../ops/reduce.h"
 
 #include "../core/cast.h"
+#include "../core/reduce_dims.h"
+#include "arg_reduce.h"
 #include "blocks.h"
 #include "cpu_device.h"
 #include "nest.h"
-#include "reduce_dims.h"
 
 namespace sg {
 
@@ -236,13 +237,10 @@ class Reducer {
 void CpuDevice::reduce(ReduceOp op, In x, Out y, double dims) {
   SG_ASSERT(int(op) >= 0 && op < ReduceOp::kCount);
   if (y.numel() == 0) return;
+  check_reduce(op, x.dtype);
+  if (x.numel() == 0) return fill(y, reduce_nothing(op));
   if (op == ReduceOp::k_argmax || op == ReduceOp::k_argmin) return arg_reduce(op, x, y, dims);
-  const ReduceKernels kernels = SG_ISA_CALL(find_reduce_kernels, op, lane_dtype(x.dtype));
-  const char* name = kReduceOps[int(op)].name;
-  if (!kernels.rows) fail(ErrorCode::DType, name, ": expects floats, got ", dtype_name(x.dtype));
-  if (x.numel() > 0) return Reducer(kernels, x, y, ReduceDims(x, y, dims)).run();
-  if (std::isinf(kernels.identity)) fail(ErrorCode::Value, name, ": no elements to reduce");
-  fill(y, op == ReduceOp::k_mean ? NAN : kernels.identity);
+  Reducer(SG_ISA_CALL(find_reduce_kernels, op, lane_dtype(x.dtype)), x, y, ReduceDims(x, y, dims)).run();
 }
 
 }  // namespace sg

@@ -5,7 +5,6 @@ namespace sg {
 
 #define SG_MISSING(name, ...) \
   __attribute__((weak)) void CudaDevice::name(__VA_ARGS__) { fail(ErrorCode::Device, #name, ": not available on cuda yet"); }
-SG_MISSING(reduce, ReduceOp, In, Out, double)
 SG_MISSING(uniform, Out, double, double, double, double, double, double)
 SG_MISSING(normal, Out, double, double, double, double, double, double)
 SG_MISSING(randint, Out, double, double, double, double, double, double)
@@ -33,14 +32,6 @@ SG_MISSING(logSoftmaxBackward, In, In, Out)
 SG_MISSING(logsumexp, In, Out)
 SG_MISSING(crossEntropy, In, In, MaybeIn, Out, Out, Out, double, double)
 SG_MISSING(crossEntropyBackward, In, In, In, MaybeIn, In, Out, double, double)
-SG_MISSING(rotaryEmbedding, In, In, In, Out, double, double)
-SG_MISSING(conv2d, In, In, MaybeIn, Out, Rest)
-SG_MISSING(conv2dBackwardInput, In, In, Out, Rest)
-SG_MISSING(conv2dBackwardWeight, In, In, Out, MaybeOut, Rest)
-SG_MISSING(maxPool2d, In, Out, Out, Rest)
-SG_MISSING(maxPool2dBackward, In, In, Out)
-SG_MISSING(avgPool2d, In, Out, Rest)
-SG_MISSING(avgPool2dBackward, In, Out, Rest)
 SG_MISSING(sgdStep, In, double, Rest, Ins)
 SG_MISSING(adamStep, In, double, Rest, Ins)
 SG_MISSING(adagradStep, In, double, Rest, Ins)

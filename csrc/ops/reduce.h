@@ -29,11 +29,25 @@ enum class ReduceOp : int { SG_REDUCE(SG_ROW) k_argmax, k_argmin, kCount };
 struct ReduceRow {
   const char* name;
   Domain domain;
+  double identity;  // infinite: no elements have no result
 };
 
 // Indexed by the op's code.
-#define SG_ROW(domain, name, ...) {#name, Domain::domain},
-inline constexpr ReduceRow kReduceOps[] = {SG_REDUCE(SG_ROW){"argmax", Domain::kAny}, {"argmin", Domain::kAny}};
+#define SG_ROW(domain, name, term, fold, identity, result) {#name, Domain::domain, identity},
+inline constexpr ReduceRow kReduceOps[] = {SG_REDUCE(SG_ROW){"argmax", Domain::kAny, INFINITY},
+                                           {"argmin", Domain::kAny, INFINITY}};
 #undef SG_ROW
+
+inline void check_reduce(ReduceOp op, DType dtype) {
+  const ReduceRow& row = kReduceOps[int(op)];
+  if (row.domain != Domain::kFloat || is_floating(dtype)) return;
+  fail(ErrorCode::DType, row.name, ": expects floats, got ", dtype_name(dtype));
+}
+// The reduction of no elements, where there is such a thing.
+inline double reduce_nothing(ReduceOp op) {
+  const ReduceRow& row = kReduceOps[int(op)];
+  if (std::isinf(row.identity)) fail(ErrorCode::Value, row.name, ": no elements to reduce");
+  return op == ReduceOp::k_mean ? NAN : row.identity;
+}
 
 }  // namespace sg

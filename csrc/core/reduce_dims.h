@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <utility>
 
-#include "../core/view.h"
+#include "view.h"
 
 namespace sg {
 
@@ -78,9 +78,5 @@ struct ReduceDims {
     }
   }
 };
-
-enum class ReduceOp : int;
-// argmax and argmin, in a file of their own.
-void arg_reduce(ReduceOp op, const View& x, const View& y, double dims);
 
 }  // namespace sg
