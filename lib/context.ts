@@ -1,6 +1,7 @@
 // What surrounds an op: scope, gradient mode, generator, module. All of it lives in ONE AsyncLocalStorage record, so that
 // interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
 import { AsyncLocalStorage } from 'node:async_hooks';
+import type { Capture } from './capture.js';
 import { describe, ValueError } from './errors.js';
 import type { Generator, KeyTape } from './random.js';
 import type { Scope } from './storage.js';
@@ -18,11 +19,13 @@ export interface Context {
   readonly generator: Generator | null;
   /** Keys a checkpointed segment draws, or repeats; null outside one. */
   readonly keyTape: KeyTape | null;
+  /** The graph that is being captured; null outside of one. */
+  readonly capture: Capture | null;
   /** Path of the module whose forward runs, for error texts and random keys. */
   readonly module: string;
 }
 
-const root: Context = { gradEnabled: true, inference: false, anomaly: false, scope: null, generator: null, keyTape: null, module: '' };
+const root: Context = { gradEnabled: true, inference: false, anomaly: false, scope: null, generator: null, keyTape: null, capture: null, module: '' };
 const current = new AsyncLocalStorage<Context>();
 
 export function context(): Context {

@@ -14,6 +14,7 @@ export { Device, type DeviceLike, device, getNumThreads, setNumThreads, synchron
 export type { DType, TypedArray } from './dtype.js';
 export { isFloating, promoteTypes, resultType } from './dtype.js';
 export * from './errors.js';
+export * as graph from './graph.js';
 export * as io from './io/index.js';
 export { checkLeaks, collectGarbage, emptyCache, keep, type Leak, liveBytes, type MemoryStats, memory, resetPeakMemory, scope } from './memory.js';
 export * as nn from './nn/index.js';

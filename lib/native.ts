@@ -58,6 +58,10 @@ export interface Native {
   itemSync(handle: number, byteOffset: number, dtype: number): number;
   synchronize(device: number): void;
   synchronizeAsync(device: number): Promise<void>;
+  captureBegin(device: number, keys: number): void;
+  captureEnd(device: number): number;
+  graphLaunch(graph: number): void;
+  graphFree(graph: number): void;
   streamDone(device: number, stream: number): Promise<void>;
   joinShmGroup(name: string, rank: number, size: number, timeoutMs: number, parent: number, recorder: string, worldRanks: Int32Array, segment: string): number;
   joinTcpGroup(

@@ -13,7 +13,7 @@ import { checkInPlace, invoke, like } from './ops/door.js';
 import { checkInteger, checkNumber, checkShape, contiguousStrides, type Shape, showShape } from './shape.js';
 import { Tensor } from './tensor.js';
 
-/** seedLow, seedHigh, streamLow, streamHigh: unsigned 32-bit numbers. */
+/** seedLow, seedHigh, streamLow, streamHigh: unsigned 32-bit numbers. In a captured graph −1 − place: the key is in the graph's table. */
 export type RandomKey = readonly [number, number, number, number];
 
 export interface GeneratorState {
@@ -98,8 +98,9 @@ export interface KeyTape {
 }
 
 /** Every random op asks here, so that a recomputed segment can repeat its draws. */
-export function drawKey(make: () => RandomKey): RandomKey {
-  const tape = context().keyTape;
+export function drawKey(draw: () => RandomKey): RandomKey {
+  const { keyTape: tape, capture } = context();
+  const make = capture ? (): RandomKey => capture.placeOfKey(draw) : draw;
   if (tape === null) return make();
   if (tape.next !== null) {
     const key = tape.keys[tape.next++];

@@ -6,6 +6,7 @@
 #include <bit>
 #include <string>
 
+#include "captured_memory.h"
 #include "platform.h"
 #include "stream.h"
 
@@ -48,22 +49,16 @@ std::string readable(double bytes) {
 
 }  // namespace
 
-struct Segment {
-  char* data;
-  size_t size;
-  int stream;
-  bool small;
-  Block* first;
-  uint64_t free_since;  // the stream's count when the last block was freed
-  bool wholly_free() const { return first->free && !first->after; }
-};
-
 CachingAllocator::CachingAllocator(MemorySource& source, const char* device_name)
     : source_(source), device_name_(device_name) {
+  name_pools(pools_);
+}
+
+void CachingAllocator::name_pools(Pools& pools) {
   for (int stream = 0; stream < kStreamsPerDevice; stream++) {
     for (int kind = 0; kind < 2; kind++) {
-      pools_[stream][kind].small = kind == 0;
-      pools_[stream][kind].stream = stream;
+      pools[stream][kind].small = kind == 0;
+      pools[stream][kind].stream = stream;
     }
   }
 }
@@ -91,7 +86,7 @@ Block* CachingAllocator::new_block() {
 }
 
 void CachingAllocator::insert(Block* b) {
-  Pool& pool = pools_[b->stream][b->segment->small ? 0 : 1];
+  Pool& pool = *b->segment->pool;
   const Bin bin = bin_of(b->size);
   Block*& first = pool.first[bin.level][bin.sub];
   b->free = true;
@@ -110,7 +105,7 @@ void CachingAllocator::remove(Block* b) {
     b->previous_free->next_free = b->next_free;
     return;
   }
-  Pool& pool = pools_[b->stream][b->segment->small ? 0 : 1];
+  Pool& pool = *b->segment->pool;
   const Bin bin = bin_of(b->size);
   pool.first[bin.level][bin.sub] = b->next_free;
   if (b->next_free) return;
@@ -143,7 +138,7 @@ Block* CachingAllocator::find(Pool& pool, size_t size) {
 
 void CachingAllocator::split(Block* b, size_t size) {
   const size_t rest = b->size - size;
-  if (rest < (b->segment->small ? kGranule : kSmallLimit + kGranule)) return;
+  if (rest < (b->segment->pool->small ? kGranule : kSmallLimit + kGranule)) return;
   Block* tail = new_block();
   *tail = {b->data + size, rest, 0, b->segment, b, b->after, nullptr, nullptr, 0, false, b->stream};
   if (b->after) b->after->before = tail;
@@ -171,7 +166,7 @@ Block* CachingAllocator::map_segment(Pool& pool, size_t size) {
     data = source_.map(bytes);
   }
   if (!data) return nullptr;
-  Segment* s = new Segment{static_cast<char*>(data), bytes, pool.stream, pool.small, nullptr, 0};
+  Segment* s = new Segment{static_cast<char*>(data), bytes, pool.stream, &pool, capture_};
   segments_.push_back(s);
   Block* b = new_block();
   *b = {s->data, bytes, 0, s, nullptr, nullptr, nullptr, nullptr, 0, false, uint8_t(pool.stream)};
@@ -234,6 +229,15 @@ void CachingAllocator::free(Block* b) {
   stats_.liveBytes -= double(b->requested);
   stats_.liveCount--;
   if (!b->segment) return free_adopted(b);
+  if (b->graphs > 0) {
+    b->gone = true;
+    stats_.pendingBytes += double(b->requested);
+    return;
+  }
+  park_or_release(b);
+}
+
+void CachingAllocator::park_or_release(Block* b) {
   const int other = 1 - b->stream;
   if (b->used_until && !source_.passed(other, b->used_until)) {
     parked_[other].push_back(b);
@@ -311,11 +315,12 @@ bool CachingAllocator::release_cached() {
   unpark(true);
   const size_t before = segments_.size();
   std::erase_if(segments_, [this](Segment* s) {
-    if (!s->wholly_free() || !source_.wait(s->stream, s->free_since)) return false;
+    if (!s->may_go() || !source_.wait(s->stream, s->free_since)) return false;
     unmap_segment(s);
     return true;
   });
   if (segments_.size() == before) return false;
+  forget_captured();
   stats_.releases++;
   return true;
 }

@@ -8,6 +8,7 @@
 #include <deque>
 #include <list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "error.h"
@@ -63,7 +64,9 @@ struct Block {
   Block *previous_free, *next_free;  // neighbours in the bin
   uint64_t used_until;               // by the other stream; 0: never
   bool free;
-  uint8_t stream;  // the one it belongs to
+  uint8_t stream;       // the one it belongs to
+  uint16_t graphs = 0;  // captured graphs that use it
+  bool gone = false;    // freed, but for those
 };
 
 // What happened to which block, for memory snapshots.
@@ -76,6 +79,16 @@ struct MemoryEvent {
 
 class CachingAllocator {
  public:
+  static constexpr int kSubBins = 16, kLevels = 40;
+  // Free blocks of one kind of segment of one stream, by size.
+  struct Pool {
+    bool small;
+    int stream;
+    uint64_t levels = 0;
+    uint16_t bins[kLevels] = {};
+    Block* first[kLevels][kSubBins] = {};
+  };
+
   explicit CachingAllocator(MemorySource& source, const char* device_name);
   ~CachingAllocator();
   CachingAllocator(const CachingAllocator&) = delete;
@@ -89,6 +102,17 @@ class CachingAllocator {
   // The command that was just enqueued on `stream` as number `seq` uses the block.
   static void record_use(Block* block, int stream, uint64_t seq);
   void empty_cache();  // gives every wholly free segment back
+
+  // ---- captured_memory.cc: graphs keep the addresses they were captured with
+  struct Captured;
+  // Until end_capture, allocations come from pools that are the graph's alone, and what is freed into them is used again
+  // within the graph only.
+  Captured* begin_capture();
+  Captured* end_capture() { return std::exchange(capture_, nullptr); }
+  bool capturing() const { return capture_ != nullptr; }
+  // The graph that is being captured uses the block: its memory stays when it is freed, until the graph goes.
+  void retain(Block* block);
+  void release_captured(Captured* captured);
 
   MemoryStats stats();
   void reset_peak();
@@ -107,16 +131,6 @@ class CachingAllocator {
   std::vector<MemoryEvent> history() const;  // oldest first
 
  private:
-  static constexpr int kSubBins = 16, kLevels = 40;
-  // Free blocks of one kind of segment of one stream, by size.
-  struct Pool {
-    bool small;
-    int stream;
-    uint64_t levels = 0;
-    uint16_t bins[kLevels] = {};
-    Block* first[kLevels][kSubBins] = {};
-  };
-
   // Adopted memory goes back to its owner, and may be unmapped: both streams must have got past all that was enqueued
   // when it was freed.
   struct Adopted {
@@ -127,8 +141,12 @@ class CachingAllocator {
   };
   std::list<Adopted> adopted_;
   void free_adopted(Block* b);
+  void park_or_release(Block* b);
+  void forget_captured();
   void return_adopted(bool wait);
-  Pool& pool_of(size_t size, int stream) { return pools_[stream][size <= kSmallLimit ? 0 : 1]; }
+  using Pools = Pool[kStreamsPerDevice][2];
+  static void name_pools(Pools& pools);
+  Pool& pool_of(size_t size, int stream);
   Block* find(Pool& pool, size_t size);
   void insert(Block* b);
   void remove(Block* b);
@@ -147,7 +165,9 @@ class CachingAllocator {
 
   MemorySource& source_;
   const char* const device_name_;
-  Pool pools_[kStreamsPerDevice][2];
+  Pools pools_;
+  Captured* capture_ = nullptr;
+  std::vector<std::unique_ptr<Captured>> captured_;
   std::vector<Segment*> segments_;
   std::deque<Block*> parked_[kStreamsPerDevice];  // by the stream that still uses them, in the order they were freed
   std::vector<std::unique_ptr<Block[]>> headers_;

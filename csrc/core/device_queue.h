@@ -1,6 +1,7 @@
 // DeviceQueue: the part of a stream that lives on an accelerator. The stream's thread launches work into it and asks it
 // how far it has got; it never waits for it. Events are the queue's own and are reused.
 #pragma once
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -25,7 +26,15 @@ class DeviceQueue {
   virtual void wait(Event event) = 0;              // what is launched from now on waits for it, on the device
   // What a kernel found in its data (an index out of range) since the last call.
   virtual std::optional<Fault> take_fault() = 0;
-  // What is launched goes into a graph and not to the device: nothing can be asked or waited for.
+  // ---- graphs: between these two, what is launched goes into a graph and not to the device, and nothing can be asked
+  // or waited for. Random kernels take their keys from `keys` in the device's memory, so a replay draws other numbers.
+  class Graph {
+   public:
+    virtual ~Graph() = default;
+  };
+  virtual void begin_capture(const void* keys) = 0;
+  virtual std::unique_ptr<Graph> finish_capture() = 0;
+  virtual void launch(Graph& graph) = 0;
   virtual bool capturing() const = 0;
   virtual void end_capture() = 0;  // the graph will not come about
 };

@@ -91,9 +91,43 @@ void CudaQueue::wait(Event event) {
 
 std::optional<Fault> CudaQueue::take_fault() { return take(*fault_); }
 
+namespace {
+
+struct CudaGraph final : DeviceQueue::Graph {
+  cudaGraphExec_t executable = nullptr;
+  ~CudaGraph() override { (void)cudaGraphExecDestroy(executable); }
+};
+
+}  // namespace
+
+// Thread-local: what other threads do meanwhile, JavaScript's allocations among it, is none of the graph's business.
+void CudaQueue::begin_capture(const void* keys) {
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  capturing_ = captured_ = true;
+  keys_ = static_cast<const PhiloxKey*>(keys);
+}
+
+std::unique_ptr<DeviceQueue::Graph> CudaQueue::finish_capture() {
+  if (!capturing_) fail(ErrorCode::Device, "no graph is being captured");
+  capturing_ = false;
+  keys_ = nullptr;
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+  auto captured = std::make_unique<CudaGraph>();
+  const cudaError_t error = cudaGraphInstantiate(&captured->executable, graph, 0);
+  (void)cudaGraphDestroy(graph);
+  check(error, "cudaGraphInstantiate");
+  return captured;
+}
+
+void CudaQueue::launch(Graph& graph) {
+  check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, stream_), "cudaGraphLaunch");
+}
+
 void CudaQueue::end_capture() {
   if (!capturing_) return;
   capturing_ = false;
+  keys_ = nullptr;
   cudaGraph_t graph = nullptr;
   if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) (void)cudaGraphDestroy(graph);
   (void)cudaGetLastError();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../core/philox.h"
 #include "device_fault.h"
 #include "gpu_info.h"
 #include "matmul_plans.h"
@@ -30,8 +31,13 @@ class CudaQueue final : public DeviceQueue {
   void recycle(Event event) noexcept override;
   void wait(Event event) override;
   std::optional<Fault> take_fault() override;
+  void begin_capture(const void* keys) override;
+  std::unique_ptr<Graph> finish_capture() override;
+  void launch(Graph& graph) override;
   bool capturing() const override { return capturing_; }
   void end_capture() override;
+  // Where the kernels of the graph that is being captured read their keys.
+  const PhiloxKey* captured_keys() const { return keys_; }
 
  private:
   friend class Scratch;
@@ -50,7 +56,9 @@ class CudaQueue final : public DeviceQueue {
   };
   std::vector<Piece> pieces_;  // the last one is in use, the others are until the stream is through with them
   size_t scratch_used_ = 0;
-  bool capturing_ = false, captured_ = false;
+  bool capturing_ = false;
+  bool captured_ = false;  // there was a graph: it may use any piece of scratch memory there was
+  const PhiloxKey* keys_ = nullptr;
   std::unique_ptr<MatmulPlans> matmul_plans_;
 };
 

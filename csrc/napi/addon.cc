@@ -13,6 +13,7 @@ void close_environment(void* data) {
   e->closing = true;
   for (auto& device : e->devices) device->halt();
   for (auto& device : e->devices) device->join();
+  for (auto& [number, graph] : e->graphs) delete graph;
   e->devices.clear();
   close_promises(*e);
 }
@@ -39,6 +40,7 @@ NAPI_MODULE_INIT() {
     add_functions(*e, exports, op_functions());
     add_functions(*e, exports, storage_functions());
     add_functions(*e, exports, stream_functions());
+    add_functions(*e, exports, graph_functions());
     add_functions(*e, exports, memory_functions());
     add_functions(*e, exports, collective_functions());
     napi_add_env_cleanup_hook(env, close_environment, e.release());

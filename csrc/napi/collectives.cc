@@ -155,6 +155,7 @@ napi_value nameOfPlace(Environment& e, const Arguments& a) {
 napi_value enqueueCollective(Environment& e, const Arguments& a) {
   const auto group = find_group(int(a.integer(0, 1, INT32_MAX, "the group")));
   DeviceContext& device = a.device(1);
+  if (device.allocator().capturing()) fail(ErrorCode::Device, "a collective cannot be part of a captured graph");
   Signature s{};
   s.call = Collective(a.integer(2, 1, int64_t(Collective::kCount) - 1, "the call"));
   s.sequence = group->number_ahead(s.call);

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "../core/devices.h"
@@ -28,6 +29,13 @@ struct Settlement {
   Settlement* next = nullptr;
 };
 
+// A captured graph. The stream's thread makes it; a replay that comes too early finds nothing.
+struct CapturedGraph {
+  DeviceContext* device;
+  CachingAllocator::Captured* memory;
+  std::unique_ptr<DeviceQueue::Graph> graph;
+};
+
 struct Environment {
   napi_env env = nullptr;
   double* block = nullptr;
@@ -35,6 +43,8 @@ struct Environment {
   napi_ref block_reference = nullptr;
   std::vector<std::unique_ptr<DeviceContext>> devices;
   StorageTable storages;
+  std::unordered_map<int64_t, CapturedGraph*> graphs;  // by number; they are the streams' to delete
+  int64_t last_graph = 0;
   // The safety net, by slot: the object that owns the storage, and whether `watched` lists the slot.
   struct Watch {
     napi_ref object = nullptr;

@@ -174,6 +174,7 @@ char* Packing::pack_tensor(int i, double* record, PackedView& v, const Storage& 
     v.data = s.block->data + size_t(record[kOffset]) * dtype_size(v.dtype);
   }
   other_stream_ |= s.block->stream != stream_;
+  if (device_->allocator().capturing()) device_->allocator().retain(s.block);
   return reinterpret_cast<char*>(strides + v.ndim);
 }
 

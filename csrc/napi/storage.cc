@@ -10,6 +10,12 @@ namespace sg {
 
 namespace {
 
+constexpr const char* kValueRead = "a value was read: read it after the replay";
+
+void refuse_while_capturing(DeviceContext& device, const char* name, const char* what) {
+  if (device.allocator().capturing()) fail(ErrorCode::Device, name, ": while a graph was captured, ", what);
+}
+
 // For commands that always run, as they have something to finish: a copy is skipped like any other command.
 template <class F>
 void unless_faulted(Stream& stream, const F& copy) {
@@ -41,6 +47,7 @@ void copy_in(Stream& stream, void* payload) {
 constexpr size_t kPiece = size_t(8) << 20;
 
 void copy_from_host(DeviceContext& device, const char* name, char* to, Bytes from) {
+  refuse_while_capturing(device, name, "host data was copied to the device: make such tensors before");
   Stream& stream = device.stream(kComputeStream);
   Backend& backend = device.backend();
   if (from.size == 0) return;
@@ -118,6 +125,7 @@ void read_to_host(Stream& stream, void* payload) {
 // Of the bytes in `target`, a typed array, or of one number.
 napi_value promise_of(Environment& e, const char* name, const Storage& s, const char* from, size_t bytes, DType dtype,
                       napi_value target) {
+  refuse_while_capturing(*s.device, name, kValueRead);
   Backend& backend = s.device->backend();
   auto settlement = std::make_unique<Settlement>();
   settlement->owner = &e;
@@ -155,6 +163,7 @@ void copy_out(Stream&, void* payload) {
 
 // Waits.
 void copy_to_host(const Storage& s, const char* name, char* to, const char* from, size_t size) {
+  refuse_while_capturing(*s.device, name, kValueRead);
   Backend& backend = s.device->backend();
   Stream& stream = compute_stream(s);
   if (backend.in_host_memory()) {

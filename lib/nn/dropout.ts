@@ -1,6 +1,6 @@
 // Dropout whose mask depends on the step, the layer's path and the call within the step, not on how the model is split.
 
-import { defaultGenerator, dropout, type Layout } from '../random.js';
+import { defaultGenerator, dropout, type Generator, type Layout, type RandomKey } from '../random.js';
 import { checkNumber, type Shape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { Module } from './module.js';
@@ -22,11 +22,14 @@ export class Dropout extends Module {
   override forward(x: Tensor): Tensor {
     if (!this.active) return x;
     const generator = defaultGenerator();
+    const layout = typeof this.layout === 'function' ? this.layout(x.shape) : this.layout;
+    return dropout(x, this.p, { key: () => this.nextKey(generator), layout });
+  }
+  private nextKey(generator: Generator): RandomKey {
     if (generator.step !== this.lastStep) {
       this.lastStep = generator.step;
       this.calls = 0;
     }
-    const layout = typeof this.layout === 'function' ? this.layout(x.shape) : this.layout;
-    return dropout(x, this.p, { key: () => generator.namedKey(this.path, this.calls++), layout });
+    return generator.namedKey(this.path, this.calls++);
   }
 }

@@ -3,6 +3,7 @@
 
 import { noGrad } from '../autograd/modes.js';
 import type { StructuredName } from '../autograd/rules/types.js';
+import { everyStep } from '../capture.js';
 import { full } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
 import { DeviceError, describe, ShapeError, ValueError } from '../errors.js';
@@ -97,12 +98,16 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     this.groups.forEach((g, i) => this.checkGroup(g, `${this.constructor.name}: group ${i}`));
     const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
     const params = used.flat();
-    this.steps++;
-    defaultGenerator().step++;
+    const generator = defaultGenerator();
+    everyStep(() => {
+      this.steps++;
+      generator.step++;
+      for (const p of params) p.storage.wrote('step');
+    });
     if (params.length === 0) return;
     noGrad(() => {
       const names = this.stateNames();
-      const rates = Float64Array.from(this.groups, (g) => g.lr);
+      const rates = (): Float64Array => Float64Array.from(this.groups, (g) => g.lr);
       const buffer = this.buffer.ready(rates, this.order);
       const states = this.groups.flatMap((g, i) => used[i]!.map((p) => this.stateOf(p, g)));
       const withMasters = this.masters.size > 0;
@@ -118,7 +123,6 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         [buffer, ...lists.flat()].map((t) => t.detach()),
         numbers,
       );
-      for (const p of params) p.storage.wrote('step');
     });
   }
 

@@ -1,6 +1,7 @@
 // The small device buffer of an optimizer, laid out by csrc/ops/optim.h: what changes from step to step (learning rates, step counts, skip
 // flags), which the kernels read and advance. So a captured step can be replayed with other values, and the device alone can decide
 // that a parameter, or a whole step, is skipped: its count then stays, and bias corrections with it.
+import { everyStep } from '../capture.js';
 import { fromTypedArray, zeros } from '../create.js';
 import { fromNative } from '../errors.js';
 import { native } from '../native.js';
@@ -40,18 +41,21 @@ export class StepBuffer {
   }
 
   /** The buffer for a step with these learning rates. Only what changed is written. */
-  ready(rates: Float64Array, parameters: readonly Tensor[]): Tensor {
-    this.tensor ??= this.layOut(rates.length, parameters);
-    if (rates.some((lr, i) => !Object.is(lr, this.rates[i]))) {
-      try {
-        native.write(this.tensor.storage.handle, SLOTS * 8, rates);
-      } catch (error) {
-        throw fromNative(error);
-      }
-      this.rates = rates;
-    }
+  ready(rates: () => Float64Array, parameters: readonly Tensor[]): Tensor {
+    this.tensor ??= this.layOut(rates().length, parameters);
+    everyStep(() => this.writeRates(rates()));
     this.writeSkips(this.tensor, parameters);
     return this.tensor;
+  }
+
+  private writeRates(rates: Float64Array): void {
+    if (!this.tensor || rates.every((lr, i) => Object.is(lr, this.rates[i]))) return;
+    try {
+      native.write(this.tensor.storage.handle, SLOTS * 8, rates);
+    } catch (error) {
+      throw fromNative(error);
+    }
+    this.rates = rates;
   }
 
   private layOut(groups: number, parameters: readonly Tensor[]): Tensor {
