@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "cpu_device.h"
-#include "index_plan.h"
+#include "index_walk.h"
 
 namespace sg {
 
@@ -42,17 +42,17 @@ void each_element(const IndexWalk& run, T* table, const F& f) {
 void read_table(const IndexPlan& plan, In table, Out values) {
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, false, plan.part_size(false), [&](IndexWalk& walk, int64_t) {
+    parallel_walk(plan, false, part_size(plan, false), [&](IndexWalk& walk, int64_t) {
       while (walk.next()) move_run(walk.n, table.ptr<const T>(), walk.table[0], values.ptr<T>(), walk.value);
     });
   });
 }
 
 void write_table(const IndexPlan& plan, Out table, In values) {
-  plan.check();
+  check_indices(plan);
   dispatch_bytes(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    parallel_walk(plan, true, plan.part_size(true), [&](IndexWalk& walk, int64_t) {
+    parallel_walk(plan, true, part_size(plan, true), [&](IndexWalk& walk, int64_t) {
       while (walk.next()) move_run(walk.n, values.ptr<const T>(), walk.value, table.ptr<T>(), walk.table[0]);
     });
   });
@@ -61,7 +61,7 @@ void write_table(const IndexPlan& plan, Out table, In values) {
 // In the table's own type; integers wrap around.
 template <class T>
 void add_exact(const IndexPlan& plan, T* table, const T* values) {
-  parallel_walk(plan, true, plan.part_size(true), [&](IndexWalk& walk, int64_t) {
+  parallel_walk(plan, true, part_size(plan, true), [&](IndexWalk& walk, int64_t) {
     while (walk.next()) each_element(walk, table, [=](T& t, int64_t value) { t += values[value]; });
   });
 }
@@ -71,8 +71,8 @@ void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
   // The accumulator is a part of the table in float, narrowed along the split dimension as the part of the walk is.
   // Only the elements that the indices name are ever filled.
   constexpr int64_t kElements = 1 << 20, kColumns = 64;
-  const int narrow = plan.table_dim[plan.split_dim(true)];
-  int64_t part = plan.part_size(true);
+  const int narrow = plan.table_dim[split_dim(plan, true)];
+  int64_t part = part_size(plan, true);
   if (narrow >= 0) {
     const int64_t others = view.numel() / std::max<int64_t>(1, view.shape[narrow]);
     part = std::min(part, std::max(kColumns, kElements / std::max<int64_t>(1, others)));
@@ -82,7 +82,7 @@ void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
     strides[d] = size;
     size *= d == narrow ? part : view.shape[d];
   }
-  plan.add_table(strides);
+  plan.add_table(strides);  // tables[1]: the accumulator
 
   T* const table = view.ptr<T>();
   parallel_walk(plan, true, part, [&](IndexWalk& walk, int64_t begin) {
@@ -109,7 +109,7 @@ void add_rounded_once(IndexPlan plan, const View& view, const T* values) {
 }
 
 void add_table(const IndexPlan& plan, Out table, In values) {
-  plan.check();
+  check_indices(plan);
   dispatch_all(table.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (std::is_same_v<T, float16> || std::is_same_v<T, bfloat16>) {

@@ -1,7 +1,7 @@
 // Pooling of images, one plane a task, in the accumulation type.
 #include "../ops/pool.h"
 #include "cpu_device.h"
-#include "index_plan.h"
+#include "index_walk.h"
 #include "planes.h"
 #include "../core/thread_pool.h"
 

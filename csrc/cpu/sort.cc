@@ -1,11 +1,11 @@
-// sort and topk along the last dimension. Every dtype is mapped to an unsigned key of its own size whose order is the
-// order wanted (NaN above all, -0 equal to 0, reversed by inverting the bits), so four instances serve all dtypes, a
-// radix sort needs no comparisons, and "descending" stays stable. Values are copied from the input, not from the keys.
+// sort and topk along the last dimension. What is ordered are pairs of a key (ops/sort_key.h) and a position; values
+// are copied from the input, not from the keys.
 #include <algorithm>
 
 #include "cpu_device.h"
 #include "rows.h"
 #include "../core/thread_pool.h"
+#include "../ops/sort_key.h"
 
 namespace sg {
 
@@ -16,38 +16,6 @@ struct Entry {
   U key;
   uint32_t index;
   friend bool operator<(const Entry& a, const Entry& b) { return a.key != b.key ? a.key < b.key : a.index < b.index; }
-};
-
-template <class U>
-struct KeyMap {
-  static constexpr U kSign = U(U(1) << (8 * sizeof(U) - 1));
-  bool floating;
-  U infinity;  // the bits above which a magnitude is NaN
-  U flip;      // an integer's sign bit
-  U invert;    // all ones for descending order
-
-  KeyMap(DType t, bool descending) : floating(is_floating(t)), infinity(0), flip(0), invert(descending ? U(~U(0)) : 0) {
-    switch (t) {
-      case DType::k_float32: infinity = U(0x7f800000u); break;
-      case DType::k_float64: infinity = U(0x7ff0000000000000u); break;
-      case DType::k_float16: infinity = U(0x7c00u); break;
-      case DType::k_bfloat16: infinity = U(0x7f80u); break;
-      case DType::k_float8_e5m2: infinity = U(0x7cu); break;
-      case DType::k_float8_e4m3: infinity = U(0x7eu); break;  // its largest number: it has no infinity
-      case DType::k_int64:
-      case DType::k_int32:
-      case DType::k_int16:
-      case DType::k_int8: flip = kSign; break;
-      default: break;
-    }
-  }
-
-  U operator()(U bits) const {
-    if (!floating) return U(bits ^ flip ^ invert);
-    const U magnitude = U(bits & U(~kSign));
-    const U key = magnitude > infinity ? U(~U(0)) : magnitude == 0 ? kSign : bits & kSign ? U(~bits) : U(bits | kSign);
-    return U(key ^ invert);
-  }
 };
 
 template <class U>
