@@ -57,8 +57,12 @@ cudaError_t copy(const Rows& rows, cudaMemcpyKind kind, cudaStream_t handle, boo
     if (const cudaError_t refused = refuse_while_capturing()) return result(refused);
   if (const cudaError_t error = wrong(rows, kind)) return result(error);
   if (!rows.width || !rows.height) return fault_or();
+  if (stream->capture && (pageable(rows.from) || pageable(rows.to))) {  // a replay would find other memory there
+    invalidate(stream->capture);
+    return result(cudaErrorStreamCaptureUnsupported);
+  }
   Operation operation;
-  if (pageable(rows.from) && on_device(rows.to) && !stream->capture) {
+  if (pageable(rows.from) && on_device(rows.to)) {
     auto staged = std::make_shared<std::vector<char>>(rows.width * rows.height);
     for (size_t row = 0; row < rows.height; row++)
       memcpy(staged->data() + row * rows.width, rows.from + row * rows.from_pitch, rows.width);
@@ -66,9 +70,8 @@ cudaError_t copy(const Rows& rows, cudaMemcpyKind kind, cudaStream_t handle, boo
       copy_rows({rows.to, rows.to_pitch, staged->data(), rows.width, rows.width, rows.height}, who);
     };
   } else operation.run = [rows, who] { copy_rows(rows, who); };
-  const bool captured = stream->capture != nullptr;
   if (const cudaError_t error = enqueue(stream, std::move(operation))) return result(error);
-  if (wait || (pageable(rows.to) && !captured)) finish(stream);
+  if (wait || pageable(rows.to)) finish(stream);
   return fault_or();
 }
 

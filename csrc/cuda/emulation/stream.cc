@@ -150,8 +150,10 @@ void enqueue_uncaptured(CUstream_st* stream, Operation operation) {
   operation.clock = stream->clock;
   stream->queue.push_back(std::move(operation));
   stream->progress->enqueued++;
-  if (!options().lazy) finish(stream);
-  else if (stream->queue.size() > kMostQueued) step(stream);
+  if (!options().lazy) {
+    const Position end{stream->progress, stream->progress->enqueued};
+    run_until(stream, [&] { return end.reached(); });  // the host does not know, for the race checker
+  } else if (stream->queue.size() > kMostQueued) step(stream);
 }
 
 cudaError_t enqueue(CUstream_st* stream, Operation operation) {

@@ -105,6 +105,11 @@ bool illegal_calls() {
          illegal(kLocal, kUnsupported, [](Session& s) { return cudaStreamQuery(s.stream); }) &&
          illegal(kLocal, kUnsupported, [](Session&) { return allocate(); }) &&
          illegal(kGlobal, kUnsupported, [](Session&) { return cudaDeviceSynchronize(); }) &&
+         illegal(kLocal, kUnsupported,
+                 [](Session& s) {
+                   float ordinary = 0;
+                   return cudaMemcpyAsync(s.x.data, &ordinary, 4, cudaMemcpyHostToDevice, s.stream);
+                 }) &&
          illegal(kLocal, cudaErrorCapturedEvent,
                  [](Session& s) {
                    (void)cudaEventRecord(s.forked, s.stream);

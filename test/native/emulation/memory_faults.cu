@@ -211,6 +211,12 @@ void memory_faults(Suite& suite) {
   suite.fault("streams: copy without an event", kCheck, copy_without_event);
   suite.fault("streams: an event recorded too early", kCheck, event_too_early);
 #ifdef SG_CUDA_EMULATION
+  suite.fault("a library reads past the end", kAlways, [] {
+    Buffer<float> x(std::vector<float>(64, 1));
+    const auto run = [](void* p) { (void)sgEmulationAccess(p, 257, 0, "a library"); };
+    (void)sgEmulationEnqueue(nullptr, nullptr, run, nullptr, x.data);
+    (void)cudaDeviceSynchronize();
+  });
   suite.fault("a part that its allocator took back", kCheck, [] {
     Buffer<float> x(std::vector<float>(128, 1)), y(64);
     sgEmulationMark(x.data + 32, 128, 0, nullptr);

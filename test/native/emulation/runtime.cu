@@ -7,6 +7,9 @@
 
 #include "kernels.cuh"
 #include "suite.h"
+#ifdef SG_CUDA_EMULATION
+#include "../../../csrc/cuda/emulation/library.h"
+#endif
 
 namespace {
 
@@ -273,6 +276,43 @@ bool threads_call_at_once() {
   return right == 4;
 }
 
+#ifdef SG_CUDA_EMULATION
+// Work of a library in the stream of each of two threads, which is ready only when the other one has come.
+struct Meeting {
+  std::atomic<int>*arrived, *released;
+  float* data;
+  bool counted = false;
+};
+int everybody_is_there(void* p) {
+  Meeting& meeting = *static_cast<Meeting*>(p);
+  if (!meeting.counted) (*meeting.arrived)++;
+  meeting.counted = true;
+  return *meeting.arrived == 2;
+}
+void double_numbers(void* p) {
+  float* const x = static_cast<Meeting*>(p)->data;
+  if (!sgEmulationAccess(x, kNumbers * 4, 0, "doubling") || !sgEmulationAccess(x, kNumbers * 4, 1, "doubling")) return;
+  for (int i = 0; i < kNumbers; i++) x[i] *= 2;
+}
+void release_meeting(void* p) { (*static_cast<Meeting*>(p)->released)++; }
+
+bool libraries_wait_for_each_other() {
+  std::atomic<int> arrived{0}, released{0}, right{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; t++)
+    threads.emplace_back([&] {
+      Stream s;
+      Buffer<float> x(kNumbers);
+      Meeting meeting{&arrived, &released, x.data};
+      fill(s.handle, x.data, 1);
+      const bool good = ok(sgEmulationEnqueue(s.handle, everybody_is_there, double_numbers, release_meeting, &meeting));
+      right += good && ok(cudaStreamSynchronize(s.handle)) && x.read()[2] == 6;
+    });
+  for (std::thread& thread : threads) thread.join();
+  return right == 2 && released == 2;
+}
+#endif
+
 }  // namespace
 
 void runtime_cases(Suite& suite) {
@@ -291,4 +331,7 @@ void runtime_cases(Suite& suite) {
   suite.works("wrong calls are refused", wrong_calls_are_refused);
   suite.works("devices and kernels are described", devices_are_described);
   suite.works("four threads call at once", threads_call_at_once);
+#ifdef SG_CUDA_EMULATION
+  suite.works("work of libraries that wait for each other", libraries_wait_for_each_other);
+#endif
 }
