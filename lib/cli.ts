@@ -2,6 +2,7 @@
 // The command `shardgrad`. Commands are rows of a table; a mistake on the command line is one sentence and exit code 2. Nothing
 // here loads the addon.
 import { readFileSync } from 'node:fs';
+import { doctor } from './cli/doctor.js';
 import { debug } from './distributed/launcher/debug.js';
 import { UsageError } from './distributed/launcher/options.js';
 import { run } from './distributed/launcher/run.js';
@@ -13,6 +14,7 @@ interface Command {
 
 const commands: Readonly<Record<string, Command>> = {
   run: { summary: 'start the ranks of a training job', start: run },
+  doctor: { summary: 'show what was found of processors, GPUs, drivers and libraries', start: doctor },
   debug: { summary: 'show what the ranks of a job do, or did before it failed', start: debug },
 };
 

@@ -9,6 +9,7 @@ export { defineFunction, defineFunctions, FunctionContext, type FunctionDefiniti
 export { gradcheck } from './autograd/gradcheck.js';
 export { detectAnomaly, enableGrad, inferenceMode, isGradEnabled, noGrad } from './autograd/modes.js';
 export { arange, empty, eye, fromTypedArray, full, fullLike, linspace, ones, onesLike, type TensorOptions, tensor, zeros, zerosLike } from './create.js';
+export * as cuda from './cuda.js';
 export * as data from './data/index.js';
 export { Device, type DeviceLike, device, getNumThreads, setNumThreads, synchronize, synchronizeSync } from './device.js';
 export type { DType, TypedArray } from './dtype.js';

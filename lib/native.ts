@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { CudaReport } from './cuda.js';
 import { ShardgradError } from './errors.js';
 
 export interface NativeOp {
@@ -98,7 +99,8 @@ export interface Native {
   waitEvent(device: number, stream: number, onDevice: number, onStream: number, sequence: number): void;
   waitedTime(device: number, stream: number): number;
   markTime(handle: number, byteOffset: number, stream: number): void;
-  configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean }): void;
+  configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean; matmulTf32?: boolean }): void;
+  cudaReport(): CudaReport;
 }
 
 /** The folder that holds package.json, whether this file runs from lib/ or from dist/lib/. */

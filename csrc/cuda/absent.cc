@@ -1,11 +1,20 @@
 // In place of the CUDA backend where it was not built.
+#include "../core/accelerators.h"
 #include "../core/backend.h"
 
 namespace sg {
 
-std::unique_ptr<Backend> open_cuda(int index) {
-  fail(ErrorCode::Device, "no device cuda:", index,
-       ": this binary was built without CUDA (no nvcc was found); the prebuilt one for linux-x64 has it");
+constexpr const char* kProblem =
+    "this binary was built without CUDA (no nvcc was found); the prebuilt one for linux-x64 has it";
+
+std::unique_ptr<Backend> open_cuda(int index) { fail(ErrorCode::Device, "no device cuda:", index, ": ", kProblem); }
+
+CudaReport report_cuda() {
+  CudaReport report;
+  report.problem = kProblem;
+  return report;
 }
+
+void set_matmul_tf32(bool) {}
 
 }  // namespace sg

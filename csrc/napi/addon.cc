@@ -41,6 +41,7 @@ NAPI_MODULE_INIT() {
     add_functions(*e, exports, storage_functions());
     add_functions(*e, exports, stream_functions());
     add_functions(*e, exports, graph_functions());
+    add_functions(*e, exports, report_functions());
     add_functions(*e, exports, memory_functions());
     add_functions(*e, exports, collective_functions());
     napi_add_env_cleanup_hook(env, close_environment, e.release());

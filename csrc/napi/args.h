@@ -113,6 +113,7 @@ std::vector<FunctionRow> op_functions();                 // ops.cc
 std::vector<FunctionRow> storage_functions();            // storage.cc
 std::vector<FunctionRow> stream_functions();             // streams.cc
 std::vector<FunctionRow> graph_functions();              // graphs.cc
+std::vector<FunctionRow> report_functions();             // reports.cc
 std::vector<FunctionRow> memory_functions();             // memory.cc
 std::vector<FunctionRow> collective_functions();         // collectives.cc
 void export_tables(Environment& e, napi_value exports);  // tables.cc

@@ -1,5 +1,6 @@
 // Devices, events and waiting. An event is a number: how many commands the stream had been given. Waiting on the host
 // has a Promise form each; the synchronous one throws when it could never return.
+#include "../core/accelerators.h"
 #include "args.h"
 #include "../core/thread_pool.h"
 
@@ -108,7 +109,7 @@ napi_value setNumThreads(Environment&, const Arguments& a) {
 
 napi_value getNumThreads(Environment& e, const Arguments&) { return make_number(e, ThreadPool::instance().threads()); }
 
-// { queueLimit, spinMicroseconds, sync }, each optional
+// { queueLimit, spinMicroseconds, sync, matmulTf32 }, each optional
 napi_value configure(Environment& e, const Arguments& a) {
   const auto option = [&](const char* name, napi_valuetype expected, napi_value* value) {
     napi_valuetype type = napi_undefined;
@@ -131,6 +132,12 @@ napi_value configure(Environment& e, const Arguments& a) {
   if (option("spinMicroseconds", napi_number, &value)) {
     napi_get_value_double(e.env, value, &number);
     settings.spin_ns = whole_between(number, 0, 1'000'000, "configure", "spinMicroseconds") * 1000;
+  }
+  if (option("matmulTf32", napi_boolean, &value)) {
+    bool on = false;
+    napi_get_value_bool(e.env, value, &on);
+    for (auto& device : e.devices) device->stream(kComputeStream).host_wait_all();  // what was enqueued keeps its setting
+    set_matmul_tf32(on);
   }
   if (option("sync", napi_boolean, &value)) {
     bool on = false;
