@@ -87,6 +87,7 @@ struct Walk {
       }
       index = rest;
     } else {
+#pragma unroll 1  // rare, and a division of 64 bits is long
       for (int d = ndim - 1; d > 0; d--) {
         const int64_t quotient = index / shape[d], i = index - quotient * shape[d];
         index = quotient;
