@@ -1,10 +1,9 @@
 // Random numbers by Philox. An element's value depends on the key and on its index alone: not on strides, threads or
-// the instruction set's width. float32, and the types below it, take one word an element; float64 and integers take
-// two, which gives them their own sequence.
+// the instruction set's width.
+#include "../ops/random.h"
+
 #include <cmath>
 
-#include "../core/cast.h"
-#include "../core/philox.h"
 #include "blocks.h"
 #include "cpu_device.h"
 #include "flat.h"
@@ -17,14 +16,6 @@ namespace {
 
 constexpr int kPhiloxPadding = 64;
 
-inline uint64_t word_pair(const uint32_t* w) { return uint64_t(w[1]) << 32 | w[0]; }
-// (0, 1] with all bits of the words: the tail of the normal distribution reaches 6.6 (8.6 in float64) deviations.
-template <class T>
-inline T positive_unit(const uint32_t* w) {
-  if constexpr (sizeof(T) == 4) return (T(w[0]) + 1) * T(0x1p-32);
-  else return (T(word_pair(w) >> 11) + 1) * T(0x1p-53);
-}
-
 }  // namespace
 
 }  // namespace sg
@@ -35,10 +26,6 @@ inline T positive_unit(const uint32_t* w) {
 namespace sg {
 
 namespace {
-
-PhiloxKey key_of(double seed0, double seed1, double stream0, double stream1) {
-  return {{cast<uint32_t>(seed0), cast<uint32_t>(seed1)}, {cast<uint32_t>(stream0), cast<uint32_t>(stream1)}};
-}
 
 // Fills y with values(words, n, lanes), which turns the words of n neighbouring elements, `per_element` each, into
 // numbers. n is padded to whole registers.
@@ -64,24 +51,11 @@ void generate(const View& y, const PhiloxKey& key, int per_element, const Values
   });
 }
 
-// The largest number that does not become `high` when it is rounded to the dtype of y.
-template <class Lane>
-Lane below(double high, DType dtype) {
-  Lane top = Lane(high),
-       step = std::numeric_limits<Lane>::epsilon() * std::abs(top) / 4 + std::numeric_limits<Lane>::min();
-  dispatch_all(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const bool rounds = is_floating(dtype) && std::isfinite(top);
-    for (; rounds && cast<Lane>(cast<T>(top)) >= Lane(high); step *= 2) top = Lane(high) - step;
-  });
-  return top;
-}
-
 template <class Lane>
 void uniform_as(const View& y, const PhiloxKey& key, double low, double high) {
-  const Lane top = std::max(Lane(low), below<Lane>(high, y.dtype));
+  const UniformRange<Lane> range(low, high, y.dtype);
   generate<Lane>(y, key, sizeof(Lane) / 4, [&](const uint32_t* words, int64_t n, Lane* lanes) {
-    SG_ISA_CALL(uniform_values, words, n, Lane(low), Lane(high - low), top, lanes);
+    SG_ISA_CALL(uniform_values, words, n, range.low, range.width, range.top, lanes);
   });
 }
 
@@ -102,8 +76,7 @@ void dropout_as(const View& x, const View& y, double p, const PhiloxKey& key, Re
   rows.merge();
   const LoadBlock load = block_loader(x.dtype, DTypeOf<Lane>::value);
   const StoreBlock store = block_storer(DTypeOf<Lane>::value, y.dtype);
-  const uint32_t threshold = uint32_t(p * 0x1p32);
-  const Lane scale = Lane(1 / (1 - p));
+  const Dropout rule(p);
   const int64_t pieces = (rows.length() + kBoxElements - 1) / kBoxElements;
   const int64_t grain = std::max<int64_t>(1, kGrainElements / std::min<int64_t>(rows.length(), kBoxElements));
   parallel_for(rows.count() * pieces, grain, [&](int64_t begin, int64_t end) {
@@ -122,7 +95,7 @@ void dropout_as(const View& x, const View& y, double p, const PhiloxKey& key, Re
         for (int64_t c = 0; c < n; c++) words[c] = philox_at(key, counter + uint64_t(c * row.stride(2)));
       }
       load({address(x.data, row[0] + first * row.stride(0), x.dtype), 0, row.stride(0)}, 1, n, lanes);
-      SG_ISA_CALL(dropout_values, static_cast<const Lane*>(lanes), word, n, threshold, scale, lanes);
+      SG_ISA_CALL(dropout_values, static_cast<const Lane*>(lanes), word, n, rule.threshold, Lane(rule.scale), lanes);
       store(lanes, 1, n, {address(y.data, row[1] + first * row.stride(1), y.dtype), 0, row.stride(1)});
     }
   });
@@ -131,31 +104,29 @@ void dropout_as(const View& x, const View& y, double p, const PhiloxKey& key, Re
 }  // namespace
 
 void CpuDevice::uniform(Out y, double low, double high, double seed0, double seed1, double stream0, double stream1) {
-  const PhiloxKey key = key_of(seed0, seed1, stream0, stream1);
+  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
   if (y.dtype == DType::k_float64) uniform_as<double>(y, key, low, high);
   else uniform_as<float>(y, key, low, high);
 }
 
 void CpuDevice::normal(Out y, double mean, double std, double seed0, double seed1, double stream0, double stream1) {
-  const PhiloxKey key = key_of(seed0, seed1, stream0, stream1);
+  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
   if (y.dtype == DType::k_float64) normal_as<double>(y, key, mean, std);
   else normal_as<float>(y, key, mean, std);
 }
 
 void CpuDevice::randint(Out y, double low, double high, double seed0, double seed1, double stream0, double stream1) {
-  if (!(high > low)) fail(ErrorCode::Value, "randint: high must be above low, got low ", low, " and high ", high);
-  const int64_t first = cast<int64_t>(low);
-  const uint64_t range = uint64_t(cast<int64_t>(high) - first);
-  generate<int64_t>(y, key_of(seed0, seed1, stream0, stream1), 2,
+  const IntegerRange range(low, high);
+  generate<int64_t>(y, philox_key(seed0, seed1, stream0, stream1), 2,
                     [&](const uint32_t* words, int64_t n, int64_t* lanes) {
-                      SG_ISA_CALL(randint_values, words, n, first, range, lanes);
+                      SG_ISA_CALL(randint_values, words, n, range.low, range.width, lanes);
                     });
 }
 
 void CpuDevice::dropout(In x, Out y, double p, double seed0, double seed1, double stream0, double stream1,
                         Rest layout) {
   SG_ASSERT(layout.count == x.ndim + 1);
-  const PhiloxKey key = key_of(seed0, seed1, stream0, stream1);
+  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
   if (x.numel() == 0) return;
   if (p >= 1) return fill(y, 0);
   if (x.dtype == DType::k_float64) dropout_as<double>(x, y, p, key, layout);

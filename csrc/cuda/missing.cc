@@ -5,10 +5,6 @@ namespace sg {
 
 #define SG_MISSING(name, ...) \
   __attribute__((weak)) void CudaDevice::name(__VA_ARGS__) { fail(ErrorCode::Device, #name, ": not available on cuda yet"); }
-SG_MISSING(uniform, Out, double, double, double, double, double, double)
-SG_MISSING(normal, Out, double, double, double, double, double, double)
-SG_MISSING(randint, Out, double, double, double, double, double, double)
-SG_MISSING(dropout, In, Out, double, double, double, double, double, Rest)
 SG_MISSING(gather, In, In, Out, double)
 SG_MISSING(scatter, Out, In, In, double)
 SG_MISSING(scatterAdd, Out, In, In, double)

@@ -58,12 +58,9 @@ KT inline void philox_words(const PhiloxKey& key, uint64_t first, int64_t n, uin
   }
 }
 
-// In [0, 1), and (0, 1] for logarithms: 24 bits of one word, or 53 bits of two.
-KT inline void unit_from_words(const uint32_t* words, int64_t n, float* u) {
-  for (int64_t i = 0; i < n; i++) u[i] = float(int32_t(words[i] >> 8)) * 0x1p-24f;
-}
-KT inline void unit_from_words(const uint32_t* words, int64_t n, double* u) {
-  for (int64_t i = 0; i < n; i++) u[i] = double(int64_t(word_pair(words + 2 * i) >> 11)) * 0x1p-53;
+template <class T>
+KT void unit_from_words(const uint32_t* words, int64_t n, T* u) {
+  for (int64_t i = 0; i < n; i++) u[i] = unit<T>(words + i * int64_t(sizeof(T) / 4));
 }
 
 // low + width * u, at most top
