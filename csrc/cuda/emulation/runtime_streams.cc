@@ -69,6 +69,7 @@ SG_CUDART cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     invalidate(stream->capture);
     return result(cudaErrorStreamCaptureUnsupported);
   }
+  if (const cudaError_t refused = refuse_while_capturing()) return result(refused);
   if (const cudaError_t refused = refuse_implicit_dependency(stream)) return result(refused);
   finish(stream);
   return result(device_fault(stream->device));
@@ -81,6 +82,7 @@ SG_CUDART cudaError_t cudaStreamQuery(cudaStream_t handle) {
     invalidate(stream->capture);
     return result(cudaErrorStreamCaptureUnsupported);
   }
+  if (const cudaError_t refused = refuse_while_capturing()) return result(refused);
   const Position end{stream->progress, stream->progress->enqueued};
   const Clock clock = stream->clock;
   const int device = stream->device;

@@ -103,6 +103,7 @@ bool illegal_calls() {
   constexpr auto kUnsupported = cudaErrorStreamCaptureUnsupported;
   return illegal(kLocal, kUnsupported, [](Session& s) { return cudaStreamSynchronize(s.stream); }) &&
          illegal(kLocal, kUnsupported, [](Session& s) { return cudaStreamQuery(s.stream); }) &&
+         illegal(kGlobal, kUnsupported, [](Session& s) { return cudaStreamSynchronize(s.other); }) &&
          illegal(kLocal, kUnsupported, [](Session&) { return allocate(); }) &&
          illegal(kGlobal, kUnsupported, [](Session&) { return cudaDeviceSynchronize(); }) &&
          illegal(kLocal, kUnsupported,
