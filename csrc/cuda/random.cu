@@ -1,9 +1,8 @@
 // Random numbers by Philox: an element's value depends on the key and its logical index alone, as on the CPU. A thread
 // makes what one block of four words gives; it finds its elements by walks whose first operand is the index itself.
-#include "../ops/random.h"
-
 #include "cuda_device.h"
 #include "cuda_queue.h"
+#include "keys.cuh"
 #include "lanes.cuh"
 #include "walk.cuh"
 
@@ -71,9 +70,10 @@ struct Integers {
 // Operands of the walk: the index, y.
 template <class Distribution>
 __global__ void __launch_bounds__(kThreads)
-    generate_kernel(Distribution distribution, PhiloxKey key, void* y, DType dtype, bool packed, Walk<2> walk) {
+    generate_kernel(Distribution distribution, KeySource source, void* y, DType dtype, bool packed, Walk<2> walk) {
   using Value = typename Distribution::Value;
   constexpr int kCount = Distribution::kCount;
+  const PhiloxKey key = source.get();
   const int64_t blocks = (walk.count + kCount - 1) / kCount, step = int64_t(gridDim.x) * kThreads;
   for (int64_t block = int64_t(blockIdx.x) * kThreads + threadIdx.x; block < blocks; block += step) {
     Pack<Value> values;
@@ -101,7 +101,7 @@ void index_strides(const View& v, int64_t (&strides)[kMaxDims]) {
 }
 
 template <class Distribution>
-void generate(const Distribution& distribution, const PhiloxKey& key, const View& y) {
+void generate(const Distribution& distribution, const KeySource& key, const View& y) {
   using Value = typename Distribution::Value;
   constexpr int kCount = Distribution::kCount;
   if (y.numel() == 0) return;
@@ -118,9 +118,10 @@ void generate(const Distribution& distribution, const PhiloxKey& key, const View
 // ---- dropout. Operands of the walks: y, x, the counter.
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) dropout_packs_kernel(const T* x, T* y, PhiloxKey key, uint64_t first,
+__global__ void __launch_bounds__(kThreads) dropout_packs_kernel(const T* x, T* y, KeySource source, uint64_t first,
                                                                  uint32_t threshold, float scale, Walk<3> walk) {
   constexpr int kCount = Pack<T>::kCount;
+  const PhiloxKey key = source.get();
   const int64_t step = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < walk.count; i += step) {
     int64_t at[3];
@@ -144,8 +145,9 @@ struct DropoutTensors {
 };
 
 template <class L>
-__global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutTensors t, PhiloxKey key, uint64_t first,
+__global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutTensors t, KeySource source, uint64_t first,
                                                            uint32_t threshold, typename L::value scale, Walk<3> walk) {
+  const PhiloxKey key = source.get();
   const int64_t step = int64_t(gridDim.x) * kThreads;
   for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < walk.count; i += step) {
     int64_t at[3];
@@ -157,7 +159,7 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutTensors t, Phi
 }
 
 template <class T>
-bool dropout_packs(const View& x, const View& y, const Dropout& rule, const PhiloxKey& key, uint64_t first,
+bool dropout_packs(const View& x, const View& y, const Dropout& rule, const KeySource& key, uint64_t first,
                    Walk<3> walk, cudaStream_t stream) {
   if (first % 4 != 0 || !is_aligned16(x.data) || !is_aligned16(y.data) || !walk.widen(Pack<T>::kCount)) return false;
   launch(dropout_packs_kernel<T>, grid_for(walk.count, kThreads), kThreads, 0, stream, x.ptr<const T>(), y.ptr<T>(),
@@ -171,19 +173,19 @@ bool dropout_packs(const View& x, const View& y, const Dropout& rule, const Phil
 using namespace gpu;
 
 void CudaDevice::uniform(Out y, double low, double high, double seed0, double seed1, double stream0, double stream1) {
-  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
+  const KeySource key(seed0, seed1, stream0, stream1);
   if (y.dtype == DType::k_float64) generate(Uniform<double>{{low, high, y.dtype}}, key, y);
   else generate(Uniform<float>{{low, high, y.dtype}}, key, y);
 }
 
 void CudaDevice::normal(Out y, double mean, double std, double seed0, double seed1, double stream0, double stream1) {
-  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
+  const KeySource key(seed0, seed1, stream0, stream1);
   if (y.dtype == DType::k_float64) generate(Normal<double>{mean, std}, key, y);
   else generate(Normal<float>{float(mean), float(std)}, key, y);
 }
 
 void CudaDevice::randint(Out y, double low, double high, double seed0, double seed1, double stream0, double stream1) {
-  generate(Integers{{low, high}}, philox_key(seed0, seed1, stream0, stream1), y);
+  generate(Integers{{low, high}}, KeySource(seed0, seed1, stream0, stream1), y);
 }
 
 void CudaDevice::dropout(In x, Out y, double p, double seed0, double seed1, double stream0, double stream1,
@@ -191,7 +193,7 @@ void CudaDevice::dropout(In x, Out y, double p, double seed0, double seed1, doub
   SG_ASSERT(layout.count == x.ndim + 1);
   if (x.numel() == 0) return;
   if (p >= 1) return fill(y, 0);
-  const PhiloxKey key = philox_key(seed0, seed1, stream0, stream1);
+  const KeySource key(seed0, seed1, stream0, stream1);
   const Dropout rule(p);
   const auto first = uint64_t(layout[0]);
   int64_t counters[kMaxDims];
