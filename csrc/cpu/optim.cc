@@ -11,11 +11,11 @@ namespace sg {
 
 namespace {
 
-// `fields`: of a group's options, after the three common ones
 template <class F>
-void take_step(const View& step, double lists, Rest options, Ins tensors, int fields, const F& run) {
-  StepPlan plan;
-  if (!StepPlan::make(step, lists, options, tensors, fields, Scratch::kSharedA, plan)) return;
+void take_step(const StepKind& kind, const View& step, double lists, Rest options, Ins tensors, const F& run) {
+  const StepCall call(kind, step, lists, options, tensors);
+  if (call.buffer.data[kFoundInf] != 0) return;
+  const StepPlan plan(call, Scratch::kSharedA);
   run(plan, TensorChunks(tensors, plan.n, Scratch::kSharedB));
   plan.advance();
 }
@@ -23,33 +23,33 @@ void take_step(const View& step, double lists, Rest options, Ins tensors, int fi
 }  // namespace
 
 void CpuDevice::sgdStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 3,
+  take_step(kSgdStep, step, lists, options, tensors,
             [](const StepPlan& plan, const TensorChunks& chunks) { SG_ISA_CALL(sgd_step, plan, chunks); });
 }
 
 void CpuDevice::adamStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 5,
+  take_step(kAdamStep, step, lists, options, tensors,
             [](const StepPlan& plan, const TensorChunks& chunks) { SG_ISA_CALL(adam_step, plan, chunks); });
 }
 
 void CpuDevice::adagradStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 2,
+  take_step(kAdagradStep, step, lists, options, tensors,
             [](const StepPlan& plan, const TensorChunks& chunks) { SG_ISA_CALL(adagrad_step, plan, chunks); });
 }
 
 void CpuDevice::rmspropStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 4,
+  take_step(kRmspropStep, step, lists, options, tensors,
             [](const StepPlan& plan, const TensorChunks& chunks) { SG_ISA_CALL(rmsprop_step, plan, chunks); });
 }
 
 void CpuDevice::lionStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 2,
+  take_step(kLionStep, step, lists, options, tensors,
             [](const StepPlan& plan, const TensorChunks& chunks) { SG_ISA_CALL(lion_step, plan, chunks); });
 }
 
 // Two passes: the length of a tensor's step is known only when all of its update has been seen.
 void CpuDevice::lambStep(In step, double lists, Rest options, Ins tensors) {
-  take_step(step, lists, options, tensors, 3, [](const StepPlan& plan, const TensorChunks& chunks) {
+  take_step(kLambStep, step, lists, options, tensors, [](const StepPlan& plan, const TensorChunks& chunks) {
     double* const buffer = scratch<double>(Scratch::kSharedC, size_t(2 * chunks.count() + plan.n));
     const auto squares = reinterpret_cast<double(*)[2]>(buffer);
     double* const trust = buffer + 2 * chunks.count();
@@ -60,7 +60,7 @@ void CpuDevice::lambStep(In step, double lists, Rest options, Ins tensors) {
         parameter += squares[c][0];
         update += squares[c][1];
       }
-      trust[i] = parameter > 0 && update > 0 ? std::sqrt(parameter / update) : 1;
+      trust[i] = lamb_trust(parameter, update);
     }
     SG_ISA_CALL(lamb_update, plan, chunks, trust);
   });
