@@ -130,6 +130,30 @@ bool narrow_works() {
   return true;
 }
 
+// Structs with padding, copied whole.
+struct Padded {
+  float value;
+  int64_t index;
+};
+__global__ void padded(const float* x, Padded* y) {
+  SG_SHARED(Padded, all, [64]);
+  const int t = int(threadIdx.x);
+  all[t].value = x[t];
+  all[t].index = t;
+  __syncthreads();
+  Padded best = all[0];
+  for (int i = 1; i < 64; i++)
+    if (all[i].value > best.value) best = all[i];
+  y[t] = best;
+}
+bool padded_works() {
+  Buffer<float> x(numbers(64));
+  Buffer<Padded> y(64);
+  gpu::launch(padded, 1, 64, 0, nullptr, x.data, y.data);
+  const auto got = y.read();
+  return got[63].value == 6 && got[63].index == 11;
+}
+
 // Local arrays, tables of constants, parameters by value that hold arrays and pointers.
 struct Table {
   float values[5];
@@ -216,6 +240,7 @@ void idiom_cases(Suite& suite) {
   suite.works("vectors with a tail", add_vectors_works);
   suite.works("atomic counts", histogram_works);
   suite.works("bytes and halves of the same word", narrow_works);
+  suite.works("structs with padding", padded_works);
   suite.works("parameters by value, constants, local arrays", by_value_works);
   suite.works("80 KB of dynamic shared memory", reverse_works);
   suite.works("streams and events", streams_work);

@@ -71,6 +71,12 @@ void touch_elsewhere(uintptr_t address, size_t bytes, const AccessKind& kind, ui
   abandon_block();
 }
 
+// Whether an access reads what nobody wrote. Copies of structs read their padding too, which lies behind a member and
+// is the smaller part; so the first byte and most of the others decide.
+bool reads_unwritten(const uint8_t* states, size_t bytes, const AccessKind& kind) {
+  return kind.reads && (states[0] == kAllocated || size_t(std::count(states, states + bytes, kAllocated)) * 2 > bytes);
+}
+
 void touch_device(int arena, uintptr_t address, size_t bytes, const AccessKind& kind, uintptr_t code) {
   const Shadow& shadow = shadow_of(arena);
   void* const p = reinterpret_cast<void*>(address);
@@ -81,18 +87,19 @@ void touch_device(int arena, uintptr_t address, size_t bytes, const AccessKind& 
            p, describe_code(code).c_str());
     abandon_block();
   }
+  uint8_t* const states = shadow.states + offset;
+  if (reads_unwritten(states, bytes, kind)) {
+    if (fault_is_new(code))
+      tell("%s of global memory at %p that was never written (%s)", name_of(kind), p, describe_code(code).c_str());
+    std::replace(states, states + bytes, uint8_t(kAllocated), uint8_t(kWritten));
+  }
   for (size_t i = 0; i < bytes; i++) {
-    uint8_t& state = shadow.states[offset + i];
+    uint8_t& state = states[i];
     if (state == kNothing || state == kFreed) {
       if (fault_is_new(code))
         tell("%s of %zu bytes at %p, %s (%s)", name_of(kind), bytes, p,
              state == kFreed ? "which have been freed" : "outside of any allocation", describe_code(code).c_str());
       abandon_block();
-    }
-    if (state == kAllocated && kind.reads) {
-      if (fault_is_new(code))
-        tell("%s of global memory at %p that was never written (%s)", name_of(kind), p, describe_code(code).c_str());
-      state = kWritten;
     }
     if (kind.writes) state = kWritten;
   }
@@ -102,19 +109,20 @@ void touch_device(int arena, uintptr_t address, size_t bytes, const AccessKind& 
 
 void touch_shared(size_t offset, size_t bytes, const AccessKind& kind, uintptr_t code) {
   const auto address = reinterpret_cast<uintptr_t>(shared_memory()) + offset;
+  uint8_t* const states = shared_states + offset;
+  if (reads_unwritten(states, bytes, kind)) {
+    if (fault_is_new(code))
+      tell("%s of shared memory that was never written, or into which a copy is under way (%s)", name_of(kind),
+           describe_code(code).c_str());
+    std::replace(states, states + bytes, uint8_t(kAllocated), uint8_t(kWritten));
+  }
   for (size_t i = 0; i < bytes; i++) {
-    uint8_t& state = shared_states[offset + i];
+    uint8_t& state = states[i];
     if (state == kNothing) {
       if (fault_is_new(code))
         tell("%s of %zu bytes outside of any shared array%s (%s)", name_of(kind), bytes,
              offset < kSharedLimit ? ", behind the launch's shared memory" : "", describe_code(code).c_str());
       abandon_block();
-    }
-    if (state == kAllocated && kind.reads) {
-      if (fault_is_new(code))
-        tell("%s of shared memory that was never written, or into which a copy is under way (%s)", name_of(kind),
-             describe_code(code).c_str());
-      state = kWritten;
     }
     if (kind.writes) state = kWritten;
   }
