@@ -126,7 +126,7 @@ void Group::begin_messages(const std::vector<Message>& messages) {
 }
 
 void Group::compare(int peer, const Signature& theirs) {
-  if (agree(theirs, current_)) return;
+  if (sg::agree(theirs, current_)) return;
   const std::string detail = show(theirs) == show(current_) ? " with other counts per rank" : std::string();
   give_up("the ranks of process group " + name() + " disagree in call #" + std::to_string(current_.sequence) + ": " +
           who(rank()) + " calls " + show(current_) + place(current_) + ", " + who(peer) + " calls " + show(theirs) +
@@ -134,7 +134,8 @@ void Group::compare(int peer, const Signature& theirs) {
 }
 
 void Group::compare_message(int peer, const Signature& theirs, const Signature& mine) {
-  if (theirs.call == Collective::kSend && theirs.dtype == mine.dtype && theirs.count == mine.count) return;
+  const Collective other = mine.call == Collective::kSend ? Collective::kReceive : Collective::kSend;
+  if (theirs.call == other && theirs.dtype == mine.dtype && theirs.count == mine.count) return;
   give_up("process group " + name() + ": " + who(peer) + " calls " + show(theirs) + place(theirs) + ", " + who(rank()) +
           " calls " + show(mine) + place(mine));
 }

@@ -10,11 +10,13 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../core/stream.h"
 #include "../core/view.h"
 #include "blocked.h"
+#include "carrier.h"
 #include "recorder.h"
 #include "signature.h"
 #include "watch.h"
@@ -34,14 +36,7 @@ struct GroupInfo {
   std::weak_ptr<Group> world = {};  // of a group that is none itself
 };
 
-// One message of an exchange.
-struct Message {
-  View x;
-  int peer;
-  bool out;  // to the peer; otherwise from it
-};
-
-class Group : public std::enable_shared_from_this<Group> {
+class Group : public Carrier, public std::enable_shared_from_this<Group> {
  public:
   explicit Group(GroupInfo info);
   virtual ~Group() = default;
@@ -50,20 +45,17 @@ class Group : public std::enable_shared_from_this<Group> {
   int rank() const { return info_.rank; }
   int size() const { return info_.size; }
 
-  // ---- collectives, on the stream's thread, between enter() and exit()
-  virtual void all_reduce(Stream&, View& x, Reduction r) = 0;
-  virtual void reduce(Stream&, View& x, Reduction r, int root) = 0;  // x of other ranks stays
-  virtual void broadcast(Stream&, View& x, int root) = 0;
-  // `counts` are elements per rank; y holds them one after another
-  virtual void all_gather(Stream&, const View& x, View& y, Rest counts) = 0;
-  virtual void gather(Stream&, const View& x, View* y, Rest counts, int root) = 0;  // y on the root alone
-  virtual void scatter(Stream&, const View* x, View& y, Rest counts, int root) = 0;
-  virtual void reduce_scatter(Stream&, const View& x, View& y, Rest counts, Reduction r) = 0;
-  // counts: what goes to each rank, then what comes from each
-  virtual void all_to_all(Stream&, const View& x, View& y, Rest counts) = 0;
-  // Messages between pairs, all at once; those between the same two ranks in their order. Peers are checked.
-  virtual void exchange(Stream&, const std::vector<Message>& messages) = 0;
-  virtual void barrier(Stream&) = 0;
+  // What moves the data: the group itself, which moves bytes of the host, unless something else was put on top of it.
+  Carrier& carrier() { return carrier_ ? *carrier_ : *this; }
+  void carry_by(std::unique_ptr<Carrier> carrier) { carrier_ = std::move(carrier); }
+
+  // ---- for a carrier that moves the data itself: on the stream's thread, between enter() and exit(). Returns when
+  // every rank has come to this call and calls the same; throws as the operation would.
+  virtual void agree(Stream&, Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) = 0;
+  // The same for messages: the other rank of each expects it.
+  virtual void agree(Stream&, const std::vector<Message>& messages) = 0;
+  // The entry of the recorder that this call belongs to is finished by the caller, and not when the call ends.
+  uint64_t take_entry() { return std::exchange(entry_, 0); }
 
   // On JavaScript's thread: the number a call will have, 0 for messages. A call that fails before it begins leaves a
   // gap here, so this is for what has not started yet.
@@ -137,6 +129,7 @@ class Group : public std::enable_shared_from_this<Group> {
   Signature current_{};               // what this rank is doing
   uint64_t sequence_ = 0, ahead_ = 0, entry_ = 0;
   int64_t timeout_ns_ = 0;
+  std::unique_ptr<Carrier> carrier_;
 };
 
 // The groups of this process by number. A command holds the number: a group that was closed meanwhile is an error.

@@ -194,16 +194,8 @@ void ShmGroup::reduce_scatter(Stream& stream, const View& x, View& y, Rest count
   });
 }
 
-// The first round carries what each rank is going to send; a rank that expects something else is told so.
-void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
-  if (counts.count != 2 * size()) {
-    fail(ErrorCode::Shape, "allToAll: expects two counts for each of ", size(), " ranks, got ", counts.count);
-  }
-  const Parts out("allToAll", counts.first, size()), in("allToAll", counts.first + size(), size());
-  expect_elements("allToAll", "the input", x, out.total);
-  expect_elements("allToAll", "the output", y, in.total);
-  const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
-  start(Collective::kAllToAll, x.dtype, out.total, -1, {nullptr, 0}, {});
+// A rank that expects something else than it is sent is told so.
+int64_t ShmGroup::compare_counts(Stream& stream, const Parts& out, const Parts& in) {
   std::memcpy(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
   round(stream);
   int64_t largest = 0;
@@ -216,6 +208,19 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
             std::to_string(in.count[size_t(p)]));
   }
   round_++;
+  return largest;
+}
+
+void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
+  if (counts.count != 2 * size()) {
+    fail(ErrorCode::Shape, "allToAll: expects two counts for each of ", size(), " ranks, got ", counts.count);
+  }
+  const Parts out("allToAll", counts.first, size()), in("allToAll", counts.first + size(), size());
+  expect_elements("allToAll", "the input", x, out.total);
+  expect_elements("allToAll", "the output", y, in.total);
+  const size_t each = dtype_size(x.dtype), share = options_.slot_bytes / size_t(size()) / kLine * kLine;
+  start(Collective::kAllToAll, x.dtype, out.total, -1, {nullptr, 0}, {});
+  const int64_t largest = compare_counts(stream, out, in);
   const int64_t room = int64_t(share / each);
   for_pieces(largest, room, [&](int64_t at, int64_t) {
     for (size_t q = 0; q < size_t(size()); q++) {
@@ -230,12 +235,6 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
     }
     round_++;
   });
-}
-
-void ShmGroup::barrier(Stream& stream) {
-  start(Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
-  round(stream);
-  round_++;
 }
 
 bool ShmGroup::move_piece(const Message& m, int64_t& at) {
@@ -256,11 +255,15 @@ bool ShmGroup::move_piece(const Message& m, int64_t& at) {
     std::memcpy(data, channel_data(from, to, read), size_t(n) * each);
     way.read.store(read + 1);
   }
-  RankLine& peer = line(m.peer);
-  peer.moved.fetch_add(1);
-  if (peer.moved_sleepers.load()) wake_all(peer.moved);
+  wake_mover(m.peer);
   at += n;
   return true;
+}
+
+void ShmGroup::wake_mover(int peer) {
+  RankLine& theirs = line(peer);
+  theirs.moved.fetch_add(1);
+  if (theirs.moved_sleepers.load()) wake_all(theirs.moved);
 }
 
 void ShmGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
@@ -289,6 +292,49 @@ void ShmGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
     if (moved || open.empty()) continue;
     std::vector<int> peers;
     for (const State& s : open) peers.push_back(s.message->peer);
+    await(stream, peers, mine.moved, mine.moved_sleepers, [&] { return mine.moved.load() != seen; });
+  }
+}
+
+// Both ranks of a message announce it in the channel that leads to the other.
+void ShmGroup::agree(Stream& stream, const std::vector<Message>& messages) {
+  begin_messages(messages);
+  line(rank()).latest.store(current());
+  std::vector<const Message*> untold, unheard;
+  for (const Message& m : messages) untold.push_back(&m);
+  unheard = untold;
+  RankLine& mine = line(rank());
+  for (;;) {
+    const uint32_t seen = mine.moved.load();
+    bool moved = false;
+    std::vector<int> full;
+    std::erase_if(untold, [&](const Message* m) {
+      Channel& way = channel(rank(), m->peer);
+      const uint32_t written = way.written.load();
+      if (written - way.read.load() == 2) full.push_back(m->peer);
+      // behind one that did not fit there is no place either
+      if (std::find(full.begin(), full.end(), m->peer) != full.end()) return false;
+      way.signature[written & 1] = sign_message(*m);
+      way.written.store(written + 1);
+      wake_mover(m->peer);
+      return moved = true;
+    });
+    std::erase_if(unheard, [&](const Message* m) {
+      Channel& way = channel(m->peer, rank());
+      for (uint32_t read = way.read.load(); read != way.written.load(); way.read.store(++read)) {
+        announced_.hear(m->peer, way.signature[read & 1]);
+        moved = true;
+      }
+      if (moved) wake_mover(m->peer);
+      const auto theirs = announced_.take(m->peer, !m->out);
+      if (theirs) compare_message(m->peer, *theirs, sign_message(*m));
+      return theirs.has_value();
+    });
+    if (untold.empty() && unheard.empty()) return;
+    if (moved) continue;
+    std::vector<int> peers;
+    for (const Message* m : untold) peers.push_back(m->peer);
+    for (const Message* m : unheard) peers.push_back(m->peer);
     await(stream, peers, mine.moved, mine.moved_sleepers, [&] { return mine.moved.load() != seen; });
   }
 }

@@ -57,7 +57,7 @@ std::shared_ptr<ShmGroup> ShmGroup::join(GroupInfo info, const std::string& segm
 }
 
 ShmGroup::ShmGroup(GroupInfo info, SharedSegment segment, const ShmOptions& options)
-    : Group(std::move(info)), segment_(std::move(segment)), options_(options) {}
+    : Group(std::move(info)), segment_(std::move(segment)), options_(options), announced_(size()) {}
 
 ShmGroup::~ShmGroup() { leave(); }
 
@@ -150,6 +150,20 @@ void ShmGroup::round(Stream& stream) {
   if (std::exchange(signed_, true)) return;
   for (int r = 0; r < size(); r++) compare(r, signature_of(r));
 }
+
+void ShmGroup::agree(Stream& stream, Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
+  if (call == Collective::kAllToAll) {
+    const Parts out("allToAll", counts.first, size()), in("allToAll", counts.first + size(), size());
+    start(call, dtype, count, root, {nullptr, 0}, r);
+    compare_counts(stream, out, in);
+    return;
+  }
+  start(call, dtype, count, root, counts, r);
+  round(stream);
+  round_++;
+}
+
+void ShmGroup::barrier(Stream& stream) { agree(stream, Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {}); }
 
 void ShmGroup::sleep_until(Stream& stream, std::span<const int> peers, std::atomic<uint32_t>& word,
                            std::atomic<uint32_t>& sleepers, bool (*ready)(const void*), const void* argument) {

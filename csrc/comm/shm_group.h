@@ -11,7 +11,9 @@
 #include <span>
 #include <vector>
 
+#include "announcements.h"
 #include "group.h"
+#include "parts.h"
 #include "published.h"
 #include "segment.h"
 
@@ -39,6 +41,8 @@ class ShmGroup final : public Group {
   void all_to_all(Stream&, const View& x, View& y, Rest counts) override;
   void exchange(Stream&, const std::vector<Message>& messages) override;
   void barrier(Stream&) override;
+  void agree(Stream&, Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) override;
+  void agree(Stream&, const std::vector<Message>& messages) override;
   void abort(const std::string& reason) override;
   char* share(size_t bytes, std::shared_ptr<void>& owner) override;
   void seal() override { segment_.unlink(); }
@@ -99,8 +103,11 @@ class ShmGroup final : public Group {
   }
   void sleep_until(Stream& stream, std::span<const int> peers, std::atomic<uint32_t>& word,
                    std::atomic<uint32_t>& sleepers, bool (*ready)(const void*), const void* argument);
+  // The first round of an all-to-all, in which every rank says what it sends to whom; the most that goes anywhere.
+  int64_t compare_counts(Stream& stream, const Parts& out, const Parts& in);
   // One piece of a message; false when its channel is not ready for it.
   bool move_piece(const Message& m, int64_t& at);
+  void wake_mover(int peer);
   // The reduction of every rank's slot from `offset` bytes on.
   void reduce_slots(DType dtype, Reduction r, size_t offset, void* y, int64_t n);
 
@@ -120,6 +127,7 @@ class ShmGroup final : public Group {
   uint32_t next_shared_ = 1;
   // What was met, by rank and number: the others' memory, null where it could not be mapped and for our own.
   std::map<std::pair<int, uint32_t>, std::unique_ptr<SharedSegment>> mapped_;
+  Announcements announced_;
 };
 
 }  // namespace sg

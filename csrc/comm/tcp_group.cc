@@ -46,6 +46,7 @@ TcpGroup::TcpGroup(GroupInfo info, std::vector<TcpConnection> data, std::vector<
       headers_in_(size_t(size())),
       headers_out_(size_t(size())),
       messages_in_(size_t(size())),
+      announced_(size()),
       lost_ns_(size_t(size())) {}
 
 TcpGroup::~TcpGroup() { leave(); }
@@ -116,6 +117,84 @@ void TcpGroup::compare_headers(Stream& stream) {
     Header& theirs = headers_in_[size_t(p)];
     check_header(p, theirs);
     compare(p, theirs.call);
+  });
+  data_.next_ticket();
+}
+
+void TcpGroup::compare_counts(const Parts& out, const Parts& in) {
+  const auto disagree = [&](int from, int64_t sends, int to, int64_t expects) {
+    if (sends == expects) return;
+    give_up("allToAll of process group " + name() + ": " + who(from) + " sends " + std::to_string(sends) +
+            " elements to " + who(to) + ", which expects " + std::to_string(expects));
+  };
+  const size_t me = size_t(rank());
+  disagree(rank(), out.count[me], rank(), in.count[me]);
+  for_peers([&](int p) {
+    const size_t q = size_t(p);
+    disagree(p, headers_in_[q].sends, rank(), in.count[q]);
+    disagree(rank(), out.count[q], p, headers_in_[q].expects);
+  });
+}
+
+void TcpGroup::agree(Stream& stream, Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) {
+  if (call == Collective::kAllToAll) {
+    const Parts out("allToAll", counts.first, size()), in("allToAll", counts.first + size(), size());
+    start(call, dtype, count, root, {nullptr, 0}, r, &out, &in);
+    compare_headers(stream);
+    compare_counts(out, in);
+  } else {
+    start(call, dtype, count, root, counts, r);
+    compare_headers(stream);
+  }
+  finish(stream);
+}
+
+void TcpGroup::barrier(Stream& stream) { agree(stream, Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {}); }
+
+// Each of the two ranks of a message sends the other a header.
+void TcpGroup::agree(Stream& stream, const std::vector<Message>& messages) {
+  begin_messages(messages);
+  control_.say(current());
+  struct Lane {
+    std::vector<const Message*> unheard;
+    bool header_under_way = false;
+  };
+  std::vector<Lane> lanes(static_cast<size_t>(size()));
+  std::vector<Header> headers(messages.size());
+  for (size_t i = 0; i < messages.size(); i++) {
+    const Message& m = messages[i];
+    headers[i] = {kMagic, 0, 0, sign_message(m)};
+    control_.count_message(m.peer);
+    data_.send(m.peer, &headers[i], sizeof(Header));
+    lanes[size_t(m.peer)].unheard.push_back(&m);
+  }
+  const auto advance = [&](int p, Lane& lane) {
+    Header& header = headers_in_[size_t(p)];
+    for (;;) {
+      if (lane.header_under_way) {
+        if (data_.receiving_from(p)) return false;
+        lane.header_under_way = false;
+        check_header(p, header);
+        const bool message = header.call.call == Collective::kSend || header.call.call == Collective::kReceive;
+        if (!message) compare_message(p, header.call, sign_message(*lane.unheard.front()));
+        announced_.hear(p, header.call);
+        messages_in_[size_t(p)]++;
+      }
+      std::erase_if(lane.unheard, [&](const Message* m) {
+        const auto theirs = announced_.take(p, !m->out);
+        if (theirs) compare_message(p, *theirs, sign_message(*m));
+        return theirs.has_value();
+      });
+      if (lane.unheard.empty()) return true;
+      data_.receive(p, &header, sizeof(Header));
+      lane.header_under_way = true;
+    }
+  };
+  const uint64_t last = data_.ticket();
+  wait(stream, [&] {
+    bool heard = true;
+    for_peers([&](int p) { heard &= advance(p, lanes[size_t(p)]); });
+    return heard && data_.sent(last);
   });
   data_.next_ticket();
 }

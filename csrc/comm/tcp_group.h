@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../core/platform.h"
+#include "announcements.h"
 #include "group.h"
 #include "parts.h"
 #include "tcp_control.h"
@@ -44,6 +45,8 @@ class TcpGroup final : public Group {
   void all_to_all(Stream&, const View& x, View& y, Rest counts) override;
   void exchange(Stream&, const std::vector<Message>& messages) override;
   void barrier(Stream&) override;
+  void agree(Stream&, Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r) override;
+  void agree(Stream&, const std::vector<Message>& messages) override;
   void abort(const std::string& reason) override { control_.abort(reason); }
   char* share(size_t bytes, std::shared_ptr<void>& owner) override;
   void seal() override {}
@@ -71,8 +74,9 @@ class TcpGroup final : public Group {
   // Begins a collective: the headers are under way, payloads may follow.
   void start(Collective call, DType dtype, int64_t count, int root, Rest counts, Reduction r, const Parts* to = nullptr,
              const Parts* from = nullptr);
-  void compare_headers(Stream& stream);  // waits for them
-  void finish(Stream& stream);           // waits for all transfers
+  void compare_headers(Stream& stream);                    // waits for them
+  void compare_counts(const Parts& out, const Parts& in);  // of an all-to-all, behind its headers
+  void finish(Stream& stream);                             // waits for all transfers
   void check_header(int peer, Header& header);
   void wait_received(Stream& stream, uint64_t ticket);
   template <class Done>
@@ -115,7 +119,8 @@ class TcpGroup final : public Group {
   const TcpOptions options_;
   std::vector<Header> headers_in_, headers_out_;
   std::vector<uint64_t> messages_in_;  // by rank, those that have come as a whole, but for the last exchange
-  std::vector<int64_t> lost_ns_;       // since when a data connection is known to have ended
+  Announcements announced_;
+  std::vector<int64_t> lost_ns_;  // since when a data connection is known to have ended
   std::unique_ptr<char[]> scratch_;
   size_t scratch_bytes_ = 0;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../comm/shm_group.h"
+#include "../comm/staged_group.h"
 #include "../comm/tcp_group.h"
 #include "args.h"
 #include "call.h"
@@ -67,12 +68,12 @@ void on_group(const Stream& stream, const OpArguments& a, const F& collective) {
     ~Call() { group.exit(failed); }
   } call{*group};
   group->enter(stream, uint64_t(a.numbers[1]), int64_t(a.numbers[2]) * 1'000'000);
-  collective(*group);
+  collective(group->carrier());
   call.failed = false;
 }
 
 #define SG_COLLECTIVE(call) \
-  [](Stream& s, Device&, const OpRow&, OpArguments& a) { on_group(s, a, [&](Group& g) { g.call; }); }
+  [](Stream& s, Device&, const OpRow&, OpArguments& a) { on_group(s, a, [&](Carrier& g) { g.call; }); }
 
 }  // namespace
 
@@ -143,6 +144,13 @@ napi_value joinTcpGroup(Environment& e, const Arguments& a) {
   GroupInfo info = info_from(a);
   info.key = a.text(8, "the key");
   return make_number(e, add_group(TcpGroup::join(std::move(info), descriptors, {})));
+}
+
+// stageGroup(group, device): the group carries tensors of the device, by way of the host's memory
+napi_value stageGroup(Environment&, const Arguments& a) {
+  const auto group = find_group(int(a.integer(0, 1, INT32_MAX, "the group")));
+  group->carry_by(std::make_unique<StagedGroup>(*group, a.device(1).backend()));
+  return nullptr;
 }
 
 // The number under which a text about a collective's caller is known.
@@ -248,10 +256,10 @@ napi_value leaveGroup(Environment&, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> collective_functions() {
-  return {SG_FUNCTION(joinShmGroup),      SG_FUNCTION(joinTcpGroup), SG_FUNCTION(nameOfPlace),
-          SG_FUNCTION(enqueueCollective), SG_FUNCTION(readRecorder), SG_FUNCTION(collectiveNames),
-          SG_FUNCTION(shareMemory),       SG_FUNCTION(sealGroup),    SG_FUNCTION(abortGroup),
-          SG_FUNCTION(leaveGroup)};
+  return {SG_FUNCTION(joinShmGroup),    SG_FUNCTION(joinTcpGroup),      SG_FUNCTION(stageGroup),
+          SG_FUNCTION(nameOfPlace),     SG_FUNCTION(enqueueCollective), SG_FUNCTION(readRecorder),
+          SG_FUNCTION(collectiveNames), SG_FUNCTION(shareMemory),       SG_FUNCTION(sealGroup),
+          SG_FUNCTION(abortGroup),      SG_FUNCTION(leaveGroup)};
 }
 
 }  // namespace sg
