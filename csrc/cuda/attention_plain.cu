@@ -218,7 +218,7 @@ void plain_attention_backward(const Attention& at, const RowStatistics<accumulat
   if (at.keys > 0)
     launch(plain_key_gradient_kernel<T, E>, blocks(at.keys, for_keys, at.batch * at.kv_heads), kPlainThreads,
            sizeof(Stage<E>) + 2 * kWeights, stream, at, statistics, padded, for_keys);
-  if (at.queries > 0)
+  if (at.heads * at.queries > 0)
     launch(plain_query_gradient_kernel<T, E>, blocks(at.queries, for_queries, at.batch * at.heads), kPlainThreads,
            sizeof(Stage<E>) + kWeights, stream, at, statistics, padded, for_queries);
 }
