@@ -117,6 +117,7 @@ class Stream {
   DeviceQueue* queue() const { return queue_.get(); }
   // Calls `finish` on this thread once everything up to the running command is done.
   void when_done(void (*finish)(Stream&, void* argument), void* argument);
+  void begin_capture(const void* keys);
   void remove_staging(size_t bytes) { staged_.fetch_sub(bytes, std::memory_order_relaxed); }
   // Marks the stream as waiting for a peer for as long as it lives: the producer is let go, the queue grows.
   class Waiting {

@@ -46,9 +46,8 @@ void Stream::mark(uint64_t seq) {
 
 void Stream::mark_if_asked() {
   constexpr uint64_t kLookEvery = 64;
-  if (queue_->capturing()) return;
   const uint64_t seq = ran_.load(std::memory_order_relaxed), wanted = wake_at_.load();
-  if (marked_ < wanted && wanted <= seq) mark(seq);
+  if (!queue_->capturing() && marked_ < wanted && wanted <= seq) mark(seq);
   if (seq % kLookEvery == 0) look();
 }
 
@@ -58,6 +57,12 @@ void Stream::when_done(void (*finish)(Stream&, void* argument), void* argument) 
   mark(ran_.load(std::memory_order_relaxed) + 1);  // the running command counts as soon as it is over
   in_flight_.back().finish = finish;
   in_flight_.back().argument = argument;
+}
+
+void Stream::begin_capture(const void* keys) {
+  const uint64_t ran = ran_.load(std::memory_order_relaxed);
+  if (marked_ < ran) mark(ran);  // what went before can still be asked for
+  queue_->begin_capture(keys);
 }
 
 void Stream::give_up_capture(const char* why) {
@@ -85,12 +90,11 @@ void Stream::watch_device() {
   constexpr int64_t kEagerNs = 300'000;
   constexpr auto kNap = std::chrono::microseconds(50);
   const auto wanted = [&] { return has_work() || halting(); };
-  const uint64_t ran = ran_.load(std::memory_order_relaxed);
-  if (queue_->capturing()) {
-    if (ran < wake_at_.load()) return;
+  const uint64_t ran = ran_.load(std::memory_order_relaxed), wanted_at = wake_at_.load();
+  if (queue_->capturing() && marked_ < wanted_at && wanted_at <= ran) {
     give_up_capture("something waited for the device while a graph was captured");
   }
-  if (marked_ < ran) mark(ran);
+  if (marked_ < ran && !queue_->capturing()) mark(ran);
   const auto over = [&] {
     look();
     return in_flight_.empty() || wanted();

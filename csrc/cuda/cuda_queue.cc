@@ -10,13 +10,18 @@ namespace sg {
 
 namespace {
 
-// Allocating is forbidden to a thread that captures, for fear that it waits; ours does not.
+// To allocate and to ask for events is forbidden to a thread that captures, for fear that it waits; ours does not.
 class AllowedWhileCapturing {
  public:
-  AllowedWhileCapturing() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~AllowedWhileCapturing() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  explicit AllowedWhileCapturing(bool capturing) : capturing_(capturing) {
+    if (capturing_) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+  }
+  ~AllowedWhileCapturing() {
+    if (capturing_) (void)cudaThreadExchangeStreamCaptureMode(&mode_);
+  }
 
  private:
+  const bool capturing_;
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
@@ -71,6 +76,7 @@ DeviceQueue::Event CudaQueue::record() {
 }
 
 bool CudaQueue::reached(Event event) {
+  const AllowedWhileCapturing allowed(capturing_);
   const cudaError_t state = cudaEventQuery(static_cast<cudaEvent_t>(event));
   if (state == cudaErrorNotReady) {
     (void)cudaGetLastError();
@@ -144,7 +150,7 @@ char* CudaQueue::take_scratch(size_t bytes) {
   if (scratch_used_ == 0 && pieces_.size() > 1 && !captured_) let_go_of_scratch();
   if (pieces_.empty() || scratch_used_ + bytes > pieces_.back().size) {
     const size_t size = std::max(kSmallest, scratch_used_ + bytes + (scratch_used_ + bytes) / 2);
-    const AllowedWhileCapturing allowed;
+    const AllowedWhileCapturing allowed(capturing_);
     char* const data = static_cast<char*>(memory_.map(size));
     if (!data) fail(ErrorCode::OutOfMemory, "out of memory for the kernel's own working memory, ", size, " bytes");
     pieces_.push_back({data, size});

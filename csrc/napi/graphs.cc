@@ -10,7 +10,7 @@ struct Begin {
   const void* keys;
 };
 
-void begin(Stream& stream, void* payload) { stream.queue()->begin_capture(static_cast<Begin*>(payload)->keys); }
+void begin(Stream& stream, void* payload) { stream.begin_capture(static_cast<Begin*>(payload)->keys); }
 
 void finish(Stream& stream, void* payload) {
   CapturedGraph& captured = **static_cast<CapturedGraph**>(payload);
