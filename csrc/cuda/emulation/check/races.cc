@@ -1,6 +1,6 @@
 // Data races, in the manner of FastTrack (Flanagan and Freund, PLDI 2009): the last write of four bytes, and their last
 // reader, or the warps of several readers that none of them ordered. Bytes of the same four that different threads
-// write keep the last writer only: a race may be missed there.
+// touch keep the last writer and the last reader only: a race may be missed there, and none is invented.
 #include <cstdlib>
 #include <string>
 
@@ -92,7 +92,7 @@ void access_cells(Cell* cells, size_t offset, uintptr_t address, size_t bytes, c
       cell.write_epoch = current_epoch();
       continue;
     }
-    const bool concurrent = cell.read_mask && !happened_before(past_read(cell), accessor.shared_memory);
+    const bool concurrent = (cell.read_mask & mask) && !happened_before(past_read(cell), accessor.shared_memory);
     if (concurrent && cell.read_block != current_block()) continue;  // the older reader is further from what follows
     cell.many_readers = concurrent;
     cell.read_warps = (concurrent ? cell.read_warps : 0) | 1u << self / 32;
