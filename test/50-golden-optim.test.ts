@@ -5,6 +5,7 @@ import * as sg from '../lib/index.js';
 import { native } from '../lib/native.js';
 import type { OptimizerState } from '../lib/optim/index.js';
 import { executed } from './helpers/coverage.js';
+import { devices } from './helpers/devices.js';
 import { type Case, Golden } from './helpers/golden.js';
 import { expectClose, relativeError } from './helpers/metric.js';
 import { map, nd } from './helpers/reference.js';
@@ -41,16 +42,16 @@ function build(c: Case, parameters: sg.Tensor[]): AnyOptimizer {
   );
 }
 
-function startOf(c: Case): sg.Tensor[] {
+function startOf(c: Case, device: string): sg.Tensor[] {
   return Array.from({ length: PARAMETERS }, (_, i) => {
-    const p = golden.tensor(`initial${i}`).to(c.dtype);
+    const p = golden.tensor(`initial${i}`, 'float32', device).to(c.dtype);
     p.requiresGrad = true;
     return p;
   });
 }
 
 function takeStep(c: Case, optimizer: AnyOptimizer, parameters: readonly sg.Tensor[], step: number): void {
-  parameters.forEach((p, i) => (p.grad = make(at(`gradients${i}`, step), c.dtype, 'cpu')));
+  parameters.forEach((p, i) => (p.grad = make(at(`gradients${i}`, step), c.dtype, p.device)));
   optimizer.step();
   optimizer.zeroGrad();
 }
@@ -74,9 +75,9 @@ function compare(c: Case, parameters: readonly sg.Tensor[], step: number, state:
   });
 }
 
-describe('optimizers', () => {
+describe.each(devices)('optimizers on %s', (device) => {
   test.each(golden.cases.map((c) => [`${c.kind} ${c.dtype} ${JSON.stringify(c.options)}${c.groups ? ', two groups' : ''}`, c] as const))('%s', (_, c) => {
-    const parameters = startOf(c);
+    const parameters = startOf(c, device);
     const optimizer = build(c, parameters);
     for (let step = 0; step < STEPS; step++) {
       takeStep(c, optimizer, parameters, step);
@@ -85,7 +86,7 @@ describe('optimizers', () => {
   });
 
   test.each(golden.cases.map((c) => [`${c.kind} ${c.dtype} ${JSON.stringify(c.options)}`, c] as const))('resumed: %s', (_, c) => {
-    const parameters = startOf(c);
+    const parameters = startOf(c, device);
     let optimizer = build(c, parameters);
     for (let step = 0; step < STEPS; step++) {
       takeStep(c, optimizer, parameters, step);
@@ -100,22 +101,22 @@ describe('optimizers', () => {
 
   test('a parameter without a gradient stays, and takes its first step when it gets one', () => {
     const c = golden.cases.find((x) => x.kind === 'Adam')!;
-    const parameters = startOf(c);
+    const parameters = startOf(c, device);
     const optimizer = build(c, parameters);
     takeStep(c, optimizer, parameters.slice(0, 2), 0);
     expectClose(read(parameters[2]!).data, golden.values('initial2') as Float32Array, 0, 'untouched');
-    parameters[2]!.grad = make(at('gradients2', 0), c.dtype, 'cpu');
+    parameters[2]!.grad = make(at('gradients2', 0), c.dtype, device);
     optimizer.step();
     expectClose(read(parameters[2]!).data, at(`${c.name}/after2`, 0).data, 1e-6, 'its own first step');
     optimizer.zeroGrad();
   });
 
   test('a step does not touch what the fp16 rounding would lose', () => {
-    const p = sg.ones([4], { dtype: 'bfloat16' });
+    const p = sg.ones([4], { dtype: 'bfloat16', device });
     p.requiresGrad = true;
     const optimizer = new optim.SGD([p], { lr: 1e-4 });
     for (let i = 0; i < 100; i++) {
-      p.grad = sg.ones([4], { dtype: 'bfloat16' });
+      p.grad = sg.ones([4], { dtype: 'bfloat16', device });
       optimizer.step();
     }
     // each step is a fortieth of the spacing below 1; a hundred of them are not lost
@@ -124,9 +125,9 @@ describe('optimizers', () => {
   });
 });
 
-describe('groups and options that change', () => {
-  const one = (): sg.Tensor => sg.tensor([1], { dtype: 'float64', requiresGrad: true });
-  const grad = (): sg.Tensor => sg.tensor([1], { dtype: 'float64' });
+describe.each(devices)('groups and options that change on %s', (device) => {
+  const one = (): sg.Tensor => sg.tensor([1], { dtype: 'float64', device, requiresGrad: true });
+  const grad = (): sg.Tensor => sg.tensor([1], { dtype: 'float64', device });
   const step = (optimizer: AnyOptimizer, ...params: sg.Tensor[]): void => {
     for (const p of params) p.grad = grad();
     optimizer.step();
@@ -270,12 +271,12 @@ test('a plateau schedule that has seen nothing yet comes through JSON', () => {
   expect(() => schedule.loadStateDict(null as never)).toThrow(sg.ValueError);
 });
 
-describe('clipping', () => {
+describe.each(devices)('clipping on %s', (device) => {
   const clipping = new Golden('clipping');
   const gradients = (c: Case): sg.Tensor[] =>
     clipping.names(`${c.name}/in`).map((i) => {
-      const p = sg.zeros(clipping.shape(`${c.name}/in${i}`), { requiresGrad: true });
-      p.grad = clipping.tensor(`${c.name}/in${i}`);
+      const p = sg.zeros(clipping.shape(`${c.name}/in${i}`), { device, requiresGrad: true });
+      p.grad = clipping.tensor(`${c.name}/in${i}`, 'float32', device);
       return p;
     });
 
@@ -300,16 +301,16 @@ describe('clipping', () => {
       [3, 0, -4],
       [1, 2],
     ].map((g) => {
-      const p = sg.zeros([g.length], { dtype: 'float64', requiresGrad: true });
-      p.grad = sg.tensor(g, { dtype: 'float64' });
+      const p = sg.zeros([g.length], { dtype: 'float64', device, requiresGrad: true });
+      p.grad = sg.tensor(g, { dtype: 'float64', device });
       return p;
     });
     expect(optim.gradNorm(parameters, normType).itemSync()).toBeCloseTo(expected, 4);
   });
 
   test('float64 gradients are clipped in float64', () => {
-    const p = sg.zeros([2], { dtype: 'float64', requiresGrad: true });
-    p.grad = sg.tensor([0.1, 0.7], { dtype: 'float64' });
+    const p = sg.zeros([2], { dtype: 'float64', device, requiresGrad: true });
+    p.grad = sg.tensor([0.1, 0.7], { dtype: 'float64', device });
     const size = Math.hypot(0.1, 0.7);
     expect(Math.abs(optim.clipGradNorm([p], 0.3).itemSync() - size)).toBeLessThan(1e-15);
     expect(
@@ -321,12 +322,12 @@ describe('clipping', () => {
   });
 
   test('without gradients the norm is 0', () => {
-    expect(optim.clipGradNorm([sg.zeros([2], { requiresGrad: true })], 1).itemSync()).toBe(0);
+    expect(optim.clipGradNorm([sg.zeros([2], { device, requiresGrad: true })], 1).itemSync()).toBe(0);
   });
 
   test('16-bit gradients are clipped by their common norm', () => {
-    const p = sg.zeros([3], { dtype: 'bfloat16', requiresGrad: true });
-    p.grad = sg.tensor([3, 0, 4], { dtype: 'bfloat16' });
+    const p = sg.zeros([3], { dtype: 'bfloat16', device, requiresGrad: true });
+    p.grad = sg.tensor([3, 0, 4], { dtype: 'bfloat16', device });
     expect(optim.clipGradNorm([p], 1).itemSync()).toBeCloseTo(5, 5);
     expectClose(read(p.grad).data, map((x) => x / 5, nd([3], [3, 0, 4])).data, 4e-3, 'clipped');
   });

@@ -1,0 +1,244 @@
+// Optimizer steps: all parameters of all groups in one launch, after a small one that reads the device buffer, makes
+// the coefficients of each tensor and counts its step. The host reads nothing, so a clip factor or a found-inf flag
+// that an earlier kernel wrote is seen without a wait, and a step can be captured in a graph.
+#include "../ops/step_call.h"
+
+#include "cuda_device.h"
+#include "teams.cuh"
+#include "tensor_table.cuh"
+
+namespace sg {
+
+namespace gpu {
+namespace {
+
+#define KI SG_DEVICE
+#include "../ops/optim_rules.h"
+#undef KI
+
+// The operands of a row.
+enum : int { kTarget, kGradient, kCopy, kState };
+constexpr int kOperands = kState + kMaxStates;
+using StepTable = TensorTable<kOperands>;
+
+// A tensor's step and its rule in both arithmetics; rows say which one is meant.
+template <template <class> class Rule>
+struct Prepared {
+  StepTensor step;
+  Rule<Lane<float>> narrow;
+  Rule<Lane<double>> wide;
+  template <class L>
+  SG_DEVICE const Rule<L>& rule() const {
+    if constexpr (std::is_same_v<L, Lane<double>>) return wide;
+    else return narrow;
+  }
+};
+
+constexpr int kPrepareThreads = 64;
+
+// `row`: numbers in a group's row of options
+template <template <class> class Rule>
+__global__ void __launch_bounds__(kPrepareThreads)
+    prepare_kernel(StepTable table, StepBuffer buffer, int row, Prepared<Rule>* to) {
+  const int i = blockIdx.x * kPrepareThreads + threadIdx.x;
+  if (i >= table.count) return;
+  const double *const rows = table.numbers + 2, *const indices = rows + buffer.groups * row;
+  const auto& tensor = table.rows[i];
+  const StepTensor step =
+      buffer.tensor(rows + tensor.group * row, tensor.group, int64_t(indices[i]), tensor.used >> kState);
+  to[i] = {step, Rule<Lane<float>>(step), Rule<Lane<double>>(step)};
+  if (!step.skip) buffer.counts()[step.index] = step.count;
+}
+
+// What is done with the result of a rule: it is the new parameter, or its square is summed beside the parameter's.
+template <bool kUpdates>
+struct Outcome {
+  double squares[2] = {};
+  template <class L>
+  SG_DEVICE L operator()(L old, L result) {
+    if constexpr (kUpdates) return result;
+    squares[0] += double(old.v) * double(old.v);
+    squares[1] += double(result.v) * double(result.v);
+    return old;
+  }
+};
+
+template <bool kUpdates, class Rule>
+SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, float factor,
+                               Outcome<kUpdates>& outcome) {
+  using L = Lane<float>;
+  const auto& row = *chunk.row;
+  const Operand* const operand = row.operand;
+  for (int64_t i = chunk.begin + threadIdx.x * kLanes; i + kLanes <= chunk.end; i += kChunkThreads * kLanes) {
+    RawLanes raw[kOperands];
+#pragma unroll
+    for (int k = 0; k < kOperands; k++)
+      if (k != kCopy && row.used >> k & 1) raw[k].load(operand[k], i);
+    float values[kOperands][kLanes];
+#pragma unroll
+    for (int k = 0; k < kOperands; k++)
+      if (k != kCopy && row.used >> k & 1) raw[k].values(operand[k].dtype, values[k]);
+#pragma unroll
+    for (int j = 0; j < kLanes; j++) {
+      const auto get = [&](int k) { return L(values[kState + k][j]); };
+      const auto set = [&](int k, L v) { values[kState + k][j] = v.v; };
+      const L old(values[kTarget][j]);
+      values[kTarget][j] = outcome(old, rule(old, L(values[kGradient][j]) * L(factor), get, set)).v;
+    }
+#pragma unroll
+    for (int k = 0; k < kMaxStates; k++)
+      if (row.used >> (kState + k) & 1) store_lanes(operand[kState + k], i, values[kState + k]);
+    if (!kUpdates) continue;
+    store_lanes(operand[kTarget], i, values[kTarget]);
+    if (row.used >> kCopy & 1) store_lanes(operand[kCopy], i, values[kTarget]);
+  }
+}
+
+// Elements [begin, chunk.end), of any type and place.
+template <bool kUpdates, class L, class Rule>
+SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const Layout* layouts, const Rule& rule,
+                           double factor, Outcome<kUpdates>& outcome) {
+  const auto& row = *chunk.row;
+  const Operand* const operand = row.operand;
+  for (int64_t i = begin + threadIdx.x; i < chunk.end; i += kChunkThreads) {
+    const auto get = [&](int k) { return load_element<L>(operand[kState + k], layouts, i); };
+    const auto set = [&](int k, L v) { store_element(operand[kState + k], layouts, i, v); };
+    const L old = load_element<L>(operand[kTarget], layouts, i);
+    const L gradient = load_element<L>(operand[kGradient], layouts, i) * L(typename L::value(factor));
+    const L value = outcome(old, rule(old, gradient, get, set));
+    if (!kUpdates) continue;
+    store_element(operand[kTarget], layouts, i, value);
+    if (row.used >> kCopy & 1) store_element(operand[kCopy], layouts, i, value);
+  }
+}
+
+// `squares`: of parameter and result, for each chunk; without kUpdates alone.
+template <template <class> class Rule, bool kUpdates>
+__global__ void __launch_bounds__(kChunkThreads)
+    step_kernel(StepTable table, const Prepared<Rule>* prepared, double (*squares)[2]) {
+  const Chunk<kOperands> chunk(table);
+  const Prepared<Rule>& mine = prepared[chunk.tensor];
+  if (mine.step.skip) return;
+  Outcome<kUpdates> outcome;
+  const double factor = mine.step.gradient_factor;
+  if (chunk.row->in_double) {
+    step_singly<kUpdates, Lane<double>>(chunk, chunk.begin, table.layouts, mine.wide, factor, outcome);
+  } else {
+    int64_t begin = chunk.begin;
+    if (chunk.row->in_vectors) {
+      step_in_vectors<kUpdates>(chunk, mine.narrow, float(factor), outcome);
+      begin = chunk.end - (chunk.end - chunk.begin) % kLanes;
+    }
+    step_singly<kUpdates, Lane<float>>(chunk, begin, table.layouts, mine.narrow, factor, outcome);
+  }
+  if constexpr (!kUpdates) {
+    team_sums<kChunkThreads>(outcome.squares);
+    if (threadIdx.x > 0) return;
+    squares[blockIdx.x][0] = outcome.squares[0];
+    squares[blockIdx.x][1] = outcome.squares[1];
+  }
+}
+
+// A warp adds up the chunks of one tensor, and makes the rule of LAMB's second half.
+__global__ void __launch_bounds__(kWarpSize) lamb_trust_kernel(StepTable table, const Prepared<LambMoments>* moments,
+                                                               const double (*squares)[2], Prepared<LambUpdate>* to) {
+  const auto& row = table.rows[blockIdx.x];
+  const StepTensor& step = moments[blockIdx.x].step;
+  double sums[2] = {};
+  const int64_t end = step.skip ? 0 : row.first_chunk + (row.count + kChunk - 1) / kChunk;
+  for (int64_t chunk = row.first_chunk + threadIdx.x; chunk < end; chunk += kWarpSize) {
+    sums[0] += squares[chunk][0];
+    sums[1] += squares[chunk][1];
+  }
+  team_sums<kWarpSize>(sums);
+  if (threadIdx.x > 0) return;
+  const double trust = lamb_trust(sums[0], sums[1]);
+  to[blockIdx.x] = {step, LambUpdate<Lane<float>>(step, trust), LambUpdate<Lane<double>>(step, trust)};
+}
+
+TableMaker<kOperands> table_of(const char* name, const StepCall& call) {
+  for (int i = 0; i < call.tensors.count; i++) dispatch_float(name, call.tensors[i].dtype, [](auto) {});
+  TableMaker<kOperands> maker;
+  call.for_tensors([&](int i, int64_t group, unsigned lists) {
+    auto& row = maker.add(call.parameter(i).numel());
+    const auto use = [&](int operand, const View& v) {
+      row.used |= uint16_t(1 << operand);
+      maker.put(row, operand, v);
+    };
+    row.group = int32_t(group);
+    row.in_double = call.in_double(i);
+    use(kTarget, call.target(i));
+    use(kGradient, call.gradient(i));
+    if (call.copies(i)) use(kCopy, call.parameter(i));
+    for (int k = 0; k < kMaxStates; k++)
+      if (lists >> k & 1) use(kState + k, call.state(k, i));
+  });
+  return maker;
+}
+
+// f(table, prepared, chunks)
+template <template <class> class Rule, class F>
+void with_step(const char* name, const StepKind& kind, const View& step, double lists, Rest options, Ins tensors,
+               Scratch& scratch, const F& f) {
+  const StepCall call(kind, step, lists, options, tensors);
+  const TableMaker<kOperands> maker = table_of(name, call);
+  if (maker.count() == 0) return;
+  const cudaStream_t stream = CudaQueue::current().stream();
+  const StepTable table = maker.upload(options, scratch, stream);
+  const auto prepared = scratch.take<Prepared<Rule>>(size_t(maker.count()));
+  launch(prepare_kernel<Rule>, unsigned((maker.count() + kPrepareThreads - 1) / kPrepareThreads), kPrepareThreads, 0,
+         stream, table, call.buffer, call.row, prepared);
+  if (maker.chunks() > 0) f(table, prepared, unsigned(maker.chunks()));
+}
+
+template <template <class> class Rule>
+void take_step(const char* name, const StepKind& kind, const View& step, double lists, Rest options, Ins tensors) {
+  Scratch scratch;
+  with_step<Rule>(name, kind, step, lists, options, tensors, scratch,
+                  [](const StepTable& table, const Prepared<Rule>* prepared, unsigned chunks) {
+                    launch(step_kernel<Rule, true>, chunks, kChunkThreads, 0, CudaQueue::current().stream(), table,
+                           prepared, nullptr);
+                  });
+}
+
+}  // namespace
+}  // namespace gpu
+
+using namespace gpu;
+
+void CudaDevice::sgdStep(In step, double lists, Rest options, Ins tensors) {
+  take_step<Sgd>("sgdStep", kSgdStep, step, lists, options, tensors);
+}
+
+void CudaDevice::adamStep(In step, double lists, Rest options, Ins tensors) {
+  take_step<Adam>("adamStep", kAdamStep, step, lists, options, tensors);
+}
+
+void CudaDevice::adagradStep(In step, double lists, Rest options, Ins tensors) {
+  take_step<Adagrad>("adagradStep", kAdagradStep, step, lists, options, tensors);
+}
+
+void CudaDevice::rmspropStep(In step, double lists, Rest options, Ins tensors) {
+  take_step<RmsProp>("rmspropStep", kRmspropStep, step, lists, options, tensors);
+}
+
+void CudaDevice::lionStep(In step, double lists, Rest options, Ins tensors) {
+  take_step<Lion>("lionStep", kLionStep, step, lists, options, tensors);
+}
+
+// Two passes: the length of a tensor's step is known only when all of its update has been seen.
+void CudaDevice::lambStep(In step, double lists, Rest options, Ins tensors) {
+  Scratch scratch;
+  with_step<LambMoments>(
+      "lambStep", kLambStep, step, lists, options, tensors, scratch,
+      [&](const StepTable& table, const Prepared<LambMoments>* moments, unsigned chunks) {
+        const cudaStream_t stream = CudaQueue::current().stream();
+        const auto squares = reinterpret_cast<double(*)[2]>(scratch.take<double>(2 * size_t(chunks)));
+        const auto updates = scratch.take<Prepared<LambUpdate>>(size_t(table.count));
+        launch(step_kernel<LambMoments, false>, chunks, kChunkThreads, 0, stream, table, moments, squares);
+        launch(lamb_trust_kernel, unsigned(table.count), kWarpSize, 0, stream, table, moments, squares, updates);
+        launch(step_kernel<LambUpdate, true>, chunks, kChunkThreads, 0, stream, table, updates, nullptr);
+      });
+}
+
+}  // namespace sg
