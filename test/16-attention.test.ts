@@ -116,9 +116,9 @@ for (const device of devices) {
     row('scale of zero', { queries: 70, features: 64, scale: 0 }, ['bfloat16']);
     row('unaligned rows', { queries: 90, features: 64, causal: true, offset: 3 }, both);
     row('features that fill no 16 bytes', { queries: 70, features: 20, causal: true }, both);
-    row('long rows of 16 bits', { queries: 70, features: 136, causal: true }, ['bfloat16']);
-    row('wide types', { heads: 4, keyHeads: 2, queries: 130, keys: 150, features: 64, causal: true }, wide);
-    row('wide types, several columns of tiles', { heads: 1, queries: 70, features: 136 }, wide);
+    row('long rows of 16 bits', { heads: 1, queries: 66, features: 136, causal: true }, ['bfloat16']);
+    row('wide types', { keyHeads: 1, queries: 70, keys: 150, features: 40, causal: true }, wide);
+    row('wide types, several columns of tiles', { heads: 1, queries: 20, keys: 66, features: 136 }, wide);
     row('wide types, more queries than keys', { heads: 1, queries: 140, keys: 70, features: 24, causal: true }, wide);
     row(
       'wide types, mask',
