@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { devices } from './helpers/devices.js';
 import { type Case, Golden, goldenPath } from './helpers/golden.js';
 import { expectAllClose, expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -22,13 +23,13 @@ function parameters(model: GPT): [string, Tensor][] {
   return [...model.namedParameters()].filter(([key]) => key !== 'lm_head.weight');
 }
 
-describe('a GPT-2 checkpoint', () => {
+describe.each(devices)('a GPT-2 checkpoint on %s', (device) => {
   const golden = new Golden('gpt2');
   const { vocabSize, context, dim, layers, heads, newTokens } = golden.cases[0]!;
   const load = async (dtype: 'float32' | 'float64' = 'float32'): Promise<GPT> => {
     const model = new nn.GPT({ vocabSize, context, dim, layers, heads, dtype });
     await model.loadHuggingFace(goldenPath('gpt2/model.safetensors'));
-    return model;
+    return model.to(device);
   };
 
   test.each([
@@ -36,7 +37,7 @@ describe('a GPT-2 checkpoint', () => {
     ['float64', 3e-7, 3e-7],
   ] as const)('logits, loss and gradients in %s', async (dtype, forward, gradient) => {
     const model = await load(dtype);
-    const tokens = golden.tensor('tokens');
+    const tokens = golden.tensor('tokens', 'float32', device);
     const time = tokens.size(1);
     const inputs = tokens.narrow(1, 0, time - 1);
     const targets = tokens.narrow(1, 1, time - 1);
@@ -51,9 +52,9 @@ describe('a GPT-2 checkpoint', () => {
 
   test('continues a prompt as generate(do_sample=False) does, with and without room in the context', async () => {
     const model = await load();
-    const made = model.generate(golden.tensor('prompt'), { maxNewTokens: newTokens, temperature: 0 });
+    const made = model.generate(golden.tensor('prompt', 'float32', device), { maxNewTokens: newTokens, temperature: 0 });
     expect(Array.from(read(made).data)).toEqual(Array.from(golden.values('greedy') as BigInt64Array, Number));
-    expect(model.generate(golden.tensor('prompt'), { maxNewTokens: 2 * context, temperature: 0 }).shape).toEqual([1, 5 + 2 * context]);
+    expect(model.generate(golden.tensor('prompt', 'float32', device), { maxNewTokens: 2 * context, temperature: 0 }).shape).toEqual([1, 5 + 2 * context]);
   });
 
   test('is written back as it was read', async () => {
@@ -78,14 +79,14 @@ describe('a GPT-2 checkpoint', () => {
   });
 });
 
-describe('training curves', () => {
+describe.each(devices)('training curves on %s', (device) => {
   const golden = new Golden('curves');
 
   function model(c: Case): GPT {
     const made = new nn.GPT(c.sizes);
     const dict = Object.fromEntries(golden.names(`${c.name}/state/`).map((key) => [key, turned(key, golden.tensor(`${c.name}/state/${key}`))]));
     made.loadStateDict({ ...dict, 'lm_head.weight': dict['transformer.wte.weight']! });
-    return made;
+    return made.to(device);
   }
 
   function optimizer(c: Case, m: GPT): sg.optim.SGD | sg.optim.AdamW {
@@ -106,7 +107,7 @@ describe('training curves', () => {
     const opt = optimizer(c, gpt);
     const schedule = c.schedule ? new optim.CosineWithWarmup(opt, c.schedule) : null;
     const [steps, parts, , length] = golden.shape(`${c.name}/tokens`) as [number, number, number, number];
-    const tokens = golden.tensor(`${c.name}/tokens`);
+    const tokens = golden.tensor(`${c.name}/tokens`, 'float32', device);
     const expected = c.losses as number[];
     expect(steps).toBe(expected.length);
     for (let step = 0; step < steps; step++) {

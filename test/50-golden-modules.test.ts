@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { devices } from './helpers/devices.js';
 import { type Case, Golden } from './helpers/golden.js';
 import { expectAllClose, expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -71,14 +72,14 @@ const numbersUnder = (prefix: string): Record<string, ArrayLike<number>> =>
 
 const tolerances = { float32: { forward: 5e-6, gradient: 2e-5 }, float64: { forward: 3e-7, gradient: 3e-7 } };
 
-function check(c: Case, float: 'float32' | 'float64'): void {
-  const module = build(c.kind, c.options).to(float);
+function check(c: Case, float: 'float32' | 'float64', device: string): void {
+  const module = build(c.kind, c.options).to(float).to(device);
   const keys = modules.names(`${c.name}/state/`);
   expect(Object.keys(module.stateDict()), "keys and their order are PyTorch's").toEqual(expect.arrayContaining(keys));
   const loaded = module.loadStateDict(Object.fromEntries(keys.map((key) => [key, modules.tensor(`${c.name}/state/${key}`, float)])));
   expect(loaded).toEqual({ missing: [], unexpected: [] });
   module.train(c.training);
-  const inputs = Array.from({ length: c.inputs }, (_, i) => modules.tensor(`${c.name}/in${i}`, float));
+  const inputs = Array.from({ length: c.inputs }, (_, i) => modules.tensor(`${c.name}/in${i}`, float, device));
   for (const i of c.grads) inputs[i]!.requiresGrad = true;
 
   const outputs = forward(c, module, inputs);
@@ -87,7 +88,7 @@ function check(c: Case, float: 'float32' | 'float64'): void {
     expect([...y.shape]).toEqual([...modules.shape(`${c.name}/out${i}`)]);
     expectClose(read(y).data, modules.values(`${c.name}/out${i}`), tolerances[float].forward, `result ${i}`);
   });
-  outputs.forEach((y, i) => y.backward({ gradient: modules.tensor(`${c.name}/cot${i}`, float), retainGraph: i < outputs.length - 1 }));
+  outputs.forEach((y, i) => y.backward({ gradient: modules.tensor(`${c.name}/cot${i}`, float, device), retainGraph: i < outputs.length - 1 }));
   for (const i of c.grads) expectClose(read(inputs[i]!.grad!).data, modules.values(`${c.name}/grad${i}`), tolerances[float].gradient, `gradient of input ${i}`);
 
   const gradients = Object.fromEntries([...module.namedParameters()].map(([key, p]) => [key, read(p.grad!).data]));
@@ -97,9 +98,9 @@ function check(c: Case, float: 'float32' | 'float64'): void {
     expectClose(read(state[key]!).data, expected, tolerances[float].forward, `${key} afterwards`);
 }
 
-describe('modules', () => {
+describe.each(devices)('modules on %s', (device) => {
   test.each(modules.cases.map((c) => [`${c.name} ${JSON.stringify(c.options)}${c.training ? '' : ', eval'}`, c] as const))('%s', (_, c) => {
-    for (const float of ['float32', 'float64'] as const) sg.scope(() => check(c, float));
+    for (const float of ['float32', 'float64'] as const) sg.scope(() => check(c, float, device));
   });
 });
 

@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import type { Tensor } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { devices } from './helpers/devices.js';
 import { type Case, Golden } from './helpers/golden.js';
 import { expectClose } from './helpers/metric.js';
 import { read } from './helpers/tensors.js';
@@ -124,9 +125,9 @@ const families = ['pointwise', 'reductions', 'matmul', 'normalizations', 'convol
 // Tables of angles are constants; they stay float32.
 const isTable = (c: Case, i: number): boolean => c.kind === 'rotaryEmbedding' && i > 0;
 
-function check(golden: Golden, c: Case, float: 'float32' | 'float64'): void {
+function check(golden: Golden, c: Case, float: 'float32' | 'float64', device: string): void {
   const call = calls[c.kind] ?? ((x: Tensor[]) => (sg as unknown as Record<string, (...x: Tensor[]) => Tensor>)[c.kind]!(...x));
-  const inputs = Array.from({ length: c.inputs }, (_, i) => golden.tensor(`${c.name}/in${i}`, isTable(c, i) ? 'float32' : float));
+  const inputs = Array.from({ length: c.inputs }, (_, i) => golden.tensor(`${c.name}/in${i}`, isTable(c, i) ? 'float32' : float, device));
   for (const i of c.grads) inputs[i]!.requiresGrad = true;
   const outputs = [call(inputs, c.options)].flat();
   expect(outputs.length).toBe(c.outputs);
@@ -139,7 +140,7 @@ function check(golden: Golden, c: Case, float: 'float32' | 'float64'): void {
     .names(`${c.name}/cot`)
     .map(Number)
     .filter((i) => outputs[i]!.requiresGrad);
-  roots.forEach((i, k) => outputs[i]!.backward({ gradient: golden.tensor(`${c.name}/cot${i}`, float), retainGraph: k < roots.length - 1 }));
+  roots.forEach((i, k) => outputs[i]!.backward({ gradient: golden.tensor(`${c.name}/cot${i}`, float, device), retainGraph: k < roots.length - 1 }));
   for (const i of c.grads) {
     const gradient = inputs[i]!.grad ?? sg.zerosLike(inputs[i]!);
     expectClose(read(gradient).data, golden.values(`${c.name}/grad${i}`), tolerances[float].gradient, `gradient of input ${i}`);
@@ -149,9 +150,9 @@ function check(golden: Golden, c: Case, float: 'float32' | 'float64'): void {
 
 for (const family of families) {
   const golden = new Golden(family);
-  describe(family, () => {
+  describe.each(devices)(`${family} on %s`, (device) => {
     test.each(golden.cases.map((c) => [`${c.name} ${JSON.stringify(c.options)}`, c] as const))('%s', (_, c) => {
-      for (const float of ['float32', 'float64'] as const) sg.scope(() => check(golden, c, float));
+      for (const float of ['float32', 'float64'] as const) sg.scope(() => check(golden, c, float, device));
     });
   });
 }
