@@ -76,6 +76,12 @@ export interface Native {
     descriptors: Int32Array,
     key: string,
   ): number;
+  stageGroup(group: number, device: number): void;
+  /** `version` 23007 is 2.30.7; `problem` is why it cannot be used, empty where it can. */
+  findNccl(): { version: number; problem: string };
+  ncclId(target: Uint8Array): void;
+  startNccl(group: number, device: number, entry: number, id: Uint8Array): void;
+  splitNccl(group: number, device: number, entry: number, part: number, color: number, key: number): void;
   nameOfPlace(text: string): number;
   enqueueCollective(group: number, device: number, call: number, dtype: number, count: number, root: number, place: number): number;
   readRecorder(path: string): Recording;

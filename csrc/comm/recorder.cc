@@ -116,7 +116,7 @@ void FlightRecorder::done(uint64_t number, bool failed) {
   e.done_ns = now_ns();
 }
 
-void FlightRecorder::blame(int rank) { header().blames = rank; }
+void FlightRecorder::blame(int rank) { std::atomic_ref(header().blames).store(rank); }
 
 std::string_view FlightRecorder::where(uint64_t number) const {
   Entry& e = *entry(number);

@@ -9,8 +9,9 @@ namespace sg {
 
 namespace {
 
-const char* const kNames[] = {"nothing",       "allReduce", "reduce", "broadcast", "allGather", "gather", "scatter",
-                              "reduceScatter", "allToAll",  "send",   "recv",      "exchange",  "barrier"};
+const char* const kNames[] = {"nothing", "allReduce", "reduce",        "broadcast", "allGather",
+                              "gather",  "scatter",   "reduceScatter", "allToAll",  "send",
+                              "recv",    "exchange",  "barrier",       "startNccl", "splitNccl"};
 static_assert(std::size(kNames) == size_t(Collective::kCount));
 const char* const kReductions[] = {"sum", "avg", "min", "max", "product", "premulSum"};
 static_assert(std::size(kReductions) == size_t(RankReduce::kCount));
@@ -66,7 +67,8 @@ bool agree(const Signature& a, const Signature& b) {
 
 std::string show(const Signature& s) {
   std::string text = collective_name(s.call);
-  if (s.call == Collective::kBarrier || s.call == Collective::kNone || s.call == Collective::kExchange) return text;
+  const bool of_one_tensor = s.call != Collective::kNone && s.call < Collective::kExchange;
+  if (!of_one_tensor) return text;
   text += std::string("(") + dtype_name(s.dtype) + ", " + std::to_string(s.count) + " elements";
   if (s.call == Collective::kAllToAll) text += " sent";
   if (s.call == Collective::kAllReduce || s.call == Collective::kReduce || s.call == Collective::kReduceScatter) {

@@ -32,6 +32,8 @@ enum class Collective : int32_t {
   kReceive,
   kExchange,
   kBarrier,
+  kStartNccl,
+  kSplitNccl,
   kCount
 };
 const char* collective_name(Collective call);

@@ -46,11 +46,12 @@ TcpConnection::TcpConnection(int descriptor) : descriptor_(fcntl(descriptor, F_D
 }
 
 TcpConnection::TcpConnection(TcpConnection&& other) noexcept
-    : descriptor_(std::exchange(other.descriptor_, -1)), why_(std::move(other.why_)) {}
+    : descriptor_(std::exchange(other.descriptor_, -1)), why_(std::move(other.why_)), lost_(other.lost()) {}
 
 TcpConnection& TcpConnection::operator=(TcpConnection&& other) noexcept {
   std::swap(descriptor_, other.descriptor_);
   std::swap(why_, other.why_);
+  lost_ = other.lost_.exchange(lost_);
   return *this;
 }
 
@@ -59,7 +60,9 @@ TcpConnection::~TcpConnection() {
 }
 
 void TcpConnection::lose(std::string why) {
-  if (!lost()) why_ = std::move(why);
+  if (lost()) return;
+  why_ = std::move(why);
+  lost_ = true;
 }
 
 size_t TcpConnection::send(const iovec* parts, int count) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <string>
 
@@ -20,13 +21,14 @@ class TcpConnection {
   // Bytes moved; 0: nothing at the moment, or the connection is lost.
   size_t send(const iovec* parts, int count);
   size_t receive(const iovec* parts, int count);
-  bool lost() const { return !why_.empty(); }
-  const std::string& why() const { return why_; }  // "it closed the connection"
+  bool lost() const { return lost_.load(std::memory_order_relaxed); }  // any thread
+  const std::string& why() const { return why_; }                      // "it closed the connection"
   void lose(std::string why);
 
  private:
   int descriptor_ = -1;
   std::string why_;
+  std::atomic<bool> lost_{false};
 };
 
 }  // namespace sg

@@ -1,4 +1,5 @@
 // In place of the CUDA backend where it was not built.
+#include "../comm/nccl.h"
 #include "../core/accelerators.h"
 #include "../core/backend.h"
 
@@ -16,5 +17,12 @@ CudaReport report_cuda() {
 }
 
 void set_matmul_tf32(bool) {}
+
+NcclLibrary find_nccl() { return {0, kProblem}; }
+std::string make_nccl_id() { fail(ErrorCode::Distributed, "nccl: ", kProblem); }
+void start_nccl(Stream&, Group&, const char*) { fail(ErrorCode::Distributed, "nccl: ", kProblem); }
+void split_nccl(Stream&, Group&, const std::shared_ptr<Group>&, int, int) {
+  fail(ErrorCode::Distributed, "nccl: ", kProblem);
+}
 
 }  // namespace sg

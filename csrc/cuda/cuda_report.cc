@@ -2,6 +2,7 @@
 #include "cublaslt.h"
 #include "gpu_info.h"
 #include "matmul_settings.h"
+#include "nccl.h"
 
 namespace sg {
 
@@ -33,6 +34,8 @@ CudaReport report_cuda() {
     version = std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
   }
   report.libraries.push_back(found("cuBLASLt", lt.library, version));
+  const auto& nccl = nccl::find();
+  report.libraries.push_back(found("NCCL", nccl.library, nccl.version ? nccl::version_text(nccl.version) : ""));
   return report;
 }
 

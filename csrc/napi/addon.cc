@@ -44,6 +44,7 @@ NAPI_MODULE_INIT() {
     add_functions(*e, exports, report_functions());
     add_functions(*e, exports, memory_functions());
     add_functions(*e, exports, collective_functions());
+    add_functions(*e, exports, nccl_functions());
     napi_add_env_cleanup_hook(env, close_environment, e.release());
   } catch (...) { return throw_in_js(env); }
   return exports;

@@ -116,6 +116,7 @@ std::vector<FunctionRow> graph_functions();              // graphs.cc
 std::vector<FunctionRow> report_functions();             // reports.cc
 std::vector<FunctionRow> memory_functions();             // memory.cc
 std::vector<FunctionRow> collective_functions();         // collectives.cc
+std::vector<FunctionRow> nccl_functions();               // nccl.cc
 void export_tables(Environment& e, napi_value exports);  // tables.cc
 
 }  // namespace sg

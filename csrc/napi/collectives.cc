@@ -7,6 +7,7 @@
 #include "../comm/tcp_group.h"
 #include "args.h"
 #include "call.h"
+#include "on_group.h"
 
 namespace sg {
 
@@ -58,22 +59,14 @@ OpRow row(const char* name, const char* contract, const TensorKind* tensors, int
           spoken ? spoken : name};
 }
 
-// A collective on its group, between the marks of the recorder.
 template <class F>
-void on_group(const Stream& stream, const OpArguments& a, const F& collective) {
-  const auto group = find_group(small(a.numbers[0]));
-  struct Call {
-    Group& group;
-    bool failed = true;
-    ~Call() { group.exit(failed); }
-  } call{*group};
-  group->enter(stream, uint64_t(a.numbers[1]), int64_t(a.numbers[2]) * 1'000'000);
-  collective(group->carrier());
-  call.failed = false;
+void carried(const Stream& stream, const OpArguments& a, const F& collective) {
+  on_group(stream, small(a.numbers[0]), uint64_t(a.numbers[1]), int64_t(a.numbers[2]) * 1'000'000,
+           [&](Group& group) { collective(group.carrier()); });
 }
 
 #define SG_COLLECTIVE(call) \
-  [](Stream& s, Device&, const OpRow&, OpArguments& a) { on_group(s, a, [&](Carrier& g) { g.call; }); }
+  [](Stream& s, Device&, const OpRow&, OpArguments& a) { carried(s, a, [&](Carrier& g) { g.call; }); }
 
 }  // namespace
 

@@ -10,6 +10,8 @@ import type { Tensor } from '../tensor.js';
 import { COMMUNICATION, type Work } from './work.js';
 
 const CODES = new Map(native.collectiveNames().map((name, code) => [name, code]));
+/** The number of a collective, by the name the addon has for it. */
+export const codeOf = (name: string): number => CODES.get(name)!;
 /** Larger ones gain nothing from being packed. */
 const PACK_BYTES = 64 << 10;
 
@@ -50,7 +52,7 @@ export interface Call {
 export function launch(group: number, device: Device, call: Call): void {
   const { name, records, numbers, dtype, count, root, place, timeoutMs } = call;
   try {
-    const entry = native.enqueueCollective(group, device.slot, CODES.get(name)!, dtypeCode[dtype], count, root, place);
+    const entry = native.enqueueCollective(group, device.slot, codeOf(name), dtypeCode[dtype], count, root, place);
     call.enqueued(invoke(ROWS[name], device, records, [group, entry, timeoutMs, ...numbers], COMMUNICATION)[0]);
   } catch (error) {
     throw fromNative(error);

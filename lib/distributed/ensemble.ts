@@ -8,6 +8,7 @@ import { InternalError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
 import type { CallOptions, ReduceOptions } from './group_options.js';
 import type { ProcessGroup } from './process_group.js';
+import type { Backend } from './transport.js';
 import type { Work } from './work.js';
 
 /** What ranks without data are told: the kind of call, then its dtype, elements, reduction and root. */
@@ -55,6 +56,9 @@ export class Ensemble {
   }
   get device(): Device {
     return this.group.device;
+  }
+  get backend(): Backend {
+    return this.group.backend;
   }
   /** Ranks that take part with data: all of them outside a join. */
   get active(): readonly number[] {

@@ -1,7 +1,7 @@
 // What groups and their operations are given.
 import type { Device } from '../device.js';
 import type { ReduceOp } from './reduce_op.js';
-import type { Transport } from './transport.js';
+import type { Backend, Transport } from './transport.js';
 
 /** What every operation takes. */
 export interface CallOptions {
@@ -22,6 +22,7 @@ export interface GroupOptions {
   readonly size: number;
   readonly device: Device;
   readonly timeoutMs: number;
+  readonly backend: Backend;
   /** The native half, which a transport has made. */
   readonly id: number;
   readonly transport: Transport;

@@ -29,7 +29,7 @@ export { type SimulatedRank, type SimulateOptions, simulate } from './simulate.j
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
 export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
-export type { Transport } from './transport.js';
+export type { Backend, Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';
 export type { ReachOptions, TransportName } from './world.js';

@@ -1,21 +1,28 @@
 // init: from the environment a launcher gives to a group of all ranks.
+import { deviceCount } from '../cuda.js';
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
 import { DistributedError } from '../errors.js';
 import { detectLaunch, type ExplicitLaunch, type RankLaunch } from './environment.js';
 import { keepErrorFile } from './error_file.js';
 import { forgetRecording, pruneFlights, recorderOf } from './flight.js';
+import { chooseBackend, startNccl } from './nccl.js';
 import type { ProcessGroup } from './process_group.js';
 import { meet, type Rendezvous } from './rendezvous.js';
 import { segmentName } from './segment_name.js';
 import type { Store } from './store.js';
-import { sharedWorld } from './transport.js';
+import { type Backend, sharedWorld } from './transport.js';
 import { joinWorld, type ReachOptions, type World } from './world.js';
 
 export interface InitOptions extends ExplicitLaunch, ReachOptions {
   /** How long a collective, and the wait for all ranks here, may last. Default 10 minutes, or SHARDGRAD_TIMEOUT_MS. */
   timeoutMs?: number;
-  /** Default `cpu`. */
+  /** Default `cpu`. `cuda` without a number is the GPU of this rank: by its place on the host, or the only one it sees. */
   device?: DeviceLike;
+  /**
+   * What moves the tensors: `nccl` for GPUs and `cpu` for the CPU unless given. `staged` takes those of GPUs by way of the host's memory, so
+   * that it needs no NCCL and ranks may share a GPU (SHARDGRAD_SHARE_GPUS=1).
+   */
+  backend?: Backend;
 }
 
 /** How long the rank that keeps the store waits for those that do not say good-bye. */
@@ -39,7 +46,7 @@ export interface Job {
 
 /**
  * Joins the job that this process was started for: by `shardgrad run`, torchrun, Slurm, Open MPI or Kubernetes. Alone, a job of one.
- * @throws DistributedError when the environment is ambiguous, or a rank does not come in time or cannot be reached
+ * @throws DistributedError when the environment is ambiguous, a rank does not come in time or cannot be reached, or there is no NCCL
  */
 export async function init(options: InitOptions = {}): Promise<Job> {
   const launch = detectLaunch(process.env, options);
@@ -50,10 +57,12 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   }
   keepErrorFile(process.env);
   const timeoutMs = options.timeoutMs ?? timeoutFromEnvironment();
-  const device = deviceNamed(options.device ?? 'cpu');
+  const device = deviceNamed(options.device === 'cuda' ? `cuda:${deviceCount() > 1 ? launch.localRank : 0}` : (options.device ?? 'cpu'));
+  const backend = chooseBackend('dist.init', device.type, options.backend, launch.worldSize);
   if (launch.worldSize === 1) {
-    const group = sharedWorld(segmentName(), { rank: 0, size: 1, device, timeoutMs });
+    const group = sharedWorld(segmentName(), { rank: 0, size: 1, device, backend, timeoutMs });
     group.seal();
+    if (backend === 'nccl') await startNccl(group);
     return job(launch, device, { group, close: async () => {} }, null);
   }
   const { rank, worldSize: size } = launch;
@@ -63,7 +72,8 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   const { transport, localAddr } = options;
   const recorder = recorderOf(launch, process.env);
   if (!launch.storeRuns && launch.localRank === 0) await pruneFlights();
-  const world = await joinWorld(launch, met.store, met.token, { rank, size, device, timeoutMs, recorder, transport, localAddr });
+  const world = await joinWorld(launch, met.store, met.token, { rank, size, device, backend, timeoutMs, recorder, transport, localAddr });
+  if (backend === 'nccl') await startNccl(world.group);
   return job(launch, device, world, met);
 }
 

@@ -1,6 +1,7 @@
 // ProcessGroup: ranks that communicate, seen from one of them. Every rank of a group calls the same operations in the same order;
 // they run on the device's communication stream, after what was enqueued before them, and return at once.
 import { context } from '../context.js';
+import { zeros } from '../create.js';
 import type { Device } from '../device.js';
 import { checkDType, type DType, dtypeSize } from '../dtype.js';
 import { DeviceError, DistributedError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
@@ -14,9 +15,9 @@ import { type Call, type CallName, launch, merged, settling } from './call.js';
 import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 import { callerOf, labelled } from './place.js';
 import { reductionOf } from './reduce_op.js';
-import { elementsOf, evenRows } from './rows.js';
+import { elementsOf, evenRows, sum } from './rows.js';
 import { type Part, partition } from './split.js';
-import type { Transport } from './transport.js';
+import type { Backend, Transport } from './transport.js';
 import { COMMUNICATION, Work } from './work.js';
 
 export class ProcessGroup {
@@ -24,9 +25,12 @@ export class ProcessGroup {
   readonly rank: number;
   readonly size: number;
   readonly device: Device;
+  /** What moves the tensors. */
+  readonly backend: Backend;
   /** Each rank's place in the world. */
   readonly worldRanks: readonly number[];
-  private readonly id: number;
+  /** Number of the native half. */
+  readonly id: number;
   private readonly timeoutMs: number;
   private readonly transport: Transport;
   private open = true;
@@ -38,6 +42,7 @@ export class ProcessGroup {
     this.rank = options.rank;
     this.size = options.size;
     this.device = options.device;
+    this.backend = options.backend;
     this.timeoutMs = options.timeoutMs;
     this.id = options.id;
     this.transport = options.transport;
@@ -46,11 +51,12 @@ export class ProcessGroup {
 
   /**
    * A tensor of zeros in memory shared by the ranks: allReduce works in place on it, without a copy. Every rank makes its own; a
-   * tensor, or a part at the same place of it, takes part in that way when all ranks pass such a one.
+   * tensor, or a part at the same place of it, takes part in that way when all ranks pass such a one. On a GPU, in ordinary memory.
    */
   sharedZeros(shape: readonly number[], options: { dtype?: DType } = {}): Tensor {
     const dtype = checkDType(options.dtype ?? 'float32', 'sharedZeros');
     const sizes = checkShape(shape, 'sharedZeros');
+    if (this.backend !== 'cpu') return zeros(sizes, { dtype, device: this.device });
     const bytes = numel(sizes) * dtypeSize[dtype];
     try {
       return wrap(born(native.shareMemory(this.id, this.device.slot, bytes), this.device, bytes, context().scope), sizes, dtype);
@@ -196,7 +202,7 @@ export class ProcessGroup {
     const worldRanks = part && Int32Array.from(part.members, (r) => this.worldRanks[r]!);
     const membership = part && { name, rank: part.rank, size: part.members.length, timeoutMs, parent: this.id, recorder: '', worldRanks: worldRanks! };
     const id = await this.transport.join(this, membership);
-    return membership && new ProcessGroup({ ...membership, device: this.device, id, transport: this.transport });
+    return membership && new ProcessGroup({ ...membership, device: this.device, backend: this.backend, id, transport: this.transport });
   }
 
   /** Tells that every rank has joined: what they found it by loses its name, so that nothing is left behind whatever happens. */
@@ -286,15 +292,9 @@ export class ProcessGroup {
 
 type Method = (...args: never[]) => unknown;
 
-function sum(numbers: readonly number[]): number {
-  return numbers.reduce((a, b) => a + b, 0);
-}
-
 /** The elements in row-major order, as collectives take them. */
 function flat(x: Tensor): Tensor {
   return x.detach().contiguous().reshape([x.numel]);
 }
 
-function shaped(made: Tensor, shape: Shape): Tensor {
-  return wrap(made.storage, shape, made.dtype);
-}
+const shaped = (made: Tensor, shape: Shape): Tensor => wrap(made.storage, shape, made.dtype);

@@ -15,3 +15,7 @@ export function elementsOf(op: string, rows: readonly number[], tail: Shape, ran
   }
   return rows.map((r) => checkInteger(r, 'a number of rows', op, 0) * numel(tail));
 }
+
+export function sum(numbers: readonly number[]): number {
+  return numbers.reduce((a, b) => a + b, 0);
+}

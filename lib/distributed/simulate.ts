@@ -1,10 +1,12 @@
-// N ranks in one process, each on a virtual CPU device of its own: what tests and first steps use in place of N processes.
+// N ranks in one process, each on a device of its own (by default a virtual one of the CPU): what tests and first steps use in place of
+// N processes.
 import { type Device, device, synchronize } from '../device.js';
 import { checkInteger } from '../shape.js';
+import { chooseBackend, startNccl } from './nccl.js';
 import type { ProcessGroup } from './process_group.js';
 import { segmentName } from './segment_name.js';
 import { loopbackWorlds } from './tcp_transport.js';
-import { sharedWorld, type WorldOptions } from './transport.js';
+import { type Backend, sharedWorld, type WorldOptions } from './transport.js';
 
 export interface SimulatedRank {
   readonly rank: number;
@@ -18,21 +20,27 @@ export interface SimulateOptions {
   timeoutMs?: number;
   /** Shared memory unless given, or TCP over loopback, as between hosts. */
   transport?: 'shm' | 'tcp';
+  /** `cpu` unless given; on `cuda` every rank has a GPU, or with SHARDGRAD_SHARE_GPUS=1 they share those there are. */
+  device?: 'cpu' | 'cuda';
+  /** What moves the tensors of GPUs: `staged` (default, by way of the host's memory) or `nccl`. */
+  backend?: Backend;
 }
 
 /**
- * Runs `fn` as N ranks at once, on devices cpu:0 … cpu:N−1, and returns their results in rank order. When one throws, the waits of
+ * Runs `fn` as N ranks at once, on devices cpu:0 … cpu:N−1 (or cuda:0 …), and returns their results in rank order. When one throws, the waits of
  * the others end too, and its error is the one thrown.
  *
  * A rank must not wait synchronously (`itemSync`, `synchronizeSync`) for what a later rank is still to start: all share one thread.
  */
 export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T | Promise<T>, options: SimulateOptions = {}): Promise<T[]> {
   checkInteger(size, 'size', 'simulate', 1, 256);
-  const { timeoutMs = 600_000, transport = 'shm' } = options;
+  const { timeoutMs = 600_000, transport = 'shm', device: type = 'cpu' } = options;
   checkInteger(timeoutMs, 'timeoutMs', 'simulate', 1);
-  const ranks = Array.from({ length: size }, (_, rank) => ({ rank, size, device: device(`cpu:${rank}`), timeoutMs }));
+  const backend = chooseBackend('simulate', type, options.backend ?? (type === 'cpu' ? 'cpu' : 'staged'), size);
+  const ranks = Array.from({ length: size }, (_, rank) => ({ rank, size, device: device(`${type}:${rank}`), backend, timeoutMs }));
   const { worlds, close } = transport === 'tcp' ? await loopbackWorlds(ranks) : sharedWorlds(ranks);
   try {
+    if (backend === 'nccl') await Promise.all(worlds.map(startNccl));
     let first: { error: unknown } | null = null;
     const run = async (world: ProcessGroup): Promise<T> => {
       try {

@@ -1,15 +1,17 @@
 // Groups over the connections of a mesh: ranks of several hosts.
 import { randomUUID } from 'node:crypto';
-import { DeviceError, fromNative } from '../errors.js';
+import type { Device } from '../device.js';
+import { fromNative } from '../errors.js';
 import { native } from '../native.js';
 import { Mesh } from './mesh.js';
-import { ProcessGroup } from './process_group.js';
-import type { Membership, Transport, WorldOptions } from './transport.js';
+import type { ProcessGroup } from './process_group.js';
+import { type Membership, staged, type Transport, type WorldOptions, worldMember, worldOf } from './transport.js';
 
-async function join(mesh: Mesh, m: Membership, members: readonly number[]): Promise<number> {
+async function join(mesh: Mesh, device: Device, m: Membership, members: readonly number[]): Promise<number> {
+  void device.slot; // opens it
   try {
     return await mesh.connect(m.name, members, m.timeoutMs, (descriptors, key) =>
-      native.joinTcpGroup(m.name, m.rank, m.size, m.timeoutMs, m.parent, m.recorder, m.worldRanks, descriptors, key),
+      staged(device, native.joinTcpGroup(m.name, m.rank, m.size, m.timeoutMs, m.parent, m.recorder, m.worldRanks, descriptors, key)),
     );
   } catch (error) {
     throw fromNative(error);
@@ -18,16 +20,13 @@ async function join(mesh: Mesh, m: Membership, members: readonly number[]): Prom
 
 /** Parts of a group get connections of their own: what one of them waits for does not hold up another. */
 function overMesh(mesh: Mesh): Transport {
-  return { join: (_, part) => (part ? join(mesh, part, Array.from(part.worldRanks)) : Promise.resolve(0)) };
+  return { join: (parent, part) => (part ? join(mesh, parent.device, part, Array.from(part.worldRanks)) : Promise.resolve(0)) };
 }
 
 /** The group of all ranks of a mesh, which knows their addresses. Resolves when this rank is connected to all. */
-export async function tcpWorld(mesh: Mesh, { rank, size, device, timeoutMs, recorder = '' }: WorldOptions): Promise<ProcessGroup> {
-  if (device.type !== 'cpu') throw new DeviceError(`ProcessGroup: groups over TCP are for cpu devices, got ${device}`);
-  void device.slot; // opens it
-  const member = { name: 'world', rank, size, timeoutMs, parent: 0, recorder, worldRanks: new Int32Array() };
-  const everybody = Array.from({ length: size }, (_, r) => r);
-  return new ProcessGroup({ ...member, device, id: await join(mesh, member, everybody), transport: overMesh(mesh) });
+export async function tcpWorld(mesh: Mesh, options: WorldOptions): Promise<ProcessGroup> {
+  const everybody = Array.from({ length: options.size }, (_, r) => r);
+  return worldOf(options, await join(mesh, options.device, worldMember(options), everybody), overMesh(mesh));
 }
 
 /** All ranks of a group in one process, connected over loopback. */

@@ -2,10 +2,9 @@
 // is the same for all, TCP otherwise. Hosts are what has one kernel and one /dev/shm: two containers are two hosts, whatever a
 // launcher says. Ranks that share a host within a job of several hosts talk over TCP, too.
 import { createHmac } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
-import { hostname } from 'node:os';
 import { DistributedError, describe } from '../errors.js';
 import type { RankLaunch } from './environment.js';
+import { hostIdentity } from './host_identity.js';
 import { type Address, Mesh } from './mesh.js';
 import type { ProcessGroup } from './process_group.js';
 import { PLACES } from './rendezvous.js';
@@ -113,15 +112,6 @@ async function everybodys<T>(store: Store, key: string, rank: number, size: numb
     await store.set(all, `[${(await Promise.all(keys.map((one) => store.get(one)))).join()}]`);
   } else if ((await store.missing([all], { timeoutMs })).length > 0) throw late(await store.missing(keys, { timeoutMs: 0 }));
   return JSON.parse(String(await store.get(all))) as T[];
-}
-
-function hostIdentity(): string {
-  try {
-    return `${readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()} ${statSync('/dev/shm').dev}`;
-  } catch {
-    // no Linux: its name is all there is
-    return hostname();
-  }
 }
 
 function transportAsked(given: unknown): TransportName | null {
