@@ -34,6 +34,11 @@ if(NOT SHARDGRAD_SANITIZE)
   target_include_directories(cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(cuda PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size;-Werror=all-warnings;--expt-relaxed-constexpr;--extended-lambda>)
+  find_program(SHARDGRAD_NODE node)
+  if(SHARDGRAD_NODE AND EXISTS ${PROJECT_SOURCE_DIR}/scripts/cuda-resources)  # keeps what ptxas says of registers and spills
+    set_target_properties(cuda PROPERTIES CUDA_COMPILER_LAUNCHER
+      "${SHARDGRAD_NODE};${PROJECT_SOURCE_DIR}/scripts/cuda-resources;compile")
+  endif()
   set(SHARDGRAD_CUDA_OBJECTS cuda CUDA::cudart_static)
 endif()
 
@@ -41,4 +46,5 @@ if(EXISTS ${PROJECT_SOURCE_DIR}/csrc/cuda/emulation/CMakeLists.txt)
   add_subdirectory(csrc/cuda/emulation)
   add_subdirectory(csrc/cuda/emulation/libraries)
   add_subdirectory(cmake/emulated)
+  add_subdirectory(test/native/hardware)
 endif()

@@ -1,5 +1,6 @@
-// Runs all cases and prints one line for each.
+// Runs all cases and prints one line for each; `--record FILE` writes the recordings of PTX instead.
 #include <cstdio>
+#include <cstring>
 
 #include "suite.h"
 #ifdef SG_CUDA_EMULATION
@@ -73,7 +74,13 @@ int Suite::finish() const {
   return failed_ != 0;
 }
 
-int main() {
+int main(int count, char** arguments) {
+  int devices = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
+    printf("no GPU answered: %s\n", cudaGetErrorString(error));
+    return 2;
+  }
+  if (count == 3 && !strcmp(arguments[1], "--record")) return record(arguments[2]) ? 0 : 1;
   Suite suite;
   instruction_cases(suite);
   matrix_cases(suite);

@@ -46,3 +46,6 @@ void block_faults(Suite& suite);       // block_faults.cu
 void memory_faults(Suite& suite);      // memory_faults.cu
 void runtime_cases(Suite& suite);      // runtime.cu
 void capture_cases(Suite& suite);      // captures.cu
+
+// Writes what every wrapper of PTX gives for fixed inputs, as JSON; recordings.cu.
+bool record(const char* path);
