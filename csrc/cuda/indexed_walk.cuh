@@ -39,8 +39,8 @@ struct IndexedWalk {
       if (k >= count) break;
       int64_t v = given(k, at[kIndex + k]);
       if (v < 0 && from_end) v += indices[k].size;
-      inside &= uint64_t(v) < uint64_t(indices[k].size);
-      at[kTable] += v * indices[k].step;
+      if (uint64_t(v) < uint64_t(indices[k].size)) at[kTable] += v * indices[k].step;
+      else inside = false;
     }
     return inside;
   }
