@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import type { RandomKey, Tensor } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { devices } from './helpers/devices.js';
 import { expectClose } from './helpers/metric.js';
 import { philox, wordAt } from './helpers/philox.js';
 import { nd } from './helpers/reference.js';
@@ -15,7 +16,7 @@ const mean = (v: Float64Array): number => v.reduce((a, b) => a + b, 0) / v.lengt
 const peek = (seed: number): RandomKey => new sg.Generator(seed).nextKey();
 const words = (key: RandomKey, n: number): number[] => Array.from({ length: n }, (_, i) => wordAt(key, i));
 
-describe('Philox', () => {
+describe.each(devices)('Philox on %s', (device) => {
   // the authors' known answers
   test.each([
     [
@@ -38,12 +39,12 @@ describe('Philox', () => {
   });
 
   test('uniform numbers are the upper 24 bits of each word', () => {
-    const t = sg.rand([67], { generator: new sg.Generator(5) });
+    const t = sg.rand([67], { generator: new sg.Generator(5), device });
     expect(Array.from(values(t))).toEqual(words(peek(5), 67).map((w) => (w >>> 8) * 2 ** -24));
   });
 
   test('normal numbers are pairs of Box and Muller', () => {
-    const t = sg.randn([66], { generator: new sg.Generator(2n ** 40n + 3n) });
+    const t = sg.randn([66], { generator: new sg.Generator(2n ** 40n + 3n), device });
     const w = words(new sg.Generator(2n ** 40n + 3n).nextKey(), 66);
     const expected = w.map((_, i) => {
       const [u, v] = [(w[i - (i % 2)]! + 1) * 2 ** -32, (w[i - (i % 2) + 1]! >>> 8) * 2 ** -24];
@@ -60,7 +61,7 @@ describe('Philox', () => {
       const x = make(
         nd([5, 12], (i) => i + 1),
         'float32',
-        'cpu',
+        device,
         layout,
       );
       x.requiresGrad = true;
@@ -77,13 +78,17 @@ describe('Philox', () => {
   });
 });
 
-describe('what does not matter', () => {
+describe.each(devices)('what does not matter on %s', (device) => {
   test('the number of threads', () => {
     const threads = sg.getNumThreads();
     const draw = (n: number): Float64Array[] => {
       sg.setNumThreads(n);
       const generator = new sg.Generator(1);
-      return [sg.randn([300_001], { generator }), sg.rand([300_001], { generator, dtype: 'float64' }), sg.randint(0, 10, [300_001], { generator })].map(values);
+      return [
+        sg.randn([300_001], { generator, device }),
+        sg.rand([300_001], { generator, device, dtype: 'float64' }),
+        sg.randint(0, 10, [300_001], { generator, device }),
+      ].map(values);
     };
     const [one, two] = [draw(1), draw(2)];
     sg.setNumThreads(threads);
@@ -91,7 +96,7 @@ describe('what does not matter', () => {
   });
 
   test('how a tensor is split: dropout by a layout is part of the whole', () => {
-    const x = sg.ones([8, 10]);
+    const x = sg.ones([8, 10], { device });
     const key: RandomKey = [1, 2, 3, 4];
     const whole = values(
       sg
@@ -100,19 +105,19 @@ describe('what does not matter', () => {
         .narrow(1, 4, 5)
         .contiguous(),
     );
-    const part = values(sg.dropout(sg.ones([3, 5]), 0.5, { key: () => key, layout: { globalShape: [8, 10], offset: [2, 4] } }));
+    const part = values(sg.dropout(sg.ones([3, 5], { device }), 0.5, { key: () => key, layout: { globalShape: [8, 10], offset: [2, 4] } }));
     expect(part).toEqual(whole);
     expect(new Set(part)).toEqual(new Set([0, 2]));
   });
 });
 
-describe('distributions', () => {
+describe.each(devices)('distributions on %s', (device) => {
   const n = 200_000;
   const generator = (): sg.Generator => new sg.Generator(11);
 
   test('normal: the first four moments, and the tails', () => {
     for (const dtype of ['float32', 'float64'] as const) {
-      const v = values(sg.randn([n], { generator: generator(), dtype }));
+      const v = values(sg.randn([n], { generator: generator(), dtype, device }));
       const moment = (k: number): number => mean(v.map((x) => x ** k));
       expect(Math.abs(moment(1))).toBeLessThan(0.01);
       expect(Math.abs(moment(2) - 1)).toBeLessThan(0.02);
@@ -124,7 +129,7 @@ describe('distributions', () => {
 
   test('uniform: moments, bounds and no two neighbours alike', () => {
     for (const dtype of ['float32', 'float64', 'bfloat16'] as const) {
-      const v = values(sg.uniform_(sg.empty([n], { dtype }), -1, 3, { generator: generator() }));
+      const v = values(sg.uniform_(sg.empty([n], { dtype, device }), -1, 3, { generator: generator() }));
       expect(Math.abs(mean(v) - 1)).toBeLessThan(0.02);
       expect(Math.abs(mean(v.map((x) => (x - 1) ** 2)) - 16 / 12)).toBeLessThan(0.02);
       expect(v.every((x) => x >= -1 && x < 3)).toBe(true);
@@ -134,21 +139,24 @@ describe('distributions', () => {
   });
 
   test('whole numbers, permutations, coins', () => {
-    const v = values(sg.randint(-3, 4, [n], { generator: generator() }));
+    const v = values(sg.randint(-3, 4, [n], { generator: generator(), device }));
     const counts = Array.from({ length: 7 }, (_, k) => v.filter((x) => x === k - 3).length);
     expect(counts.reduce((a, b) => a + b, 0)).toBe(n);
     for (const count of counts) expect(Math.abs(count / n - 1 / 7)).toBeLessThan(0.004);
-    const order = values(sg.randperm(1000, { generator: generator() }));
+    const order = values(sg.randperm(1000, { generator: generator(), device }));
     expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 1000 }, (_, i) => i));
     expect(order.filter((x, i) => x === i).length).toBeLessThan(10);
-    expect(Math.abs(mean(values(sg.bernoulli(sg.full([n], 0.2), { generator: generator() }))) - 0.2)).toBeLessThan(0.005);
+    expect(Math.abs(mean(values(sg.bernoulli(sg.full([n], 0.2, { device }), { generator: generator() }))) - 0.2)).toBeLessThan(0.005);
   });
 
   test('multinomial follows the weights, without repeating where it must not', () => {
-    const weights = sg.tensor([
-      [1, 0, 3, 6],
-      [2, 2, 0, 0],
-    ]);
+    const weights = sg.tensor(
+      [
+        [1, 0, 3, 6],
+        [2, 2, 0, 0],
+      ],
+      { device },
+    );
     const drawn = read(sg.multinomial(weights, 20_000, { replacement: true, generator: generator() })).data;
     const share = (row: number, k: number): number => drawn.subarray(row * 20_000, (row + 1) * 20_000).filter((x) => x === k).length / 20_000;
     [
@@ -157,14 +165,14 @@ describe('distributions', () => {
     ].forEach((row, r) => row.forEach((p, k) => expect(Math.abs(share(r, k) - p)).toBeLessThan(0.015)));
     expect(share(0, 1)).toBe(0);
 
-    const sets = values(sg.multinomial(sg.tensor([1, 2, 3, 4]).expand([5000, 4]), 2, { generator: generator() }));
+    const sets = values(sg.multinomial(sg.tensor([1, 2, 3, 4], { device }).expand([5000, 4]), 2, { generator: generator() }));
     let first = 0;
     for (let i = 0; i < 5000; i++) {
       expect(sets[2 * i]).not.toBe(sets[2 * i + 1]);
       if (sets[2 * i] === 3) first++;
     }
     expect(Math.abs(first / 5000 - 0.4)).toBeLessThan(0.03);
-    expect(() => sg.multinomial(sg.tensor([1, 0, 0]), 2).toArraySync()).toThrow(sg.ValueError);
+    expect(() => sg.multinomial(sg.tensor([1, 0, 0], { device }), 2).toArraySync()).toThrow(sg.ValueError);
   });
 });
 

@@ -55,7 +55,7 @@ SG_DEVICE void store_index(const ArgTask& t, int64_t result, Candidate<L> best) 
 }
 
 template <class L>
-__global__ void __launch_bounds__(kReduceThreads) arg_kernel(ArgTask t) {
+__global__ void __launch_bounds__(kReduceThreads, 3) arg_kernel(ArgTask t) {
   SG_SHARED(Candidate<L>, of_warps, [kReduceThreads / kWarpSize]);
   const Best<L> best{t.largest};
   const int group = t.groups.group, groups = kReduceThreads / group, lane = threadIdx.x % group;

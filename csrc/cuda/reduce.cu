@@ -55,22 +55,25 @@ SG_DEVICE W fold_wide(ReduceOp op, W a, W b) {
   return a;
 }
 
-// How elements of x become lanes: packs of one type, or single elements of any.
+// How elements of x become lanes: packs of one type, or single elements of any. What is loaded stays as it is until all
+// loads of a round are under way: the first conversion would wait for its load.
 template <class T>
 struct PackLoader {
   using L = lane_for<T>;
+  using Loaded = Pack<T>;
   static constexpr int kCount = Pack<T>::kCount;
-  SG_DEVICE static void load(const void* x, DType, int64_t at, L (&to)[kCount]) {
-    const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(static_cast<const T*>(x) + at);
-#pragma unroll
-    for (int i = 0; i < kCount; i++) to[i] = to_lane<L>(pack.at[i]);
+  SG_DEVICE static Loaded load(const void* x, DType, int64_t at) {
+    return *reinterpret_cast<const Pack<T>*>(static_cast<const T*>(x) + at);
   }
+  SG_DEVICE static L lane(const Loaded& pack, int i) { return to_lane<L>(pack.at[i]); }
 };
 template <class Lanes>
 struct AnyLoader {
   using L = Lanes;
+  using Loaded = L;
   static constexpr int kCount = 1;
-  SG_DEVICE static void load(const void* x, DType dtype, int64_t at, L (&to)[1]) { to[0] = load_any<L>(x, dtype, at); }
+  SG_DEVICE static Loaded load(const void* x, DType dtype, int64_t at) { return load_any<L>(x, dtype, at); }
+  SG_DEVICE static L lane(Loaded x, int) { return x; }
 };
 
 struct ReduceTask {
@@ -104,7 +107,7 @@ SG_DEVICE void finish_or_keep(const ReduceTask& t, int64_t result, int64_t part,
 
 // A group of threads folds the elements of a result, or of a part of it.
 template <class Loader>
-__global__ void __launch_bounds__(kReduceThreads) row_kernel(ReduceTask t) {
+__global__ void __launch_bounds__(kReduceThreads, 3) row_kernel(ReduceTask t) {
   using L = typename Loader::L;
   using W = Wide<L>;
   constexpr int kCount = Loader::kCount;
@@ -120,16 +123,18 @@ __global__ void __launch_bounds__(kReduceThreads) row_kernel(ReduceTask t) {
       t.kept.locate(result, base);
       const int64_t end = t.reduced.count * (part + 1) / t.parts;
       for (int64_t i = t.reduced.count * part / t.parts + lane; i < end; i += t.group * kReduceInFlight) {
+        typename Loader::Loaded loaded[kReduceInFlight];
+#pragma unroll
+        for (int j = 0; j < kReduceInFlight; j++) {
+          if (i + j * t.group >= end) break;
+          int64_t at[1];
+          t.reduced.locate(i + j * t.group, at);
+          loaded[j] = Loader::load(t.x, t.x_dtype, base[0] + at[0] * kCount);
+        }
         L x[kReduceInFlight][kCount];
 #pragma unroll
         for (int j = 0; j < kReduceInFlight; j++) {
-          if (i + j * t.group < end) {
-            int64_t at[1];
-            t.reduced.locate(i + j * t.group, at);
-            Loader::load(t.x, t.x_dtype, base[0] + at[0] * kCount, x[j]);
-          } else {
-            for (int c = 0; c < kCount; c++) x[j][c] = identity;
-          }
+          for (int c = 0; c < kCount; c++) x[j][c] = i + j * t.group < end ? Loader::lane(loaded[j], c) : identity;
         }
         with_reduction<L>(t.op, [&](auto reduction) {
           using Op = decltype(reduction);
@@ -169,16 +174,18 @@ __global__ void __launch_bounds__(kReduceThreads) column_kernel(ReduceTask t) {
       t.kept_packs.locate(pack, base);
       const int64_t end = t.reduced.count * (part + 1) / t.parts;
       for (int64_t row = t.reduced.count * part / t.parts + down; row < end; row += height * kReduceInFlight) {
+        typename Loader::Loaded loaded[kReduceInFlight];
+#pragma unroll
+        for (int j = 0; j < kReduceInFlight; j++) {
+          if (row + j * height >= end) break;
+          int64_t at[1];
+          t.reduced.locate(row + j * height, at);
+          loaded[j] = Loader::load(t.x, t.x_dtype, base[0] * kCount + at[0]);
+        }
         L x[kReduceInFlight][kCount];
 #pragma unroll
         for (int j = 0; j < kReduceInFlight; j++) {
-          if (row + j * height < end) {
-            int64_t at[1];
-            t.reduced.locate(row + j * height, at);
-            Loader::load(t.x, t.x_dtype, base[0] * kCount + at[0], x[j]);
-          } else {
-            for (int c = 0; c < kCount; c++) x[j][c] = identity;
-          }
+          for (int c = 0; c < kCount; c++) x[j][c] = row + j * height < end ? Loader::lane(loaded[j], c) : identity;
         }
         with_reduction<L>(t.op, [&](auto reduction) {
           using Op = decltype(reduction);
@@ -195,12 +202,14 @@ __global__ void __launch_bounds__(kReduceThreads) column_kernel(ReduceTask t) {
     for (int half = height / 2; half > 0; half /= 2) {
       __syncthreads();
       if (down >= half) continue;
+#pragma unroll 1
       for (int c = 0; c < kCount; c++) {
         W& mine = totals[c][threadIdx.x];
         mine = fold_wide(t.op, mine, totals[c][threadIdx.x + half * t.group]);
       }
     }
     if (down == 0 && pack < packs) {
+#pragma unroll 1
       for (int c = 0; c < kCount; c++) finish_or_keep(t, pack * kCount + c, part, totals[c][threadIdx.x]);
     }
     __syncthreads();
