@@ -1,0 +1,230 @@
+// The kernels that bench/gpu/kernels.ts measures: what each works on, what it must at least move or compute, and our side of it. The other
+// side is the function of the same kind in pytorch/kernels.py, which is told the same numbers.
+import type { DType, Tensor } from '../../lib/index.js';
+import * as sg from '../../lib/index.js';
+import { optim } from '../../lib/index.js';
+
+/** Sizes, by the names that both sides know. */
+export type Sizes = Readonly<Record<string, number>>;
+
+export interface KernelCase {
+  readonly name: string;
+  readonly kind: string;
+  readonly dtype: DType;
+  readonly sizes: Sizes;
+  /** What must be read and written at least, or computed at least. */
+  readonly bytes?: number;
+  readonly flops?: number;
+}
+
+const WIDTH: Partial<Record<DType, number>> = { float32: 4, bfloat16: 2, float16: 2 };
+
+/** A case limited by memory: `passes` times over `elements` of its dtype, and some bytes more. */
+function moving(name: string, kind: string, dtype: DType, sizes: Sizes, elements: number, passes: number, more = 0): KernelCase {
+  return { name, kind, dtype, sizes, bytes: elements * passes * WIDTH[dtype]! + more };
+}
+
+/** All cases; `tiny`: sizes for a run that only shows that everything works. */
+export function kernelCases(tiny: boolean): KernelCase[] {
+  const size = (full: number, small: number): number => (tiny ? small : full);
+  const n = size(1 << 28, 1 << 12);
+  const [rows, cols] = [size(1 << 15, 64), size(4096, 128)];
+  const [tokens, dim, vocabSize] = [size(65536, 32), size(768, 64), size(50304, 256)];
+  const matrix = rows * cols;
+  const cases: KernelCase[] = [
+    moving('copy', 'copy', 'bfloat16', { n }, n, 2),
+    {
+      name: 'product 8192³',
+      kind: 'matmul',
+      dtype: 'bfloat16',
+      sizes: { m: size(8192, 64), k: size(8192, 64), n: size(8192, 64) },
+      flops: 2 * size(8192, 64) ** 3,
+    },
+    moving('add', 'add', 'bfloat16', { n }, n, 3),
+    moving('gelu', 'gelu', 'bfloat16', { n }, n, 2),
+    moving('exp float32', 'exp', 'float32', { n: n / 2 }, n / 2, 2),
+    moving('add of rows', 'addRow', 'bfloat16', { rows, cols }, matrix, 2),
+    moving('cast float32 to bfloat16', 'cast', 'float32', { n: n / 2 }, n / 2, 1, n),
+    moving('transpose', 'transpose', 'bfloat16', { rows, cols }, matrix, 2),
+    moving('sum of all', 'sumAll', 'float32', { n: n / 2 }, n / 2, 1),
+    moving('sum of rows', 'sumRows', 'bfloat16', { rows, cols }, matrix, 1),
+    moving('sum of columns', 'sumColumns', 'bfloat16', { rows, cols }, matrix, 1),
+    moving('softmax', 'softmax', 'bfloat16', { rows, cols }, matrix, 2),
+    moving('softmax backward', 'softmaxBackward', 'bfloat16', { rows, cols }, matrix, 3),
+  ];
+  for (const norm of ['layerNorm', 'rmsNorm']) {
+    cases.push(moving(norm, norm, 'bfloat16', { rows: tokens, cols: dim }, tokens * dim, 2));
+    cases.push(moving(`${norm} backward`, `${norm}Backward`, 'bfloat16', { rows: tokens, cols: dim }, tokens * dim, 3));
+  }
+  const some = tokens / 4;
+  cases.push(
+    moving('crossEntropy', 'crossEntropy', 'bfloat16', { rows: some, cols: vocabSize }, some * vocabSize, 1),
+    moving('crossEntropy backward', 'crossEntropyBackward', 'bfloat16', { rows: some, cols: vocabSize }, some * vocabSize, 2),
+    moving('embedding', 'embedding', 'bfloat16', { tokens, dim, vocabSize }, tokens * dim, 2),
+    moving('embedding backward', 'embeddingBackward', 'bfloat16', { tokens, dim, vocabSize }, tokens * dim + vocabSize * dim, 1),
+    moving('AdamW of 124M', 'adamw', 'float32', { layers: size(12, 1), dim, vocabSize }, parameterCount(size(12, 1), dim, vocabSize), 7),
+  );
+  const shapes = tiny
+    ? [[2, 2, 64, 64]]
+    : [
+        [64, 12, 1024, 64],
+        [16, 16, 2048, 64],
+        [4, 16, 4096, 128],
+        [1, 12, 1024, 64],
+      ];
+  for (const [b, h, t, d] of shapes as [number, number, number, number][]) {
+    const flops = 2 * b * h * t * t * d; // two products, half of each masked
+    const sizes = { b, h, t, d };
+    cases.push({ name: `attention ${b}x${h}x${t}x${d}`, kind: 'attention', dtype: 'bfloat16', sizes, flops });
+    cases.push({ name: `attention ${b}x${h}x${t}x${d} backward`, kind: 'attentionBackward', dtype: 'bfloat16', sizes, flops: 2.5 * flops });
+  }
+  const products: [string, number, number, number][] = [
+    ['qkv', tokens, dim, 3 * dim],
+    ['projection', tokens, dim, dim],
+    ['mlp in', tokens, dim, 4 * dim],
+    ['mlp out', tokens, 4 * dim, dim],
+    ['logits', some, dim, vocabSize],
+  ];
+  for (const [name, m, k, width] of products) {
+    cases.push({ name: `${name} [${m},${k}]·[${k},${width}]`, kind: 'linear', dtype: 'bfloat16', sizes: { m, k, n: width }, flops: 2 * m * k * width });
+  }
+  cases.push({
+    name: 'weight gradient of mlp in',
+    kind: 'weightGradient',
+    dtype: 'bfloat16',
+    sizes: { m: tokens, k: dim, n: 4 * dim },
+    flops: 8 * tokens * dim * dim,
+  });
+  return cases;
+}
+
+/** Shapes of a GPT's parameters. */
+function parameterShapes(layers: number, dim: number, vocabSize: number): number[][] {
+  const block = [[3 * dim, dim], [3 * dim], [dim, dim], [dim], [4 * dim, dim], [4 * dim], [dim, 4 * dim], [dim], [dim], [dim], [dim], [dim]];
+  return [[vocabSize, dim], [1024, dim], ...Array.from({ length: layers }, () => block).flat()];
+}
+const parameterCount = (layers: number, dim: number, vocabSize: number): number =>
+  parameterShapes(layers, dim, vocabSize).reduce((sum, shape) => sum + shape.reduce((a, b) => a * b), 0);
+
+type Make = (sizes: Sizes, make: (...shape: number[]) => Tensor, on: sg.TensorOptions) => () => unknown;
+
+/** The gradient alone: the graph stays from call to call. */
+function backwardOf(y: Tensor, inputs: Tensor[]): () => unknown {
+  const gradient = sg.randnLike(y.detach());
+  return () => sg.grad(y, inputs, { gradient, retainGraph: true });
+}
+const leaf = (x: Tensor): Tensor => {
+  x.requiresGrad = true;
+  return x;
+};
+const attend = (q: Tensor, k: Tensor, v: Tensor): Tensor => sg.scaledDotProductAttention(q, k, v, { causal: true });
+
+/** Our side by kind: gives the call that is measured. */
+export const ours: Readonly<Record<string, Make>> = {
+  copy: (s, make) => {
+    const x = make(s['n']!);
+    return () => x.clone();
+  },
+  add: (s, make) => {
+    const [x, y] = [make(s['n']!), make(s['n']!)];
+    return () => x.add(y);
+  },
+  gelu: (s, make) => {
+    const x = make(s['n']!);
+    return () => sg.gelu(x, { approximate: 'tanh' });
+  },
+  exp: (s, make) => {
+    const x = make(s['n']!);
+    return () => x.exp();
+  },
+  addRow: (s, make) => {
+    const [x, row] = [make(s['rows']!, s['cols']!), make(s['cols']!)];
+    return () => x.add(row);
+  },
+  cast: (s, make) => {
+    const x = make(s['n']!);
+    return () => x.to('bfloat16');
+  },
+  transpose: (s, make) => {
+    const x = make(s['rows']!, s['cols']!);
+    return () => x.t().contiguous();
+  },
+  sumAll: (s, make) => {
+    const x = make(s['n']!);
+    return () => x.sum();
+  },
+  sumRows: (s, make) => {
+    const x = make(s['rows']!, s['cols']!);
+    return () => x.sum(1);
+  },
+  sumColumns: (s, make) => {
+    const x = make(s['rows']!, s['cols']!);
+    return () => x.sum(0);
+  },
+  softmax: (s, make) => {
+    const x = make(s['rows']!, s['cols']!);
+    return () => x.softmax(-1);
+  },
+  softmaxBackward: (s, make) => {
+    const x = leaf(make(s['rows']!, s['cols']!));
+    return backwardOf(x.softmax(-1), [x]);
+  },
+  layerNorm: (s, make) => {
+    const [x, w, b] = [make(s['rows']!, s['cols']!), make(s['cols']!), make(s['cols']!)];
+    return () => sg.layerNorm(x, [s['cols']!], w, b);
+  },
+  layerNormBackward: (s, make) => {
+    const [x, w, b] = [leaf(make(s['rows']!, s['cols']!)), leaf(make(s['cols']!)), leaf(make(s['cols']!))];
+    return backwardOf(sg.layerNorm(x, [s['cols']!], w, b), [x, w, b]);
+  },
+  rmsNorm: (s, make) => {
+    const [x, w] = [make(s['rows']!, s['cols']!), make(s['cols']!)];
+    return () => sg.rmsNorm(x, [s['cols']!], w);
+  },
+  rmsNormBackward: (s, make) => {
+    const [x, w] = [leaf(make(s['rows']!, s['cols']!)), leaf(make(s['cols']!))];
+    return backwardOf(sg.rmsNorm(x, [s['cols']!], w), [x, w]);
+  },
+  crossEntropy: (s, make, on) => {
+    const [x, y] = [make(s['rows']!, s['cols']!), sg.randint(0, s['cols']!, [s['rows']!], { device: on.device })];
+    return () => sg.crossEntropy(x, y);
+  },
+  crossEntropyBackward: (s, make, on) => {
+    const [x, y] = [leaf(make(s['rows']!, s['cols']!)), sg.randint(0, s['cols']!, [s['rows']!], { device: on.device })];
+    return backwardOf(sg.crossEntropy(x, y), [x]);
+  },
+  embedding: (s, make, on) => {
+    const [w, ids] = [make(s['vocabSize']!, s['dim']!), sg.randint(0, s['vocabSize']!, [s['tokens']!], { device: on.device })];
+    return () => sg.embedding(ids, w);
+  },
+  embeddingBackward: (s, make, on) => {
+    const [w, ids] = [leaf(make(s['vocabSize']!, s['dim']!)), sg.randint(0, s['vocabSize']!, [s['tokens']!], { device: on.device })];
+    return backwardOf(sg.embedding(ids, w), [w]);
+  },
+  adamw: (s, make) => {
+    const parameters = parameterShapes(s['layers']!, s['dim']!, s['vocabSize']!).map((shape) => leaf(make(...shape)));
+    for (const p of parameters) p.grad = make(...p.shape);
+    const optimizer = new optim.AdamW(parameters, { lr: 1e-4, weightDecay: 0.1 });
+    return () => optimizer.step();
+  },
+  attention: (s, make) => {
+    const [q, k, v] = [1, 2, 3].map(() => make(s['b']!, s['h']!, s['t']!, s['d']!)) as [Tensor, Tensor, Tensor];
+    return () => attend(q, k, v);
+  },
+  attentionBackward: (s, make) => {
+    const [q, k, v] = [1, 2, 3].map(() => leaf(make(s['b']!, s['h']!, s['t']!, s['d']!))) as [Tensor, Tensor, Tensor];
+    return backwardOf(attend(q, k, v), [q, k, v]);
+  },
+  matmul: (s, make) => {
+    const [a, b] = [make(s['m']!, s['k']!), make(s['k']!, s['n']!)];
+    return () => a.matmul(b);
+  },
+  linear: (s, make) => {
+    const [x, w] = [make(s['m']!, s['k']!), make(s['n']!, s['k']!)];
+    return () => sg.linear(x, w);
+  },
+  weightGradient: (s, make) => {
+    const [x, g] = [make(s['m']!, s['k']!), make(s['m']!, s['n']!)];
+    return () => g.t().matmul(x);
+  },
+};
