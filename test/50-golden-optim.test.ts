@@ -51,7 +51,7 @@ function startOf(c: Case, device: string): sg.Tensor[] {
 }
 
 function takeStep(c: Case, optimizer: AnyOptimizer, parameters: readonly sg.Tensor[], step: number): void {
-  parameters.forEach((p, i) => (p.grad = make(at(`gradients${i}`, step), c.dtype, p.device)));
+  parameters.forEach((p, i) => (p.grad = make(at(`gradients${i}`, step), c.dtype, `${p.device}`)));
   optimizer.step();
   optimizer.zeroGrad();
 }

@@ -105,8 +105,8 @@ class CachingAllocator {
 
   // ---- captured_memory.cc: graphs keep the addresses they were captured with
   struct Captured;
-  // Until end_capture, allocations come from pools that are the graph's alone, and what is freed into them is used again
-  // within the graph only.
+  // Until end_capture, allocations come from pools that are the graph's alone, and what is freed into them is used
+  // again within the graph only.
   Captured* begin_capture();
   Captured* end_capture() { return std::exchange(capture_, nullptr); }
   bool capturing() const { return capture_ != nullptr; }

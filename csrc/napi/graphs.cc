@@ -1,5 +1,5 @@
-// Capturing what a device is given as a graph, and replaying it. The commands between captureBegin and captureEnd run on
-// the stream's thread as always, but only record; the memory they use stays as it is for as long as the graph lives.
+// Capturing what a device is given as a graph, and replaying it. The commands between captureBegin and captureEnd run
+// on the stream's thread as always, but only record; the memory they use stays as it is for as long as the graph lives.
 #include "args.h"
 
 namespace sg {
@@ -41,8 +41,10 @@ napi_value captureBegin(Environment&, const Arguments& a) {
   DeviceContext& device = a.device(0);
   const Storage& keys = a.storage(1);
   Stream& stream = device.stream(kComputeStream);
-  if (!stream.queue()) fail(ErrorCode::Device, "graph.capture: ", device.name(), " runs its commands itself: graphs are for cuda");
-  if (device.allocator().capturing()) fail(ErrorCode::Device, "graph.capture: a graph of ", device.name(), " is being captured");
+  if (!stream.queue())
+    fail(ErrorCode::Device, "graph.capture: ", device.name(), " runs its commands itself: graphs are for cuda");
+  if (device.allocator().capturing())
+    fail(ErrorCode::Device, "graph.capture: a graph of ", device.name(), " is being captured");
   stream.enqueue(begin, "graph.capture", Begin{keys.block->data});
   device.allocator().begin_capture();
   device.allocator().retain(keys.block);
@@ -52,7 +54,8 @@ napi_value captureBegin(Environment&, const Arguments& a) {
 // captureEnd(device): the number of the graph
 napi_value captureEnd(Environment& e, const Arguments& a) {
   DeviceContext& device = a.device(0);
-  if (!device.allocator().capturing()) fail(ErrorCode::Device, "graph.capture: no graph of ", device.name(), " is being captured");
+  if (!device.allocator().capturing())
+    fail(ErrorCode::Device, "graph.capture: no graph of ", device.name(), " is being captured");
   auto* const captured = new CapturedGraph{&device, device.allocator().end_capture(), nullptr};
   device.stream(kComputeStream).enqueue(finish, "graph.capture", captured, true);
   e.graphs.emplace(++e.last_graph, captured);

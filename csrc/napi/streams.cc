@@ -136,7 +136,8 @@ napi_value configure(Environment& e, const Arguments& a) {
   if (option("matmulTf32", napi_boolean, &value)) {
     bool on = false;
     napi_get_value_bool(e.env, value, &on);
-    for (auto& device : e.devices) device->stream(kComputeStream).host_wait_all();  // what was enqueued keeps its setting
+    for (auto& device : e.devices)
+      device->stream(kComputeStream).host_wait_all();  // what was enqueued keeps its setting
     set_matmul_tf32(on);
   }
   if (option("sync", napi_boolean, &value)) {
