@@ -113,8 +113,8 @@ __global__ void __launch_bounds__(kPlainThreads) plain_forward_kernel(const Atte
       for (int r = 0; r < 4; r++)
 #pragma unroll
         for (int c = 0; c < 4; c++) out[g][r][c] *= decays[tile_row() + r];
-      multiply_tile(out[g], p, kPitch, 1, PlainRows<T>(at.v, batch, kv_head, key0, keys), column0 + g * kTile, size,
-                    *stage);
+      multiply_tile(out[g], p, queries - query0, kPitch, 1, PlainRows<T>(at.v, batch, kv_head, key0, keys),
+                    column0 + g * kTile, size, *stage);
     }
   }
 
@@ -155,8 +155,8 @@ __global__ void __launch_bounds__(kPlainThreads)
                     *stage, static_cast<E*>(nullptr), ds);
 #pragma unroll
     for (int g = 0; g < kGroups; g++)
-      multiply_tile(dq[g], ds, kPitch, 1, PlainRows<T>(at.k, batch, kv_head, key0, keys), column0 + g * kTile, size,
-                    *stage);
+      multiply_tile(dq[g], ds, queries - query0, kPitch, 1, PlainRows<T>(at.k, batch, kv_head, key0, keys),
+                    column0 + g * kTile, size, *stage);
   }
 #pragma unroll
   for (int g = 0; g < kGroups; g++) {
@@ -183,8 +183,10 @@ __global__ void __launch_bounds__(kPlainThreads)
     for (int query0 = first_query; query0 < queries; query0 += kTile) {
       make_weights<T>(at, batch, head, kv_head, query0, key0, statistics + (int64_t(batch) * at.heads + head) * padded,
                       *stage, p, ds);
-      multiply_tile(dv, p, 1, kPitch, PlainRows<T>(at.dout, batch, head, query0, queries), column0, size, *stage);
-      multiply_tile(dk, ds, 1, kPitch, PlainRows<T>(at.q, batch, head, query0, queries), column0, size, *stage);
+      multiply_tile(dv, p, keys - key0, 1, kPitch, PlainRows<T>(at.dout, batch, head, query0, queries), column0, size,
+                    *stage);
+      multiply_tile(dk, ds, keys - key0, 1, kPitch, PlainRows<T>(at.q, batch, head, query0, queries), column0, size,
+                    *stage);
     }
   scale_tile(dk, E(at.scale));
   PlainRows<T>(at.dk, batch, kv_head, key0, keys).store(dk, column0, size);

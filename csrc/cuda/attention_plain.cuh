@@ -56,7 +56,7 @@ SG_DEVICE void multiply_outer(E (&acc)[4][4], const E (&a)[4], const E (&b)[4]) 
     for (int c = 0; c < 4; c++) acc[r][c] = std::fma(a[r], b[c], acc[r][c]);
 }
 
-// acc += A B^T: rows of both, over their features.
+// acc += A B^T: rows of both, over their features. Threads without results only stage, here and below.
 template <class T, class E>
 SG_DEVICE void multiply_features(E (&acc)[4][4], PlainRows<T> a, PlainRows<T> b, int size, Stage<E>& stage) {
   for (int k0 = 0; k0 < size; k0 += kStep) {
@@ -68,6 +68,7 @@ SG_DEVICE void multiply_features(E (&acc)[4][4], PlainRows<T> a, PlainRows<T> b,
       stage.b[k][row] = inside && row < b.count ? E(b.data[row * b.stride + k0 + k]) : E(0);
     }
     __syncthreads();
+    if (tile_row() >= a.count || tile_column() >= b.count) continue;
 #pragma unroll 4
     for (int k = 0; k < kStep; k++) {
       E x[4], y[4];
@@ -78,10 +79,10 @@ SG_DEVICE void multiply_features(E (&acc)[4][4], PlainRows<T> a, PlainRows<T> b,
   }
 }
 
-// acc += P X: P [kTile][kTile] in shared memory with steps between rows and columns, and kTile columns of X's rows.
+// acc += P X: P [rows][kTile] in shared memory with steps between rows and columns, and kTile columns of X's rows.
 template <class T, class E>
-SG_DEVICE void multiply_tile(E (&acc)[4][4], const E* p, int row_step, int column_step, PlainRows<T> x, int column0,
-                             int size, Stage<E>& stage) {
+SG_DEVICE void multiply_tile(E (&acc)[4][4], const E* p, int rows, int row_step, int column_step, PlainRows<T> x,
+                             int column0, int size, Stage<E>& stage) {
   if (column0 >= size) return;
   for (int k0 = 0; k0 < x.count; k0 += kStep) {
     __syncthreads();  // what was staged before is read, and P is complete
@@ -91,6 +92,7 @@ SG_DEVICE void multiply_tile(E (&acc)[4][4], const E* p, int row_step, int colum
       stage.b[k][column] = inside ? E(x.data[(k0 + k) * x.stride + column0 + column]) : E(0);
     }
     __syncthreads();
+    if (tile_row() >= rows || column0 + tile_column() >= size) continue;
 #pragma unroll 4
     for (int k = 0; k < kStep; k++) {
       E a[4], b[4];

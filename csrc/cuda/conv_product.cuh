@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(kProductThreads)
   };
   if (begin < end) read(begin);
   const int ty = thread / 16 * 4, tx = thread % 16 * 4;
+  const bool has_results = row0 + ty < product.rows() && column0 + tx < product.columns();
   for (int64_t k0 = begin; k0 < end; k0 += kStep) {
     __syncthreads();  // the step before is read
 #pragma unroll
@@ -67,6 +68,7 @@ __global__ void __launch_bounds__(kProductThreads)
     }
     __syncthreads();
     if (k0 + kStep < end) read(k0 + kStep);
+    if (!has_results) continue;
 #pragma unroll
     for (int k = 0; k < kStep; k++) {
       E x[4], y[4];
