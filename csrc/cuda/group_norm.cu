@@ -37,8 +37,11 @@ struct GroupNorm {
   A eps;
 };
 
+// Left alone, the compiler makes room for more blocks on a multiprocessor than the kernels have registers for.
+constexpr int kBlocks = 4;
+
 template <class T, int kTeam, int kCount>
-__global__ void __launch_bounds__(kTeamBlock<kTeam>) group_norm_kernel(GroupNorm<T> a, GroupShape shape) {
+__global__ void __launch_bounds__(kTeamBlock<kTeam>, kBlocks) group_norm_kernel(GroupNorm<T> a, GroupShape shape) {
   using A = accumulate_t<T>;
   const int64_t row = int64_t(blockIdx.x) * kTeamsInBlock<kTeam> + threadIdx.x / kTeam;
   if (row >= shape.rows) return;
@@ -91,7 +94,7 @@ struct GroupNormBackward {
 
 // As in norm_backward.cu, h is freed of its mean `delta`. A warp of the team takes one channel at a time for the sums.
 template <class T, int kTeam, int kCount>
-__global__ void __launch_bounds__(kTeamBlock<kTeam>)
+__global__ void __launch_bounds__(kTeamBlock<kTeam>, kBlocks)
     group_norm_backward_kernel(GroupNormBackward<T> a, GroupShape shape) {
   using A = accumulate_t<T>;
   const int64_t row = int64_t(blockIdx.x) * kTeamsInBlock<kTeam> + threadIdx.x / kTeam;

@@ -69,14 +69,13 @@ struct StepCall {
   int n, states;  // tensors in a list; lists of states
   int row;        // numbers in a group's row of options
   bool masters;
-
-  unsigned (*used)(const double* fields);
+  unsigned (*used)(const double* fields);  // as in StepKind
 
   StepCall(const StepKind& kind, const View& step, double lists, Rest numbers, Ins all)
-      : tensors(all), options(numbers), n(all.count / int(lists)), row(3 + kind.fields), used(kind.used) {
-    const int count = int(lists);
+      : tensors(all), options(numbers), row(3 + kind.fields), used(kind.used) {
     SG_ASSERT(lists >= 2 && options.count >= 2 && options[0] >= 0 && options[0] <= options.count);
-    const int groups = int(options[0]);
+    const int count = int(lists), groups = int(options[0]);
+    n = tensors.count / count;
     masters = options[1] != 0;
     states = count - 2 - int(masters);
     SG_ASSERT(states >= 0 && tensors.count == n * count && options.count == 2 + groups * row + n);
@@ -85,7 +84,8 @@ struct StepCall {
     SG_ASSERT(parameters >= 0 && step.numel() == kStepSlots + groups + 2 * parameters);
     buffer = {step.ptr<double>(), groups, parameters};
     for (int i = 0; i < n; i++) {
-      SG_ASSERT(options[2 + groups * row + i] >= 0 && index(i) < parameters);
+      const double place = group_row(groups)[i];
+      SG_ASSERT(place >= 0 && place < double(parameters));
       for (int k = 1; k < count; k++) SG_ASSERT(tensors[k * n + i].numel() == tensors[i].numel());
     }
   }
