@@ -283,6 +283,7 @@ void CudaDevice::conv2d(In x, In w, MaybeIn bias, Out y, Rest geometry) {
 void CudaDevice::conv2dBackwardInput(In dy, In w, Out dx, Rest geometry) {
   using namespace gpu;
   const Conv s(dx, w, dy, geometry);
+  for (const ConvAxis* axis : {&s.h, &s.w}) SG_ASSERT(axis->input + 2 * axis->pad < int64_t(1) << 31);
   if (dx.numel() == 0) return;
   if (dy.numel() == 0) return fill(dx, 0);
   const cudaStream_t stream = CudaQueue::current().stream();
