@@ -173,6 +173,29 @@ void test_collectives(Transport transport, int ranks) {
   });
 }
 
+// What a carrier asks before it moves anything.
+void test_agreement(Transport transport, int ranks) {
+  on_ranks(transport, ranks, [&](Group& group, Stream& stream) {
+    std::vector<float> x(3);
+    const View v = view_of(x);
+    const int next = (group.rank() + 1) % ranks, last = (group.rank() + ranks - 1) % ranks;
+    const Message out{v, next, true}, in{v, last, false};
+    const std::vector<double> counts(2 * size_t(ranks), 5);
+    for (int round = 0; round < 60; round++) {
+      group.agree(stream, Collective::kAllReduce, DType::k_float32, 100 + round, -1, {nullptr, 0}, {});
+      group.agree(stream, Collective::kAllToAll, DType::k_float32, 5 * ranks, -1, {counts.data(), 2 * ranks}, {});
+      if (ranks == 1) continue;
+      // what one rank calls at once, another calls in turn
+      if (group.rank() % 2 == 0) group.agree(stream, {out, in, out, in, out, in});
+      for (int i = 0; group.rank() % 2 == 1 && i < 3; i++) {
+        group.agree(stream, {in});
+        group.agree(stream, {out});
+      }
+    }
+    group.barrier(stream);
+  });
+}
+
 template <class F>
 void expect_error(const char* part, const F& f) {
   try {
@@ -198,6 +221,27 @@ void test_faults(Transport transport) {
     View v = view_of(x);
     expect_error("disagree in call #1", [&] { group.all_reduce(stream, v, {}); });
     expect_error("disagree in call #1", [&] { group.barrier(stream); });
+  });
+  on_ranks(transport, 2, [](Group& group, Stream& stream) {
+    const bool other = group.rank() == 1;
+    expect_error("disagree in call #1", [&] {
+      group.agree(stream, Collective::kReduce, other ? DType::k_int64 : DType::k_int32, 4, 0, {nullptr, 0}, {});
+    });
+  });
+  on_ranks(transport, 2, [](Group& group, Stream& stream) {
+    const double counts[] = {1, 2, 1, double(group.rank())};  // rank 1 sends 2 to itself, and expects 1
+    expect_error("elements to rank", [&] {
+      group.agree(stream, Collective::kAllToAll, DType::k_float32, 3, -1, {counts, 4}, {});
+      group.barrier(stream);
+    });
+  });
+  on_ranks(transport, 2, [](Group& group, Stream& stream) {
+    std::vector<float> x(size_t(group.rank()) + 1);
+    const View v = view_of(x);
+    expect_error("2 elements", [&] {
+      group.agree(stream, {{v, 1 - group.rank(), group.rank() == 0}});
+      group.barrier(stream);
+    });
   });
 }
 
@@ -299,7 +343,10 @@ void test_patience(Transport transport) {
 
 void test_comm() {
   for (const Transport transport : {over_tcp, over_shared_memory}) {
-    for (int ranks = 1; ranks <= 4; ranks++) test_collectives(transport, ranks);
+    for (int ranks = 1; ranks <= 4; ranks++) {
+      test_collectives(transport, ranks);
+      test_agreement(transport, ranks);
+    }
     test_faults(transport);
     test_orders(transport);
     test_patience(transport);

@@ -124,12 +124,27 @@ nccl::Result Communicator::fail(nccl::Result result, std::string text) {
   return error_;
 }
 
+namespace {
+
+// SHARDGRAD_EMULATED_NCCL_STALL=5: this process stands still in its fifth collective or exchange, as with a GPU that
+// hangs.
+bool stalls(uint64_t number) {
+  static const uint64_t first = [] {
+    const char* const text = std::getenv("SHARDGRAD_EMULATED_NCCL_STALL");
+    return text ? std::strtoull(text, nullptr, 10) : 0;
+  }();
+  return first > 0 && number >= first;
+}
+
+}  // namespace
+
 bool Work::touch(const void* p, size_t bytes, bool writes) const {
   return bytes == 0 || sgEmulationAccess(p, bytes, writes, "NCCL");
 }
 
 bool Work::advance() {
   if (comm_->error() != nccl::kSuccess) return true;
+  if (stalls(comm_->done + 1)) return false;
   if (progress()) return true;
   if (since_ == 0) since_ = now();
   if (now() - since_ < longest_wait()) return false;
