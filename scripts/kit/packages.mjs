@@ -1,8 +1,10 @@
 // Copies npm packages and all they need out of one node_modules into another, without types, source maps and manuals. Licences stay.
 import { cpSync, existsSync, readFileSync } from 'node:fs';
-import { dirname, join, relative } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 
 const LEFT_OUT = /\.(d\.[cm]?ts|map|md|markdown|flow)$|(^|\/)(\.github|docs|man|test|tests|example|examples)(\/|$)/;
+// esbuild's program a second time, and what would fetch it
+const OF_ESBUILD = /^(bin\/esbuild|install\.js)$/;
 const LICENCE = /licen[cs]e|copying|notice/i;
 
 /** The folder of `name` as seen from `from`, looking upwards as Node does; null: not installed, as optional packages may be. */
@@ -37,6 +39,7 @@ export function copyPackages(root, names, target) {
   for (const path of closure(root, names)) {
     const filter = (source) => {
       const inside = relative(path, source);
+      if (basename(path) === 'esbuild' && OF_ESBUILD.test(inside)) return false;
       return !inside.startsWith('node_modules') && (!LEFT_OUT.test(inside) || LICENCE.test(inside));
     };
     cpSync(path, join(target, relative(root, path)), { recursive: true, filter, dereference: true });
