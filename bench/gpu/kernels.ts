@@ -109,6 +109,6 @@ for (const c of kernelCases(args.tiny)) {
   sg.emptyCache(device);
 }
 if (left.length) report.print(`not measured, as the time was up: ${left.join(', ')}`);
-report.write(args.out, machine, 'kernels', { torch: torchName, tiny: args.tiny, rows, failures, left });
+console.log(`written: ${report.write(args.out, machine, 'kernels', { torch: torchName, tiny: args.tiny, rows, failures, left })}.txt and .json`);
 torch.end();
 process.exitCode = failures.length ? 1 : 0;

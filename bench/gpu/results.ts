@@ -26,8 +26,8 @@ export class Report {
     console.log(line);
     this.lines.push(line);
   }
-  /** Writes FOLDER/<day>-<machine>-<bench>.txt and .json and says so. */
-  write(folder: string, machine: string, bench: string, data: object): void {
+  /** Writes FOLDER/<day>-<machine>-<bench>.txt and .json; gives their path without the ending. */
+  write(folder: string, machine: string, bench: string, data: object): string {
     const slug = machine
       .toLowerCase()
       .replace(/^nvidia /, '')
@@ -36,7 +36,7 @@ export class Report {
     mkdirSync(folder, { recursive: true });
     writeFileSync(`${path}.txt`, `${this.lines.join('\n')}\n`);
     writeFileSync(`${path}.json`, `${JSON.stringify({ machine, date: new Date().toISOString(), ...data }, null, 1)}\n`);
-    console.log(`written: ${path}.txt and .json`);
+    return path;
   }
 }
 

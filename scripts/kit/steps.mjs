@@ -6,7 +6,7 @@ import { compareFiles } from './recordings.mjs';
 
 /**
  * @typedef {{ state: 'passed' | 'failed' | 'skipped', detail: string, passed?: number, failed?: number, skipped?: number, failures?: string[] }} Outcome
- * @typedef {{ name: string, stage: string, command: string[], env?: Record<string, string>, seconds: number, read(end): Outcome, skip?: string }} Step
+ * @typedef {{ name: string, stage: string, command: string[] | ((seconds: number) => string[]), env?: Record<string, string>, seconds: number, read(end): Outcome, skip?: string }} Step
  */
 
 const lastLine = (text) => text.trimEnd().split('\n').at(-1) ?? '';
@@ -51,23 +51,25 @@ function byReport(file) {
   };
 }
 
+const OF_CUDA = /^9\d-cuda/;
+
 /** The test files that run on every device, as they say themselves, and those that are about CUDA; the op table family by family. */
 function testSteps({ root, node, work }) {
   const files = readdirSync(join(root, 'test')).filter((file) => {
     if (!file.endsWith('.test.ts')) return false;
-    return file.startsWith('90-') || readFileSync(join(root, 'test', file), 'utf8').includes('helpers/devices');
+    return OF_CUDA.test(file) || readFileSync(join(root, 'test', file), 'utf8').includes('helpers/devices');
   });
   const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs');
   const step = (name, file, pattern) => {
     const report = join(work, `${name.replace(/\W+/g, '-')}.json`);
     const filter = pattern ? ['-t', pattern] : [];
-    const command = [node, vitest, 'run', `test/${file}`, ...filter, '--reporter=json', `--outputFile=${report}`];
-    return { name, stage: 'tests', command, env: { SHARDGRAD_SHARE_GPUS: '1' }, seconds: 200, read: byReport(report) };
+    const command = [node, vitest, 'run', `test/${file}`, ...filter, '--reporter=default', '--reporter=json', `--outputFile=${report}`];
+    return { name, stage: 'tests', command, seconds: 200, read: byReport(report) };
   };
   const onCuda = 'cuda|captured';
   return files.flatMap((file) => {
     const name = file.replace('.test.ts', '');
-    if (name.startsWith('90-')) return [step(name, file, null)];
+    if (OF_CUDA.test(file)) return [step(name, file, null)];
     if (name !== '10-ops') return [step(name, file, onCuda)];
     const table = /const families = \{([^}]*)\}/.exec(readFileSync(join(root, 'test', file), 'utf8'))[1];
     return table.split(',').map((family) => step(`${name} ${family.trim()}`, file, `${family.trim()} on cuda`));
@@ -97,7 +99,7 @@ function sanitizerSteps({ root, node, program, out, sanitizer }) {
   const check = (name, tool, command, env = {}) => ({
     name: `${tool}: ${name}`,
     stage: 'sanitizer',
-    command: [sanitizer ?? 'compute-sanitizer', '--tool', tool, '--error-exitcode', '86', '--target-processes', 'all', ...command],
+    command: [sanitizer ?? 'compute-sanitizer', '--tool', tool, '--error-exitcode', '86', '--report-api-errors', 'no', '--target-processes', 'all', ...command],
     env,
     seconds: 60,
     skip: sanitizer ? undefined : 'compute-sanitizer is not installed',
@@ -111,15 +113,19 @@ function sanitizerSteps({ root, node, program, out, sanitizer }) {
   return [check('wrappers', 'memcheck', [program]), check('wrappers', 'racecheck', [program]), check('a training step', 'memcheck', step)];
 }
 
+/** Each bench stops by itself in time to write what it has; `least`: what its last part may still take when its minutes are over. */
 function benchSteps({ root, node, out, python, tiny }) {
-  const bench = (name, file, minutes, seconds) => ({
+  const bench = (name, file, seconds, least) => ({
     name,
     stage: `bench ${name}`, // a stage of its own: benches run alone
-    command: [node, join(root, 'dist', 'bench', 'gpu', file), '--out', out, '--python', python, '--minutes', String(minutes), ...(tiny ? ['--tiny', '--rounds', '1'] : [])],
+    command: (time) => {
+      const minutes = Math.max(0.1, (time - least) / 60).toFixed(2);
+      return [node, join(root, 'dist', 'bench', 'gpu', file), '--out', out, '--python', python, '--minutes', minutes, ...(tiny ? ['--tiny', '--rounds', '1'] : [])];
+    },
     seconds,
     read: (end) => ({ ...byStatus(end), failures: end.output.split('\n').filter((line) => line.includes('FAILED')) }),
   });
-  return [bench('kernels', 'kernels.js', 1.5, 110), bench('training', 'train.js', 2.5, 230)];
+  return [bench('kernels', 'kernels.js', 90, 10), bench('training', 'train.js', 260, 60)];
 }
 
 /**
@@ -148,7 +154,7 @@ export function allSteps(at) {
     ...sanitizerSteps(at),
     ...(at.bench ? benchSteps(at) : []),
   ];
-  const needsProgram = (step) => step.command.includes(null);
+  const needsProgram = (step) => Array.isArray(step.command) && step.command.includes(null);
   return steps.map((step) => (needsProgram(step) ? { ...step, skip: 'hardware_test was not built: scripts/gpu-bundle builds it' } : step));
 }
 
