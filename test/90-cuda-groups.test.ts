@@ -276,10 +276,10 @@ describe.each(['staged', 'nccl'] as const)('%s', (backend) => {
       const options = { device: device.toString(), dtype };
       return new nn.Sequential(new nn.Linear(WIDTH, 16, options), new nn.Tanh(), new nn.Linear(16, WIDTH, options));
     };
-    async function train(model: sg.nn.Module, parameters: sg.nn.Parameter[], x: sg.Tensor): Promise<number[]> {
+    async function train(model: { forward(x: sg.Tensor): sg.Tensor }, parameters: sg.nn.Parameter[], x: sg.Tensor): Promise<number[]> {
       const opt = new optim.SGD(parameters, { lr: 0.1, momentum: 0.9 });
       for (let s = 0; s < 4; s++) {
-        sg.mseLoss(model.forward(x) as sg.Tensor, x).backward();
+        sg.mseLoss(model.forward(x), x).backward();
         opt.step();
         opt.zeroGrad();
       }

@@ -110,6 +110,12 @@ describe.skipIf(onlyEmulated)(`which NCCL${because(onlyEmulated)}`, () => {
     expect(out).toContain('float8 reduced');
   });
 
+  test('2.30 on one GPU: two ranks where the environment allows it', async () => {
+    const shared = { SHARDGRAD_EMULATED_GPUS: '1' };
+    expect((await library({ ...shared, NCCL_MULTI_RANK_GPU_ENABLE: '1' })).out).toContain(gathered);
+    expect((await library(shared)).out).toMatch(/ranks 0 and 1 use the same GPU \(.*\), which NCCL 2\.30\.7 refuses/);
+  });
+
   test('2.18, which has no gather, no scatter and no 8-bit floats', async () => {
     const { out } = await library({ SHARDGRAD_EMULATED_NCCL_VERSION: '21805' });
     expect(out).toContain('version 2.18.5');

@@ -278,12 +278,13 @@ void NcclGroup::exchange(Stream& stream, const std::vector<Message>& messages) {
   });
 }
 
-// On the device too: what the ranks called before is done when this is.
+// On the device too: what the ranks called before is done when this is. Memory is asked for first: that may wait for
+// the GPU, and after the agreement another rank's kernel may be on the same one, waiting for ours.
 void NcclGroup::barrier(Stream& stream) {
-  group_.agree(stream, Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
   Scratch scratch;
   float* const token = scratch.take<float>(1);
   check(cudaMemsetAsync(token, 0, sizeof(float), cuda_stream()), "cudaMemsetAsync");
+  group_.agree(stream, Collective::kBarrier, DType::k_uint8, 0, -1, {nullptr, 0}, {});
   launch(stream, "barrier",
          [&](Comm comm) { return api().all_reduce(token, token, 1, nccl::kFloat32, nccl::kSum, comm, cuda_stream()); });
 }
