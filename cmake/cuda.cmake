@@ -42,7 +42,7 @@ if(NOT SHARDGRAD_SANITIZE)
   set(SHARDGRAD_CUDA_OBJECTS cuda CUDA::cudart_static)
 endif()
 
-if(EXISTS ${PROJECT_SOURCE_DIR}/csrc/cuda/emulation/CMakeLists.txt)
+if(EXISTS ${PROJECT_SOURCE_DIR}/test/native/emulation/CMakeLists.txt)  # a checkout, and not an installed package
   add_subdirectory(csrc/cuda/emulation)
   add_subdirectory(csrc/cuda/emulation/libraries)
   add_subdirectory(cmake/emulated EXCLUDE_FROM_ALL)
