@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "../core/error.h"
+#include "gpu_info.h"
 
 namespace sg::nccl {
 
@@ -101,6 +102,9 @@ std::string explain(const char* what, Result result, Comm comm) {
   const char* const last = library.get_last_error(comm);
   if (last && *last) text += std::string(": ") + last;
   text += " (NCCL " + version_text(library.version);
+  if (const int driver = gpus().driver; driver > 0) {
+    text += ", driver for CUDA " + std::to_string(driver / 1000) + "." + std::to_string(driver % 1000 / 10);
+  }
   for (const std::string& found : {look_at_interfaces(), look_at_shared_memory()}) {
     if (!found.empty()) text += "; " + found;
   }

@@ -28,7 +28,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
  public:
   // On the stream's thread, in a call that all ranks agreed on. They throw when a rank does not come.
   static std::shared_ptr<Communicator> create(Stream& stream, Group& group, const nccl::UniqueId& id);
-  // One of the ranks with the same color; null without a color. `part` has no carrier yet.
+  // That of the ranks with the same color, which is for `part`; null without a color.
   std::shared_ptr<Communicator> split(Stream& stream, Group& group, const std::shared_ptr<Group>& part, int color,
                                       int key);
   explicit Communicator(const std::shared_ptr<Group>& group) : group_(group), peers_(size_t(group->size())) {}

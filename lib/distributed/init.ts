@@ -73,7 +73,13 @@ export async function init(options: InitOptions = {}): Promise<Job> {
   const recorder = recorderOf(launch, process.env);
   if (!launch.storeRuns && launch.localRank === 0) await pruneFlights();
   const world = await joinWorld(launch, met.store, met.token, { rank, size, device, backend, timeoutMs, recorder, transport, localAddr });
-  if (backend === 'nccl') await startNccl(world.group);
+  try {
+    if (backend === 'nccl') await startNccl(world.group);
+  } catch (error) {
+    await world.group.close().catch(() => {});
+    await world.close();
+    throw error;
+  }
   return job(launch, device, world, met);
 }
 

@@ -84,10 +84,17 @@ function command(group: ProcessGroup, name: 'startNccl' | 'splitNccl', label: st
 
 function placeOf({ rank, device }: ProcessGroup): Place {
   const { version, problem } = native.findNccl();
-  const id = new Uint8Array(rank === 0 && problem === '' ? ID_BYTES : 0);
-  if (id.length > 0) native.ncclId(id);
   const shares = process.env['NCCL_MULTI_RANK_GPU_ENABLE'] === '1';
-  return { host: hostIdentity(), gpu: gpuOf(device), version, problem, shares, id: Buffer.from(id).toString('hex') };
+  const place = { host: hostIdentity(), gpu: gpuOf(device), version, problem, shares, id: '' };
+  if (rank > 0 || problem !== '') return place;
+  const id = new Uint8Array(ID_BYTES);
+  try {
+    native.ncclId(id);
+  } catch (error) {
+    // for all ranks to hear
+    return { ...place, problem: (error as Error).message };
+  }
+  return { ...place, id: Buffer.from(id).toString('hex') };
 }
 
 /** Where the GPU sits: several devices may stand for one (SHARDGRAD_SHARE_GPUS). */
