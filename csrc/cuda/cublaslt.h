@@ -1,5 +1,5 @@
 // The part of cuBLASLt that matmul uses, declared by its documented binary interface, so that building needs no headers
-// of it; test/native/vendor_headers.cc compares every value with NVIDIA's header where that is installed.
+// of it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
