@@ -12,6 +12,7 @@ import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
 import { tcpWorld } from '../lib/distributed/tcp_transport.js';
 import type { DType } from '../lib/index.js';
 import * as sg from '../lib/index.js';
+import { native } from '../lib/native.js';
 import { namespacesMissing, TwoHosts } from './helpers/namespaces.js';
 import { stream } from './helpers/random.js';
 
@@ -35,22 +36,7 @@ const bits = async (t: sg.Tensor): Promise<Uint8Array> => {
   return new Uint8Array(raw.buffer, raw.byteOffset, raw.byteLength);
 };
 
-const DTYPES: DType[] = [
-  'float32',
-  'float64',
-  'float16',
-  'bfloat16',
-  'int64',
-  'int32',
-  'uint8',
-  'bool',
-  'int8',
-  'int16',
-  'uint16',
-  'uint32',
-  'float8_e4m3',
-  'float8_e5m2',
-];
+const DTYPES = native.dtypes as DType[];
 const FLOATING = DTYPES.filter((dtype) => /float/.test(dtype));
 
 describe.each([2, 3, 4])('%i ranks: the bits of shared memory', (size) => {

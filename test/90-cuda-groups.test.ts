@@ -41,22 +41,7 @@ const on =
   (fn, options) =>
     simulate(size, fn, { device: 'cuda', backend, timeoutMs: 30_000, ...options });
 
-const DTYPES: DType[] = [
-  'float32',
-  'float64',
-  'float16',
-  'bfloat16',
-  'int64',
-  'int32',
-  'uint8',
-  'bool',
-  'int8',
-  'int16',
-  'uint16',
-  'uint32',
-  'float8_e4m3',
-  'float8_e5m2',
-];
+const DTYPES = native.dtypes as DType[];
 
 /** Small whole numbers, whose sums and products are exact in every dtype and order. */
 function values({ rank, device }: SimulatedRank, dtype: DType, count: number, seed = 0): sg.Tensor {

@@ -18,36 +18,15 @@ struct Moments {
 template <class T, int kTeam, int kCount>
 __global__ void __launch_bounds__(kTeamBlock<kTeam>)
     plane_moments_kernel(const T* all, Cut cut, Moments<accumulate_t<T>> to) {
-  using A = accumulate_t<T>;
   const int64_t plane = int64_t(blockIdx.x) * kTeamsInBlock<kTeam> + threadIdx.x / kTeam, n = cut.space;
   if (plane >= cut.parts * cut.channels) return;
   const int64_t first = threadIdx.x % kTeam * kCount;
   const T* const x = all + plane * n;
-  const A shift = n > 0 ? A(x[0]) : A(0);
-  double total = 0, squares = 0;
-  for (int64_t i = first; i < n; i += kTeam * kCount) {
-    const auto v = load_vector<kCount>(x + i);
-    A sum(0);
-#pragma unroll
-    for (int k = 0; k < kCount; k++) sum += A(v.at[k]) - shift;
-    total += double(sum);
-  }
-  const A m(team_sum<kTeam>(total) / double(n));
-  for (int64_t i = first; i < n; i += kTeam * kCount) {
-    const auto v = load_vector<kCount>(x + i);
-    A sum(0);
-#pragma unroll
-    for (int k = 0; k < kCount; k++) {
-      const A d = (A(v.at[k]) - shift) - m;
-      sum += d * d;
-    }
-    squares += double(sum);
-  }
-  squares = team_sum<kTeam>(squares);
+  const auto row = row_moments<kTeam, kCount>(x, n, first);
   if (first > 0) return;
-  to.shift[plane] = shift;
-  to.m[plane] = m;
-  to.squares[plane] = A(squares);
+  to.shift[plane] = row.shift;
+  to.m[plane] = row.m;
+  to.squares[plane] = accumulate_t<T>(row.squares);
 }
 
 // Part blockIdx.y of the rows, a channel a thread.

@@ -47,27 +47,8 @@ __global__ void __launch_bounds__(kTeamBlock<kTeam>, kBlocks) group_norm_kernel(
   if (row >= shape.rows) return;
   const int64_t n = shape.size, first = threadIdx.x % kTeam * kCount;
   const T* const x = a.x + row * n;
-  const A shift = n > 0 ? A(x[0]) : A(0);
-  double total = 0, squares = 0;
-  for (int64_t i = first; i < n; i += kTeam * kCount) {
-    const auto v = load_vector<kCount>(x + i);
-    A sum(0);
-#pragma unroll
-    for (int k = 0; k < kCount; k++) sum += A(v.at[k]) - shift;
-    total += double(sum);
-  }
-  const A m(team_sum<kTeam>(total) / double(n));
-  for (int64_t i = first; i < n; i += kTeam * kCount) {
-    const auto v = load_vector<kCount>(x + i);
-    A sum(0);
-#pragma unroll
-    for (int k = 0; k < kCount; k++) {
-      const A d = (A(v.at[k]) - shift) - m;
-      sum += d * d;
-    }
-    squares += double(sum);
-  }
-  const A rstd = 1 / std::sqrt(A(team_sum<kTeam>(squares) / double(n)) + a.eps);
+  const auto [shift, m, squares] = row_moments<kTeam, kCount>(x, n, first);
+  const A rstd = 1 / std::sqrt(A(squares / double(n)) + a.eps);
   for (int64_t i = first; i < n; i += kTeam * kCount) {
     const int64_t c = shape.channel(row) + shape.by_space(i);
     const A weight = rstd * load_parameter<T>(a.weight, c, 1), bias = load_parameter<T>(a.bias, c, 0);
