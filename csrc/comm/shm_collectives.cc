@@ -17,6 +17,11 @@ constexpr int64_t kAloneBytes = 16 << 10;
 // From this size on it pays to look whether the tensors lie in shared memory.
 constexpr int64_t kSharedBytes = 32 << 10;
 
+// An empty tensor has no address.
+void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (bytes) std::memcpy(to, from, bytes);
+}
+
 // Calls f(at, n) for pieces of at most `room` elements; once for nothing at all, as a round still carries signatures.
 template <class F>
 void for_pieces(int64_t total, int64_t room, const F& f) {
@@ -58,7 +63,7 @@ void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
   const bool shared_work = size() > 2 && x.numel() * int64_t(each) > kAloneBytes;
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;
-    std::memcpy(slot(rank()), data, size_t(n) * each);
+    copy_bytes(slot(rank()), data, size_t(n) * each);
     round(stream);
     if (!shared_work) {
       reduce_slots(x.dtype, r, 0, data, n);
@@ -77,7 +82,7 @@ void ShmGroup::all_reduce(Stream& stream, View& x, Reduction r) {
     round_++;
     round(stream);
     for (int p = 0; p < size(); p++) {
-      std::memcpy(data + size_t(range(p)) * each, slot(p), size_t(range(p + 1) - range(p)) * each);
+      copy_bytes(data + size_t(range(p)) * each, slot(p), size_t(range(p + 1) - range(p)) * each);
     }
     round_++;
   });
@@ -89,7 +94,7 @@ void ShmGroup::reduce(Stream& stream, View& x, Reduction r, int root) {
   start(Collective::kReduce, x.dtype, x.numel(), root, {nullptr, 0}, r);
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;
-    std::memcpy(slot(rank()), data, size_t(n) * each);
+    copy_bytes(slot(rank()), data, size_t(n) * each);
     round(stream);
     if (rank() == root) reduce_slots(x.dtype, r, 0, data, n);
     round_++;
@@ -101,9 +106,9 @@ void ShmGroup::broadcast(Stream& stream, View& x, int root) {
   start(Collective::kBroadcast, x.dtype, x.numel(), root, {nullptr, 0}, {});
   for_pieces(x.numel(), int64_t(options_.slot_bytes / each), [&](int64_t at, int64_t n) {
     char* const data = bytes_of(x) + size_t(at) * each;
-    if (rank() == root) std::memcpy(slot(rank()), data, size_t(n) * each);
+    if (rank() == root) copy_bytes(slot(rank()), data, size_t(n) * each);
     round(stream);
-    if (rank() != root) std::memcpy(data, slot(root), size_t(n) * each);
+    if (rank() != root) copy_bytes(data, slot(root), size_t(n) * each);
     round_++;
   });
 }
@@ -117,12 +122,12 @@ void ShmGroup::all_gather(Stream& stream, const View& x, View& y, Rest counts) {
   const int64_t room = int64_t(options_.slot_bytes / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     const int64_t mine = within(x.numel(), at, room);
-    std::memcpy(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
+    copy_bytes(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
     round(stream);
     for (int p = 0; p < size(); p++) {
       const size_t q = size_t(p);
       const int64_t n = within(parts.count[q], at, room);
-      std::memcpy(bytes_of(y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
+      copy_bytes(bytes_of(y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
     }
     round_++;
   });
@@ -140,12 +145,12 @@ void ShmGroup::gather(Stream& stream, const View& x, View* y, Rest counts, int r
   const int64_t room = int64_t(options_.slot_bytes / each);
   for_pieces(parts.largest, room, [&](int64_t at, int64_t) {
     const int64_t mine = within(x.numel(), at, room);
-    std::memcpy(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
+    copy_bytes(slot(rank()), bytes_of(x) + size_t(at) * each, size_t(mine) * each);
     round(stream);
     for (int p = 0; rank() == root && p < size(); p++) {
       const size_t q = size_t(p);
       const int64_t n = within(parts.count[q], at, room);
-      std::memcpy(bytes_of(*y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
+      copy_bytes(bytes_of(*y) + size_t(parts.begin[q] + at) * each, slot(p), size_t(n) * each);
     }
     round_++;
   });
@@ -165,11 +170,11 @@ void ShmGroup::scatter(Stream& stream, const View* x, View& y, Rest counts, int 
     for (int p = 0; rank() == root && p < size(); p++) {
       const size_t q = size_t(p);
       const int64_t n = within(parts.count[q], at, room);
-      std::memcpy(slot(rank()) + q * share, bytes_of(*x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
+      copy_bytes(slot(rank()) + q * share, bytes_of(*x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
     }
     round(stream);
     const int64_t mine = within(y.numel(), at, room);
-    std::memcpy(bytes_of(y) + size_t(at) * each, slot(root) + size_t(rank()) * share, size_t(mine) * each);
+    copy_bytes(bytes_of(y) + size_t(at) * each, slot(root) + size_t(rank()) * share, size_t(mine) * each);
     round_++;
   });
 }
@@ -186,7 +191,7 @@ void ShmGroup::reduce_scatter(Stream& stream, const View& x, View& y, Rest count
     for (int p = 0; p < size(); p++) {
       const size_t q = size_t(p);
       const int64_t n = within(parts.count[q], at, room);
-      std::memcpy(slot(rank()) + q * share, bytes_of(x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
+      copy_bytes(slot(rank()) + q * share, bytes_of(x) + size_t(parts.begin[q] + at) * each, size_t(n) * each);
     }
     round(stream);
     reduce_slots(x.dtype, r, size_t(rank()) * share, bytes_of(y) + size_t(at) * each, within(y.numel(), at, room));
@@ -196,7 +201,7 @@ void ShmGroup::reduce_scatter(Stream& stream, const View& x, View& y, Rest count
 
 // A rank that expects something else than it is sent is told so.
 int64_t ShmGroup::compare_counts(Stream& stream, const Parts& out, const Parts& in) {
-  std::memcpy(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
+  copy_bytes(slot(rank()), out.count.data(), out.count.size() * sizeof(int64_t));
   round(stream);
   int64_t largest = 0;
   for (int p = 0; p < size(); p++) {
@@ -225,13 +230,13 @@ void ShmGroup::all_to_all(Stream& stream, const View& x, View& y, Rest counts) {
   for_pieces(largest, room, [&](int64_t at, int64_t) {
     for (size_t q = 0; q < size_t(size()); q++) {
       const int64_t n = within(out.count[q], at, room);
-      std::memcpy(slot(rank()) + q * share, bytes_of(x) + size_t(out.begin[q] + at) * each, size_t(n) * each);
+      copy_bytes(slot(rank()) + q * share, bytes_of(x) + size_t(out.begin[q] + at) * each, size_t(n) * each);
     }
     round(stream);
     for (int p = 0; p < size(); p++) {
       const size_t q = size_t(p);
       const int64_t n = within(in.count[q], at, room);
-      std::memcpy(bytes_of(y) + size_t(in.begin[q] + at) * each, slot(p) + size_t(rank()) * share, size_t(n) * each);
+      copy_bytes(bytes_of(y) + size_t(in.begin[q] + at) * each, slot(p) + size_t(rank()) * share, size_t(n) * each);
     }
     round_++;
   });
@@ -247,12 +252,12 @@ bool ShmGroup::move_piece(const Message& m, int64_t& at) {
   if (m.out) {
     if (written - read == 2) return false;
     way.signature[written & 1] = sign_message(m);
-    std::memcpy(channel_data(from, to, written), data, size_t(n) * each);
+    copy_bytes(channel_data(from, to, written), data, size_t(n) * each);
     way.written.store(written + 1);
   } else {
     if (written == read) return false;
     if (at == 0) compare_message(m.peer, way.signature[read & 1], sign_message(m));
-    std::memcpy(data, channel_data(from, to, read), size_t(n) * each);
+    copy_bytes(data, channel_data(from, to, read), size_t(n) * each);
     way.read.store(read + 1);
   }
   wake_mover(m.peer);

@@ -142,16 +142,20 @@ void Stream::join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void Stream::raise(ErrorCode code, std::string text) {
+void Stream::raise_of(uint64_t seq, ErrorCode code, std::string text) {
   std::lock_guard lock(mutex_);
-  if (!fault_) fault_ = Fault{code, std::move(text)};
+  if (!fault_ || seq < fault_of_) {
+    fault_ = Fault{code, std::move(text)};
+    fault_of_ = seq;
+  }
   faulted_ = true;
 }
 
-std::optional<Fault> Stream::take_fault() {
+std::optional<Fault> Stream::take_fault(uint64_t up_to) {
   if (!faulted()) return std::nullopt;
   std::lock_guard lock(mutex_);
   if (halting_) return fault_;  // stays, so that nothing runs any more
+  if (fault_ && fault_of_ > up_to) return std::nullopt;
   faulted_ = false;
   return std::exchange(fault_, std::nullopt);
 }

@@ -104,8 +104,9 @@ class Stream {
   // How long the commands of this stream have been held up by events of other streams.
   int64_t waited_ns() const { return waited_ns_.load(std::memory_order_relaxed); }
   bool faulted() const { return faulted_.load(std::memory_order_acquire); }
-  void raise(ErrorCode code, std::string text);  // the first fault sticks
-  std::optional<Fault> take_fault();
+  // The fault of the earliest command sticks: what a device finds late may be of one long before.
+  void raise(ErrorCode code, std::string text) { raise_of(running(), code, std::move(text)); }
+  std::optional<Fault> take_fault(uint64_t up_to = UINT64_MAX);  // of the first `up_to` commands
   // Waits on the host; throws when the stream could never get there.
   void host_wait(uint64_t seq);
   void host_wait_all();  // for everything the stream was given; its producer alone
@@ -115,6 +116,7 @@ class Stream {
   // ---- consumer
   static Stream* current() { return current_; }  // the one whose commands this thread runs, or null
   DeviceQueue* queue() const { return queue_.get(); }
+  uint64_t running() const { return ran_.load(std::memory_order_relaxed) + 1; }  // the command that runs
   // Calls `finish` on this thread once everything up to the running command is done.
   void when_done(void (*finish)(Stream&, void* argument), void* argument);
   void begin_capture(const void* keys);
@@ -163,6 +165,7 @@ class Stream {
   void ring();
   bool wait_on_bell(uint64_t seq, const Stream* waiter, int64_t timeout_ns);
   static void wait_event_command(Stream& self, void* payload);
+  void raise_of(uint64_t seq, ErrorCode code, std::string text);
   void copy_fault(Stream& of);
   void finish_to(uint64_t seq);
   bool has_work() const { return published_.load() > ran_.load(std::memory_order_relaxed); }
@@ -219,6 +222,7 @@ class Stream {
   std::mutex mutex_;                     // guards sleeping, wake_at_ and fault_; never held while a command runs
   std::condition_variable work_, bell_;  // the consumer sleeps on the one, everybody else on the other
   std::optional<Fault> fault_;
+  uint64_t fault_of_ = 0;  // the command
   std::thread thread_;
 };
 

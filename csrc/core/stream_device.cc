@@ -54,7 +54,7 @@ void Stream::mark_if_asked() {
 void Stream::when_done(void (*finish)(Stream&, void* argument), void* argument) {
   if (!queue_) return finish(*this, argument);
   if (queue_->capturing()) give_up_capture("a value was read while a graph was captured: read it after the replay");
-  mark(ran_.load(std::memory_order_relaxed) + 1);  // the running command counts as soon as it is over
+  mark(running());  // which counts as soon as it is over
   in_flight_.back().finish = finish;
   in_flight_.back().argument = argument;
 }
@@ -75,10 +75,10 @@ void Stream::look() {
     const InFlight oldest = in_flight_.front();
     try {
       if (oldest.event && !queue_->reached(oldest.event)) return;
-    } catch (const Error& e) { raise(e.code, e.what()); }
+    } catch (const Error& e) { raise_of(oldest.seq, e.code, e.what()); }
     in_flight_.pop_front();
     if (oldest.event) queue_->recycle(oldest.event);
-    if (auto fault = queue_->take_fault()) raise(fault->code, std::move(fault->text));
+    if (auto fault = queue_->take_fault()) raise_of(oldest.seq, fault->code, std::move(fault->text));
     finish_to(oldest.seq);
     if (oldest.finish) oldest.finish(*this, oldest.argument);
   }

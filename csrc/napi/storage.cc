@@ -100,13 +100,14 @@ void mark_time(Stream&, void* payload) {
   m.backend->mark_time(reinterpret_cast<double*>(m.to));
 }
 
-// A promise's value on its way to the host. It takes the fault in stream order: which commands a fault skips is
-// deterministic.
+// A promise's value on its way to the host. It takes the fault of the commands before it: known when its turn comes,
+// as it skips the copy, or found by the device until the copy is done. One of a later command is not its own.
 struct Reading {
   Settlement* settlement;
   Backend* backend;
   const char* from;
   DType dtype;
+  uint64_t command = 0;
 };
 
 void read_to_host(Stream& stream, void* payload) {
@@ -114,11 +115,16 @@ void read_to_host(Stream& stream, void* payload) {
   const auto finish = [](Stream& self, void* argument) {
     const std::unique_ptr<Reading> reading(static_cast<Reading*>(argument));
     Settlement& s = *reading->settlement;
-    s.fault = self.take_fault();
+    if (!s.fault) s.fault = self.take_fault(reading->command);
     if (!s.fault && s.has_value) s.value = read_element(s.bytes.data(), reading->dtype);
     settle(&s);
   };
-  unless_faulted(stream, [&] { r->backend->copy_out(r->settlement->bytes.data(), r->from, r->settlement->count); });
+  Settlement& s = *r->settlement;
+  r->command = stream.running();
+  s.fault = stream.take_fault();
+  if (!s.fault) {
+    unless_faulted(stream, [&] { r->backend->copy_out(s.bytes.data(), r->from, s.count); });
+  }
   stream.when_done(finish, r);
 }
 
@@ -161,6 +167,14 @@ void copy_out(Stream&, void* payload) {
   c.backend->copy_out(c.staging, c.from, c.size);
 }
 
+// A wait that threw because it would never end leaves a copy queued that still writes here.
+void free_after_stream(Stream& stream, const char* name, Staging staging) {
+  const auto free_when_done = [](Stream& self, void* payload) {
+    self.when_done([](Stream&, void* p) { delete static_cast<Staging*>(p); }, *static_cast<Staging**>(payload));
+  };
+  stream.enqueue(free_when_done, name, new Staging(std::move(staging)), true);
+}
+
 // Waits.
 void copy_to_host(const Storage& s, const char* name, char* to, const char* from, size_t size) {
   refuse_while_capturing(*s.device, name, kValueRead);
@@ -171,12 +185,17 @@ void copy_to_host(const Storage& s, const char* name, char* to, const char* from
     if (size) std::memcpy(to, from, size);
     return;
   }
-  const Staging staging(backend, std::max<size_t>(1, std::min(size, kPiece)));
+  Staging staging(backend, std::max<size_t>(1, std::min(size, kPiece)));
   size_t at = 0;
   do {
     const size_t piece = std::min(kPiece, size - at);
     stream.enqueue(copy_out, name, CopyOut{&backend, staging.data(), from + at, piece});
-    wait_for(stream);
+    try {
+      wait_for(stream);
+    } catch (...) {
+      free_after_stream(stream, name, std::move(staging));
+      throw;
+    }
     if (piece) std::memcpy(to + at, staging.data(), piece);
     at += piece;
   } while (at < size);

@@ -61,6 +61,81 @@ void add(Stream&, void* p) {
 }
 void fail_command(Stream&, void*) { fail(ErrorCode::Value, "index 7 is out of range"); }
 
+// A device whose events are reached when the test says so.
+struct SlowDevice : DeviceQueue {
+  struct Shared {
+    std::atomic<uintptr_t> reached{0};
+    std::atomic<bool> found{false};
+  };
+  explicit SlowDevice(Shared& shared) : shared_(shared) {}
+  void attach() override {}
+  Event record() override { return reinterpret_cast<Event>(++recorded_); }
+  bool reached(Event event) override { return reinterpret_cast<uintptr_t>(event) <= shared_.reached; }
+  void recycle(Event) noexcept override {}
+  void wait(Event) override {}
+  std::optional<Fault> take_fault() override {
+    if (!shared_.found.exchange(false)) return std::nullopt;
+    return Fault{ErrorCode::Value, "found by a kernel"};
+  }
+  void begin_capture(const void*) override {}
+  std::unique_ptr<Graph> finish_capture() override { return nullptr; }
+  void launch(Graph&) override {}
+  bool capturing() const override { return false; }
+  void end_capture() override {}
+
+ private:
+  Shared& shared_;
+  uintptr_t recorded_ = 0;
+};
+
+// What a reader is told when its turn has come: the fault of the commands before it, however late the device finds it,
+// and none of those behind it.
+void test_faults_of_a_device() {
+  struct Reader {
+    uint64_t command = 0;
+    std::atomic<bool> over{false};
+    std::optional<Fault> fault;
+  };
+  const auto read = [](Stream& stream, void* payload) {
+    Reader* const r = *static_cast<Reader**>(payload);
+    r->command = stream.running();
+    const auto finish = [](Stream& self, void* argument) {
+      Reader* const reader = static_cast<Reader*>(argument);
+      reader->fault = self.take_fault(reader->command);
+      reader->over = true;
+    };
+    stream.when_done(finish, r);
+  };
+  const auto wait = [](const auto& condition) {
+    while (!condition()) std::this_thread::yield();
+  };
+  SlowDevice::Shared device;
+  Stream stream("device", std::make_unique<SlowDevice>(device));
+  int value = 0;
+  Reader before, after;
+  stream.enqueue(add, "add", Add{&value, 1});
+  stream.enqueue(read, "read", &before, true);
+  stream.enqueue(fail_command, "fail", 0);
+  stream.enqueue(add, "add", Add{&value, 1});
+  wait([&] { return stream.faulted(); });
+  device.reached = UINTPTR_MAX;
+  wait([&] { return before.over.load(); });
+  expect(!before.fault && stream.faulted(), "a reader does not take the fault of a later command");
+  stream.host_wait_all();
+  expect(value == 1 && stream.take_fault(), "the fault is the next one's");
+
+  device.reached = 0;
+  stream.enqueue(add, "add", Add{&value, 1});
+  stream.enqueue(read, "read", &after, true);
+  stream.enqueue(fail_command, "fail", 0);
+  wait([&] { return stream.faulted(); });
+  device.found = true;
+  device.reached = UINTPTR_MAX;
+  wait([&] { return after.over.load(); });
+  expect(after.fault && after.fault->text == "found by a kernel",
+         "what a kernel found is told to who reads its results");
+}
+
 // Two streams write the same memory in turns; events keep them apart, or ThreadSanitizer speaks up.
 void test_streams(uint64_t limit, int64_t spin_ns) {
   stream_settings().queue_limit = limit;
@@ -263,6 +338,7 @@ int main() {
   test_streams(1, 50'000);
   test_streams(8, 0);
   test_faults();
+  test_faults_of_a_device();
   test_sleep(0);
   test_sleep(5000);
   test_growth();
