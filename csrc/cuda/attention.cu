@@ -64,6 +64,11 @@ bool is_tileable(const Attention& at, DType dtype, bool backward) {
 }
 
 template <class T>
+bool is_tiled(const Attention& at, DType dtype, bool backward) {
+  return is_tileable(at, dtype, backward) && tiles_fit<T>(at, backward, CudaQueue::current().gpu().shared_memory);
+}
+
+template <class T>
 constexpr bool kIsHalf = std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>;
 
 }  // namespace
@@ -77,7 +82,7 @@ void CudaDevice::attention(In q, In k, In v, MaybeIn mask, Out out, Out lse, dou
   dispatch_float("attention", q.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if constexpr (kIsHalf<T>) {
-      if (is_tileable(at, q.dtype, false)) return tiled_attention<T>(at, stream);
+      if (is_tiled<T>(at, q.dtype, false)) return tiled_attention<T>(at, stream);
     }
     plain_attention<T>(at, stream);
   });
@@ -96,7 +101,7 @@ void CudaDevice::attentionBackward(In dout, In q, In k, In v, MaybeIn mask, In o
     auto* const statistics =
         scratch.take<RowStatistics<accumulate_t<T>>>(size_t(at.batch * at.heads * padded_queries(at)));
     if constexpr (kIsHalf<T>) {
-      if (is_tileable(at, q.dtype, true)) {
+      if (is_tiled<T>(at, q.dtype, true)) {
         if (at.size <= 64) make_statistics<T, 8, 8>(at, statistics, stream);
         else make_statistics<T, 16, 8>(at, statistics, stream);
         return tiled_attention_backward<T>(at, statistics, stream);

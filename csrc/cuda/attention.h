@@ -24,6 +24,11 @@ void tiled_attention(const Attention& at, cudaStream_t stream);
 template <class T>
 void tiled_attention_backward(const Attention& at, const RowStatistics<float>* statistics, cudaStream_t stream);
 
+// Whether a block of this GPU has the shared memory that the tiles take: with 99 KiB (compute capability 8.6, 8.9 and
+// 12) not the backward pass of more than 96 features, nor a mask on more than 64.
+template <class T>
+bool tiles_fit(const Attention& at, bool backward, size_t shared_memory);
+
 template <class T>
 void plain_attention(const Attention& at, cudaStream_t stream);
 template <class T>

@@ -1,5 +1,7 @@
 // Launches the tiled kernels: head sizes are filled up with zeros to 64, 96 or 128.
 #pragma once
+#include <algorithm>
+
 #include "attention_backward.cuh"
 #include "attention_forward.cuh"
 
@@ -19,6 +21,17 @@ void with_tiles(const Attention& at, const F& f) {
 
 inline unsigned attention_blocks(int64_t rows, int rows_a_tile, int64_t heads) {
   return unsigned((rows + rows_a_tile - 1) / rows_a_tile * heads);
+}
+
+template <class T>
+bool tiles_fit(const Attention& at, bool backward, size_t shared_memory) {
+  bool fits = false;
+  with_tiles(at, [&](auto size, auto rescaled) {
+    fits = backward ? std::max(KeyGradientTiles<size(), rescaled()>::kSharedBytes,
+                               QueryGradientTiles<size(), rescaled()>::kSharedBytes) <= shared_memory
+                    : ForwardTiles<size(), rescaled()>::kSharedBytes <= shared_memory;
+  });
+  return fits;
 }
 
 template <class T>

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "shared_memory.h"
+
 namespace sg::emulation {
 
 static uint64_t parse(const char* name, const char* text, uint64_t otherwise, uint64_t largest) {
@@ -41,6 +43,7 @@ static Options read() {
   o.abort_on_report = number("SHARDGRAD_EMULATION_ABORT", 0, 1);
   o.devices = int(number("SHARDGRAD_EMULATED_GPUS", 2, 16));
   o.device_bytes = number("SHARDGRAD_EMULATED_GPU_BYTES", 4ull << 30, 16ull << 30);
+  o.shared_bytes = number("SHARDGRAD_EMULATED_SHARED_BYTES", kSharedLimit, kSharedLimit);
   return o;
 }
 

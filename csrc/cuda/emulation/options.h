@@ -15,6 +15,7 @@ struct Options {
   bool abort_on_report;  // SHARDGRAD_EMULATION_ABORT=1: for a debugger
   int devices;           // SHARDGRAD_EMULATED_GPUS
   size_t device_bytes;   // SHARDGRAD_EMULATED_GPU_BYTES
+  size_t shared_bytes;   // SHARDGRAD_EMULATED_SHARED_BYTES: what a block may ask for
 };
 // Tests change the schedule between launches; everything else is fixed by the first use.
 Options& options();

@@ -3,7 +3,6 @@
 #include <cstring>
 
 #include "runtime.h"
-#include "shared_memory.h"
 
 using namespace sg::emulation;
 
@@ -36,8 +35,8 @@ SG_CUDART cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int de
   p.uuid.bytes[0] = char(device + 1);
   p.totalGlobalMem = options().device_bytes;
   p.sharedMemPerBlock = 48 << 10;
-  p.sharedMemPerBlockOptin = kSharedLimit;
-  p.sharedMemPerMultiprocessor = kSharedLimit + 1024;
+  p.sharedMemPerBlockOptin = options().shared_bytes;
+  p.sharedMemPerMultiprocessor = options().shared_bytes + 1024;
   p.reservedSharedMemPerBlock = 1024;
   p.regsPerBlock = p.regsPerMultiprocessor = 65536;
   p.warpSize = 32;

@@ -6,7 +6,6 @@
 #include "block.h"
 #include "device.h"
 #include "runtime.h"
-#include "shared_memory.h"
 
 using namespace sg::emulation;
 
@@ -53,7 +52,7 @@ SG_CUDART cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute
   const Lock lock(runtime_mutex);
   switch (attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
-      if (value < 0 || size_t(value) > kSharedLimit) return result(cudaErrorInvalidValue);
+      if (value < 0 || size_t(value) > options().shared_bytes) return result(cudaErrorInvalidValue);
       shared_limits[kernel] = size_t(value);
       return fault_or();
     case cudaFuncAttributePreferredSharedMemoryCarveout: return fault_or();
@@ -74,7 +73,7 @@ SG_CUDART cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks,
                                                                     size_t shared_bytes) {
   if (threads < 1 || threads > kMaxThreads) return result(cudaErrorInvalidValue);
   const int by_threads = 2048 / ((threads + 31) / 32 * 32);
-  const int by_memory = int((kSharedLimit + 1024) / (shared_bytes + 1024));
+  const int by_memory = int((options().shared_bytes + 1024) / (shared_bytes + 1024));
   *blocks = std::min({32, by_threads, by_memory});
   return fault_or();
 }
