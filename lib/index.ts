@@ -3,6 +3,7 @@ export { type GradHook, type NestedArray, type Operand, Tensor } from './tensor.
 
 import './ops/methods.js';
 
+export * as amp from './amp/index.js';
 export { type BackwardOptions, backward, grad } from './autograd/backward.js';
 export { checkpoint } from './autograd/checkpoint.js';
 export { defineFunction, defineFunctions, FunctionContext, type FunctionDefinition } from './autograd/function.js';

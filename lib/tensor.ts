@@ -5,7 +5,7 @@
 import { constants } from 'node:buffer';
 import type { Node } from './autograd/node.js';
 import type { Device } from './device.js';
-import { type DType, dtypeCode, dtypeSize, type TypedArray } from './dtype.js';
+import { checkDType, type DType, dtypeCode, dtypeSize, isFloating, type TypedArray } from './dtype.js';
 import { AutogradError, DTypeError, describe, fromNative, OutOfMemoryError, ShapeError } from './errors.js';
 import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
@@ -36,6 +36,7 @@ export class Tensor {
   hooks: GradHook[] | null = null;
   accumulateHooks: ((leaf: Tensor) => void)[] | null = null;
   private wantsGrad = false;
+  private gradDType_: DType | null = null;
 
   /** Internal: use `tensor`, `zeros`, … to make one. */
   constructor(
@@ -79,7 +80,7 @@ export class Tensor {
   }
 
   get requiresGrad(): boolean {
-    return this.gradFn !== null || this.wantsGrad;
+    return this.gradFn !== null || this.wantsGrad || this.castOf?.requiresGrad === true;
   }
   set requiresGrad(on: boolean) {
     if (this.gradFn !== null) {
@@ -90,6 +91,22 @@ export class Tensor {
       throw new DTypeError(`requiresGrad: only floating-point tensors have gradients, this one is ${this.dtype}`);
     }
     this.wantsGrad = on;
+  }
+
+  /**
+   * The dtype of a leaf's gradient. Null, as it begins: the first one stays as it comes, and what is added to one of 16 bits is added in
+   * float32, so `.grad` is float32 from the second contribution on. A dtype: always that one; `bfloat16` keeps all sums in 16 bits, `float32`
+   * begins in 32. Views, copies and results do not inherit it.
+   * @throws DTypeError for what is no floating-point dtype of at least 16 bits; AutogradError for a tensor that is no leaf
+   */
+  get gradDType(): DType | null {
+    return this.gradDType_;
+  }
+  set gradDType(dtype: DType | null) {
+    if (this.gradFn !== null) throw new AutogradError('gradDType: only leaves accumulate gradients, and this tensor was computed; set it on the leaf');
+    if (dtype !== null && (!isFloating(checkDType(dtype, 'gradDType')) || dtypeSize[dtype] < 2))
+      throw new DTypeError(`gradDType: gradients are float16, bfloat16, float32 or float64, got ${dtype}`);
+    this.gradDType_ = dtype;
   }
 
   /** Size of one dimension, negative counting from the end, or the shape. */

@@ -1,7 +1,8 @@
 // backward() and grad(): what the engine does, as the user asks for it.
+import { withContext } from '../context.js';
 import { onesLike } from '../create.js';
 import { AutogradError, describe, ShapeError, ValueError } from '../errors.js';
-import { clone } from '../ops/copy.js';
+import { clone, to } from '../ops/copy.js';
 import { sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardOptions, Run } from './engine.js';
@@ -28,8 +29,8 @@ function checkOptions(options: unknown, where: string): void {
 }
 
 /**
- * Adds the gradient of `root` with respect to every leaf that led to it to the leaf's `.grad`. Frees what the graph saved
- * as it walks, unless retainGraph.
+ * Adds the gradient of `root` with respect to every leaf that led to it to the leaf's `.grad`: in float32 from the second contribution to a
+ * 16-bit leaf on, unless its `gradDType` says otherwise. Frees what the graph saved as it walks, unless retainGraph.
  */
 export function backward(root: Tensor, options: BackwardOptions = {}): void {
   checkOptions(options, 'backward');
@@ -37,7 +38,10 @@ export function backward(root: Tensor, options: BackwardOptions = {}): void {
   new Run(options, null).start(root, gradient);
 }
 
-/** The gradients of `output` with respect to `inputs`, without touching any `.grad`. Unreached inputs give null. */
+/**
+ * The gradients of `output` with respect to `inputs`, without touching any `.grad`: in the dtype of the input, or its `gradDType`, rounded once
+ * where several contributions make one. Unreached inputs give null.
+ */
 export function grad(output: Tensor, inputs: readonly Tensor[], options: BackwardOptions = {}): (Tensor | null)[] {
   checkOptions(options, 'grad');
   if (!Array.isArray(inputs)) throw new ValueError(`grad: inputs must be an array of tensors, got ${describe(inputs)}`);
@@ -58,5 +62,13 @@ export function grad(output: Tensor, inputs: readonly Tensor[], options: Backwar
   } finally {
     for (const remove of removers) remove();
   }
+  for (const [x, g] of captured) if (g) captured.set(x, rounded(g, x, options.createGraph ?? false));
   return inputs.map((x) => captured.get(x) ?? null);
+}
+
+/** What several contributions to a 16-bit tensor have added up to in float32, in the dtype that its gradient has. */
+function rounded(g: Tensor, x: Tensor, createGraph: boolean): Tensor {
+  const result = withContext({ gradEnabled: createGraph }, () => to(g, x.gradDType ?? x.dtype));
+  if (result !== g && !createGraph) g.dispose();
+  return result;
 }

@@ -10,7 +10,8 @@ import { sumTo } from '../ops/reduce.js';
 import { sameShape, showShape } from '../shape.js';
 import { Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
-import type { Edge, Node } from './node.js';
+import { accumulated } from './accumulate.js';
+import { type Edge, edgeOf, type Node } from './node.js';
 import type { OpAttrs } from './rules/types.js';
 
 export interface BackwardOptions {
@@ -78,7 +79,7 @@ export class Run {
     running++;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
       try {
-        this.enter(root, gradient);
+        this.enter(root, root.gradDType ? gradient : to(gradient, root.dtype));
         for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
           const grads = this.waiting.get(node);
           this.waiting.delete(node);
@@ -125,7 +126,7 @@ export class Run {
     this.expect(root, nodes);
     for (const node of nodes) this.pending.push(node);
     this.pending.sort((a, b) => a.id - b.id);
-    this.send(edgeTo(root), gradient);
+    this.send(edgeOf(root), gradient);
     if (!root.gradFn) this.settle(root);
   }
 
@@ -171,7 +172,8 @@ export class Run {
       }
       const meta = node.inputMeta[i]!;
       if (!sameShape(g.shape, meta.shape)) g = sumTo(g, meta.shape);
-      if (g.dtype !== meta.dtype) g = to(g, meta.dtype);
+      // a leaf with a dtype of its own for gradients adds them up as they come
+      if (g.dtype !== meta.dtype && !('leaf' in edge && edge.leaf.gradDType)) g = to(g, meta.dtype);
       if (this.anomaly && anyNaN(g)) {
         throw new AutogradError(
           `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,
@@ -231,21 +233,24 @@ export class Run {
     for (const hook of leaf.hooks ?? []) g = this.runHook(hook, g);
     if (this.captured) {
       if (!this.captured.has(leaf)) return;
-      const old = this.captured.get(leaf);
-      const sum = old ? add(old, g) : this.exclusive(g) ? g : this.options.createGraph ? g : clone(g);
-      if (!this.options.createGraph) handTo(sum.storage, this.outer);
+      const sum = this.sum(leaf, this.captured.get(leaf) ?? null, g);
+      if (!this.options.createGraph) handTo(sum.storage, this.outer, 'gradient');
       this.captured.set(leaf, sum);
       return;
     }
-    if (leaf.grad === null) {
-      leaf.grad = this.exclusive(g) || this.options.createGraph ? g : clone(g);
-      takeOut(leaf.grad.storage, 'gradient');
-    } else if (this.options.createGraph) {
-      leaf.grad = add(leaf.grad, g);
-      takeOut(leaf.grad.storage);
-    } else addInto(leaf.grad, g);
+    const sum = this.sum(leaf, leaf.grad, g);
+    if (sum !== leaf.grad) takeOut(sum.storage, 'gradient');
+    leaf.grad = sum;
     const entry = this.expected.get(leaf);
     if (entry) entry.came = true;
+  }
+
+  /** A leaf's gradient after a contribution. */
+  private sum({ gradDType }: Tensor, old: Tensor | null, g: Tensor): Tensor {
+    const { createGraph = false } = this.options;
+    if (old) return accumulated(old, g, gradDType, createGraph);
+    const first = gradDType ? to(g, gradDType) : g;
+    return createGraph || this.exclusive(first) ? first : clone(first);
   }
 
   /** No one else can see it, and it fills its storage: it may become a .grad without a copy. */
@@ -267,18 +272,15 @@ export class Run {
   }
 
   private keepGrad(t: Tensor, g: Tensor): void {
-    t.grad = t.grad ? add(t.grad, g) : g;
+    t.grad = t.grad ? accumulated(t.grad, g, null, true) : g;
     takeOut(t.grad.storage);
   }
 }
 
-function handTo(s: Storage, scope: Scope | null): void {
+function handTo(s: Storage, scope: Scope | null, kind = s.kind): void {
+  s.kind = kind;
   if (scope) scope.add(s);
   else takeOut(s);
-}
-
-function edgeTo(t: Tensor): Edge {
-  return t.gradFn ? { node: t.gradFn, index: t.outputIndex } : { leaf: t };
 }
 
 /** All nodes that lead to the root and have not been seen, in any order. */

@@ -1,6 +1,6 @@
 // Moving parameters and buffers to another device or dtype. A parameter keeps its identity and takes its gradient along.
 import type { DeviceLike } from '../device.js';
-import { type DType, isFloating } from '../dtype.js';
+import { type DType, isFloating, promoteTypes } from '../dtype.js';
 import { to } from '../ops/copy.js';
 import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
@@ -20,9 +20,11 @@ export function moveParameter(p: Tensor, target: MoveTarget): void {
   const { storage, shape, strides, offset, dtype } = moved(p, target);
   if (storage === p.storage) return;
   takeOut(storage, 'parameter');
+  const before = p.dtype;
   Object.assign(p, { storage, shape, strides, offset, dtype });
   if (p.grad === null) return;
-  const grad = to(p.grad, { dtype, device: p.device });
+  // one that was accumulated in float32 stays as precise as it is
+  const grad = to(p.grad, { dtype: p.grad.dtype === before ? dtype : promoteTypes(p.grad.dtype, dtype), device: p.device });
   if (grad === p.grad) return;
   takeOut(grad.storage, 'gradient');
   if (!p.grad.isView) p.grad.dispose();

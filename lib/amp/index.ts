@@ -1,0 +1,1 @@
+export { setGradientDType } from './gradients.js';
