@@ -1,6 +1,7 @@
 // What surrounds an op: scope, gradient mode, generator, module. All of it lives in ONE AsyncLocalStorage record, so that
 // interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
 import { AsyncLocalStorage } from 'node:async_hooks';
+import type { AutocastDType } from './amp/policy.js';
 import type { Capture } from './capture.js';
 import { describe, ValueError } from './errors.js';
 import type { Generator, KeyTape } from './random.js';
@@ -19,13 +20,25 @@ export interface Context {
   readonly generator: Generator | null;
   /** Keys a checkpointed segment draws, or repeats; null outside one. */
   readonly keyTape: KeyTape | null;
+  /** The dtype of the autocast region; null outside of one. */
+  readonly autocast: AutocastDType | null;
   /** The graph that is being captured; null outside of one. */
   readonly capture: Capture | null;
   /** Path of the module whose forward runs, for error texts and random keys. */
   readonly module: string;
 }
 
-const root: Context = { gradEnabled: true, inference: false, anomaly: false, scope: null, generator: null, keyTape: null, capture: null, module: '' };
+const root: Context = {
+  gradEnabled: true,
+  inference: false,
+  anomaly: false,
+  scope: null,
+  generator: null,
+  keyTape: null,
+  autocast: null,
+  capture: null,
+  module: '',
+};
 const current = new AsyncLocalStorage<Context>();
 
 export function context(): Context {

@@ -2,6 +2,8 @@
 import { DeviceError, describe, fromNative, ValueError } from './errors.js';
 import { native } from './native.js';
 
+export * as nvtx from './nvtx.js';
+
 export interface GpuProperties {
   /** As the driver names it: NVIDIA H100 80GB HBM3. */
   readonly name: string;

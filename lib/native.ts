@@ -107,6 +107,9 @@ export interface Native {
   markTime(handle: number, byteOffset: number, stream: number): void;
   configure(options: { queueLimit?: number; spinMicroseconds?: number; sync?: boolean; matmulTf32?: boolean }): void;
   cudaReport(): CudaReport;
+  rangePush(name: string): void;
+  rangePop(): void;
+  rangeMark(name: string): void;
 }
 
 /** The folder that holds package.json, whether this file runs from lib/ or from dist/lib/. */

@@ -12,7 +12,7 @@ import { block, growBlock, HEADER, native } from './native.js';
 export const DEAD = 0;
 export const META = -4;
 
-export type StorageKind = 'parameter' | 'gradient' | 'optimizer state' | 'buffer' | 'temporary';
+export type StorageKind = 'parameter' | 'autocast' | 'gradient' | 'optimizer state' | 'buffer' | 'temporary';
 
 export class Storage {
   /** Counts writes; a tensor saved for backward remembers the count. */

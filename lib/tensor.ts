@@ -29,6 +29,8 @@ export class Tensor {
   gradFn: Node | null = null;
   /** Which output of gradFn this is. */
   outputIndex = 0;
+  /** What this is an autocast's cast of: graphs lead there in its place. */
+  castOf: Tensor | null = null;
   /** A view of another tensor: in-place work on it cannot be recorded. */
   isView = false;
   /** The storage's epoch when this view was taken. */

@@ -42,8 +42,9 @@ export function checkpoint<A extends readonly unknown[], R extends Tensor | Tens
   // The parameters that fn uses are unknown here: an anchor makes the node even when no argument needs a gradient.
   const anchor = zeros([]);
   anchor.requiresGrad = true;
+  const { autocast } = context();
   record('checkpoint', [...tensors, anchor], outputs, {
-    recompute: () => checkOutputs(enableGrad(() => withContext({ keyTape: { keys, next: 0 } }, () => fn(...args)))),
+    recompute: () => checkOutputs(enableGrad(() => withContext({ keyTape: { keys, next: 0 }, autocast }, () => fn(...args)))),
   });
   return (Array.isArray(made) ? outputs : outputs[0]) as R;
 }

@@ -3,6 +3,7 @@
 // can see it.
 import { context, withContext } from '../context.js';
 import { AutogradError, describe, ShapeError } from '../errors.js';
+import { castGradient } from '../ops/autocast.js';
 import { anyNaN } from '../ops/check.js';
 import { addInto, clone, to } from '../ops/copy.js';
 import { add } from '../ops/pointwise.js';
@@ -77,7 +78,7 @@ export class Run {
     endCalls = calls;
     normalized = false;
     running++;
-    withContext({ scope: create ? this.outer : this.scope, gradEnabled: create }, () => {
+    withContext({ scope: create ? this.outer : this.scope, gradEnabled: create, autocast: null }, () => {
       try {
         this.enter(root, root.gradDType ? gradient : to(gradient, root.dtype));
         for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
@@ -173,7 +174,7 @@ export class Run {
       const meta = node.inputMeta[i]!;
       if (!sameShape(g.shape, meta.shape)) g = sumTo(g, meta.shape);
       // a leaf with a dtype of its own for gradients adds them up as they come
-      if (g.dtype !== meta.dtype && !('leaf' in edge && edge.leaf.gradDType)) g = to(g, meta.dtype);
+      if (g.dtype !== meta.dtype && !('leaf' in edge && edge.leaf.gradDType)) g = meta.cast ? castGradient(node.op, g, meta.dtype) : to(g, meta.dtype);
       if (this.anomaly && anyNaN(g)) {
         throw new AutogradError(
           `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,

@@ -1,5 +1,6 @@
 // Custom differentiable functions: a forward outside the graph and a backward of the user's own, under one node.
 
+import { context, withContext } from '../context.js';
 import { zerosLike } from '../create.js';
 import { DeviceError, describe, ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, sameShape, showShape } from '../shape.js';
@@ -85,11 +86,12 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
       ctx.release();
       return outputs;
     }
+    const { autocast } = context(); // the backward computes as the forward did
     record('custom', inputs, outputs, {
       name,
       backward: (node: Node, grads) => {
         const dense = outputs.map((like, i) => grads[i] ?? zerosLike(like));
-        const result = definition.backward(ctx, ...dense);
+        const result = withContext({ autocast }, () => definition.backward(ctx, ...dense));
         const list = Array.isArray(result) ? result : [result];
         if (list.length !== node.edges.length) {
           throw new ValueError(`${name}: backward must return ${node.edges.length} gradients, one for each argument, got ${list.length}`);

@@ -21,6 +21,8 @@ export interface Meta {
   readonly shape: Shape;
   readonly dtype: DType;
   readonly device: Device;
+  /** Autocast gave the op the input in another dtype. */
+  readonly cast: boolean;
 }
 
 let nextId = 0;
@@ -150,7 +152,7 @@ export function recording(inputs: readonly (Tensor | number | null)[]): boolean 
 
 export function checkInference(op: string, inputs: readonly (Tensor | number | null)[]): void {
   for (const x of inputs) {
-    if (x instanceof Tensor && x.inference) {
+    if (x instanceof Tensor && (x.castOf ?? x).inference) {
       throw new AutogradError(`${op}: a tensor made in inferenceMode cannot be part of a graph; clone() it outside`);
     }
   }
@@ -173,17 +175,18 @@ export function record<K extends OpName>(
   const { anomaly, module } = context();
   const edges: Edge[] = [];
   const meta: (Meta | null)[] = [];
-  for (const x of inputs) {
-    if (!(x instanceof Tensor)) {
+  for (const input of inputs) {
+    if (!(input instanceof Tensor)) {
       edges.push(null);
       meta.push(null);
       continue;
     }
+    const x = input.castOf ?? input;
     if (x.gradFn !== null && x.isView && x.epoch !== x.storage.epoch) {
       throw new AutogradError(`${op}: this view was taken before ${x.storage.writer} changed its base in place; take the view again`);
     }
     edges.push(isFloating(x.dtype) ? edgeOf(x) : null);
-    meta.push({ shape: x.shape, dtype: x.dtype, device: x.device });
+    meta.push({ shape: input.shape, dtype: x.dtype, device: x.device, cast: x !== input });
   }
   const wanted = typeof rule.inputs === 'function' ? rule.inputs(edges.map((e) => e !== null)) : (rule.inputs ?? []);
   const saved = inputs.map((x, i) => (x instanceof Tensor ? (wanted.includes(i) ? save(x, target) : null) : x));

@@ -1,6 +1,7 @@
 // GPT-2 exactly (Radford et al., 2019): learned positions, pre-norm blocks, tanh GELU, tied embeddings. Parameter names are those of
 // Hugging Face's GPT2LMHeadModel; its Conv1D weights are stored transposed there and are turned around on load and save.
 
+import { autocastDType } from '../amp/autocast.js';
 import { noGrad } from '../autograd/modes.js';
 import { arange, zeros } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
@@ -181,11 +182,12 @@ export class GPT extends Module {
     return crossEntropy(reshape(logits, [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
   }
 
-  /** An empty cache for `batch` sequences. */
+  /** An empty cache for `batch` sequences, in the dtype that attention computes in. */
   makeCache(batch: number): KeyValueCache {
     const { heads, dim, context, layers } = this.options;
     const weight = this.transformer.wte.weight;
-    const make = (): Tensor => zeros([batch, heads, context, dim / heads], { dtype: weight.dtype, device: weight.device });
+    const dtype = autocastDType() ?? weight.dtype;
+    const make = (): Tensor => zeros([batch, heads, context, dim / heads], { dtype, device: weight.device });
     return { length: 0, layers: Array.from({ length: layers }, () => ({ key: make(), value: make() })) };
   }
 

@@ -2,11 +2,14 @@
 // subclass's `forward` on the instance, so that a plain `model.forward(x)` runs hooks, knows its path (for error texts and
 // dropout keys) and owns a scope: what forward makes and neither returns nor stores on `this` lives only as long as backward needs it.
 
+import type { AutocastDType } from '../amp/policy.js';
 import { noGrad } from '../autograd/modes.js';
 import { context, withContext } from '../context.js';
+import { nvtxMode } from '../debug.js';
 import { isFloating } from '../dtype.js';
 import { describe, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
+import { range } from '../nvtx.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
@@ -34,6 +37,8 @@ type AnyFunction = (...args: never[]) => unknown;
 export abstract class Module {
   /** Whether layers such as dropout and batch norm behave as in training. */
   training = true;
+  /** The dtype autocast computes in during this module's forward, in place of the surrounding region's: `null` for none, undefined for the region's own. Outside of regions nothing is cast. */
+  autocast: AutocastDType | null | undefined = undefined;
   /** Path in the model whose forward ran last, for example `transformer.h.0.attn`. */
   path = '';
   private readonly buffers_ = new Map<string, { tensor: Tensor | null; persistent: boolean }>();
@@ -60,7 +65,10 @@ export abstract class Module {
     const scope = new Scope();
     let output: unknown;
     try {
-      output = withContext({ scope, module: this.label }, () => body.apply(this, args as never[]));
+      const { autocast } = outer;
+      const patch = { scope, module: this.label, autocast: autocast === null || this.autocast === undefined ? autocast : this.autocast };
+      const call = (): unknown => body.apply(this, args as never[]);
+      output = withContext(patch, nvtxMode ? () => range(this.label, call) : call);
     } catch (error) {
       scope.end(outer.scope);
       throw this.located(error);

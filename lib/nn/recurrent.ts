@@ -2,6 +2,7 @@
 // sequence; only the recurrent part runs step by step.
 import { zeros } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
+import { castInputs } from '../ops/autocast.js';
 import { cat, chunk, stack } from '../ops/joining.js';
 import { linear } from '../ops/matmul.js';
 import { add, mul, sigmoid, sub, tanh } from '../ops/pointwise.js';
@@ -80,7 +81,8 @@ abstract class Recurrent extends Module {
         `${this.constructor.name}: expected 3 dimensions with ${this.inputSize} features, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`,
       );
     }
-    let sequence = this.o.batchFirst ? transpose(x, 0, 1) : x;
+    const [input, ...initial] = castInputs('recurrent', [x, ...states]) as [Tensor, ...Tensor[]];
+    let sequence = this.o.batchFirst ? transpose(input, 0, 1) : input;
     const time = sequence.shape[0]!;
     if (time === 0) throw new ShapeError(`${this.constructor.name}: the sequence [${x.shape}] has no steps`);
     const forward = Array.from({ length: time }, (_, i) => i);
@@ -96,7 +98,7 @@ abstract class Recurrent extends Module {
         };
         const run = this.scan(
           w,
-          states.map((s) => select(s, 0, at)),
+          initial.map((s) => select(s, 0, at)),
           direction ? forward.toReversed() : forward,
         );
         outputs.push(stack(direction ? run.outputs.toReversed() : run.outputs, 0));

@@ -11,6 +11,7 @@ import { dropout } from '../random.js';
 import { broadcastShapes, checkInteger, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkFlag, checkFloat, checkSameDType, checkTensor, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { maskedFill } from './blend.js';
 import { contiguous, to } from './copy.js';
 import { deviceOf, door, fresh, like } from './door.js';
@@ -76,28 +77,32 @@ const dense = (x: Tensor): Tensor => (x.strides[x.ndim - 1] === 1 || x.shape[x.n
  * [B, Hkv, Tk, D] with H a multiple of Hkv (grouped queries: Ainslie et al., 2023); leading dimensions may be fewer or more. Rows
  * with every key masked give 0.
  */
-export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options?: AttentionOptions): Tensor {
-  const op = 'scaledDotProductAttention';
-  checkFloat(q, op, 'the query');
-  checkFloat(k, op, 'the key');
-  checkFloat(v, op, 'the value');
-  const o = optionsOf(options, op);
-  const { batch, heads, groups } = checkHeads(q, k, v, checkFlag(o.enableGqa ?? true, 'enableGqa', op));
-  const causal = checkFlag(o.causal ?? false, 'causal', op);
-  const [rows, features] = q.shape.slice(-2) as [number, number];
-  const scale = checkFinite(o.scale ?? 1 / Math.sqrt(Math.max(1, features)), 'scale', op);
-  const rate = checkNumber(o.dropout ?? 0, 'dropout', op, 0, 1);
-  const mask = o.mask ?? null;
-  const columns = k.shape[k.ndim - 2]!;
-  const images = numel(batch);
-  if (mask !== null) checkMask(mask, q, q.ndim > 2 ? [...batch, heads, rows, columns] : [rows, columns]);
-  const fold = (x: Tensor): Tensor => reshape(x, [images, x.ndim > 2 ? x.shape[x.ndim - 3]! : 1, ...x.shape.slice(-2)]);
-  const folded = [fold(q), fold(k), fold(v)] as const;
-  const foldedMask = mask === null ? null : mask.ndim <= 4 && batch.length <= 1 ? mask : fold(expand(mask, [...batch, heads, rows, columns]));
-  const slow = rate > 0 || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
-  const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, rate) : fused(folded, foldedMask, causal, scale);
-  return reshape(y, [...q.shape.slice(0, -1), v.shape[v.ndim - 1]!]);
-}
+export const scaledDotProductAttention = autocasts(
+  'scaledDotProductAttention',
+  (q: Tensor, k: Tensor, v: Tensor, options?: AttentionOptions): Tensor => {
+    const op = 'scaledDotProductAttention';
+    checkFloat(q, op, 'the query');
+    checkFloat(k, op, 'the key');
+    checkFloat(v, op, 'the value');
+    const o = optionsOf(options, op);
+    const { batch, heads, groups } = checkHeads(q, k, v, checkFlag(o.enableGqa ?? true, 'enableGqa', op));
+    const causal = checkFlag(o.causal ?? false, 'causal', op);
+    const [rows, features] = q.shape.slice(-2) as [number, number];
+    const scale = checkFinite(o.scale ?? 1 / Math.sqrt(Math.max(1, features)), 'scale', op);
+    const rate = checkNumber(o.dropout ?? 0, 'dropout', op, 0, 1);
+    const mask = o.mask ?? null;
+    const columns = k.shape[k.ndim - 2]!;
+    const images = numel(batch);
+    if (mask !== null) checkMask(mask, q, q.ndim > 2 ? [...batch, heads, rows, columns] : [rows, columns]);
+    const fold = (x: Tensor): Tensor => reshape(x, [images, x.ndim > 2 ? x.shape[x.ndim - 3]! : 1, ...x.shape.slice(-2)]);
+    const folded = [fold(q), fold(k), fold(v)] as const;
+    const foldedMask = mask === null ? null : mask.ndim <= 4 && batch.length <= 1 ? mask : fold(expand(mask, [...batch, heads, rows, columns]));
+    const slow = rate > 0 || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
+    const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, rate) : fused(folded, foldedMask, causal, scale);
+    return reshape(y, [...q.shape.slice(0, -1), v.shape[v.ndim - 1]!]);
+  },
+  [0, 1, 2, 'mask'],
+);
 
 type Qkv = readonly [Tensor, Tensor, Tensor];
 

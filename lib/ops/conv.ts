@@ -6,6 +6,7 @@ import { describe, ShapeError, ValueError } from '../errors.js';
 import { checkInteger, checkShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkParameter, checkSameDType, checkSizes, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { to } from './copy.js';
 import { door, fresh } from './door.js';
 import { pad } from './joining.js';
@@ -103,13 +104,13 @@ function conv2dRaw(x: Tensor, w: Tensor, b: Tensor | null, sizes: readonly numbe
 }
 
 /** Cross-correlation of x [N, C, L] with w [O, C/groups, K], plus bias [O]: [N, O, L′]. */
-export function conv1d(x: Tensor, w: Tensor, bias?: Tensor | null, options?: ConvOptions): Tensor {
+export const conv1d = autocasts('conv1d', (x: Tensor, w: Tensor, bias?: Tensor | null, options?: ConvOptions): Tensor => {
   return convolve('conv1d', x, w, bias, options);
-}
+});
 /** Cross-correlation of x [N, C, H, W] with w [O, C/groups, KH, KW], plus bias [O]: [N, O, H′, W′]. */
-export function conv2d(x: Tensor, w: Tensor, bias?: Tensor | null, options?: ConvOptions): Tensor {
+export const conv2d = autocasts('conv2d', (x: Tensor, w: Tensor, bias?: Tensor | null, options?: ConvOptions): Tensor => {
   return convolve('conv2d', x, w, bias, options);
-}
+});
 
 export interface PoolOptions {
   /** Distance between windows; the kernel's size by default. */
@@ -185,7 +186,7 @@ export function avgPool2d(x: Tensor, kernelSize: Sizes, options?: AvgPoolOptions
  * The mean of each of `outputSize` equal parts of x [N, C, H, W]: where sizes do not divide, parts overlap as in PyTorch
  * (from ⌊i·in/out⌋ to ⌈(i + 1)·in/out⌉). null keeps a size.
  */
-export function adaptiveAvgPool2d(x: Tensor, outputSize: number | readonly (number | null)[]): Tensor {
+export const adaptiveAvgPool2d = autocasts('adaptiveAvgPool2d', (x: Tensor, outputSize: number | readonly (number | null)[]): Tensor => {
   const op = 'adaptiveAvgPool2d';
   checkFloat(x, op);
   return batched(x, 2, op, (input) => {
@@ -197,7 +198,7 @@ export function adaptiveAvgPool2d(x: Tensor, outputSize: number | readonly (numb
     // averages of rows and of columns are matrix products
     return matmul(matmul(averaging(h, oh, input), input), mT(averaging(w, ow, input)));
   });
-}
+});
 
 /** [out, in]: row i averages part i. */
 function averaging(size: number, parts: number, x: Tensor): Tensor {

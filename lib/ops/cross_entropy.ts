@@ -8,6 +8,7 @@ import { AutogradError, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkInteger, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { checkChoice, checkFloat, checkIndices, checkParameter, checkTensor, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { where } from './blend.js';
 import { to } from './copy.js';
 import { deviceOf, fresh, invoke } from './door.js';
@@ -189,7 +190,7 @@ function softCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothin
 }
 
 /** The negative log likelihood −x[target] of log probabilities, as crossEntropy without its softmax. */
-export function nllLoss(logProbabilities: Tensor, targets: Tensor, options?: ClassLossOptions): Tensor {
+export const nllLoss = autocasts('nllLoss', (logProbabilities: Tensor, targets: Tensor, options?: ClassLossOptions): Tensor => {
   const op = 'nllLoss';
   checkFloat(logProbabilities, op, 'the log probabilities');
   checkIndices(targets, op, 'the targets');
@@ -205,4 +206,4 @@ export function nllLoss(logProbabilities: Tensor, targets: Tensor, options?: Cla
   const loss = where(counts, neg(ones === null ? picked : mul(picked, ones)), 0);
   if (settings.reduction === 'none') return loss;
   return divided(sum(loss), settings, () => sum(ones === null ? counts : where(counts, ones, 0)));
-}
+});

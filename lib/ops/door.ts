@@ -13,6 +13,7 @@ import { withRelief } from '../pressure.js';
 import { broadcastShapes, numel, type Shape, showShape } from '../shape.js';
 import { born, META } from '../storage.js';
 import { type Operand, Tensor, wrap } from '../tensor.js';
+import { wideResult } from './autocast.js';
 
 /** An output that the native side allocates, contiguous. */
 export class Fresh {
@@ -221,6 +222,7 @@ export function pointwise(op: PointwiseName, kind: ResultKind, inputs: readonly 
   }
   common ??= resultType(op === 'where' ? inputs.slice(1) : inputs);
   if ((kind === 'float' || kind === 'test') && !isFloating(common)) common = 'float32';
+  common = wideResult(op, common);
   return runPointwise(op, device, inputs, shape!, common, kind === 'bool' || kind === 'test' ? 'bool' : common, null);
 }
 

@@ -4,6 +4,7 @@ import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { numel, type Shape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkTensors } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { to } from './copy.js';
 import { deviceOf } from './door.js';
 import { matmul } from './matmul.js';
@@ -141,7 +142,7 @@ function implicitOutput(inputs: Equation['inputs']): string[] {
  * output is summed, one repeated within an operand takes the diagonal, `...` stands for any further dimensions, which broadcast.
  * Without `->` the output has the letters that appear once, in alphabetical order.
  */
-export function einsum(equation: string, ...operands: Tensor[]): Tensor {
+export const einsum = autocasts('einsum', (equation: string, ...operands: Tensor[]): Tensor => {
   const { inputs, output } = parse(equation);
   checkTensors(operands, 'einsum');
   if (operands.length !== inputs.length) throw new ValueError(`einsum: "${equation}" has ${inputs.length} operands, got ${operands.length}`);
@@ -161,4 +162,4 @@ export function einsum(equation: string, ...operands: Tensor[]): Tensor {
   }, first!);
   const y = sumOut(all, (s) => wanted.includes(s));
   return arrange(y, wanted);
-}
+});

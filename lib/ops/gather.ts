@@ -6,6 +6,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import { broadcastShapes, checkDim, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkIndices, checkSameDType, checkTensor, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { clone } from './copy.js';
 import { deviceOf, door, fresh } from './door.js';
 import { checkAddable, writeInto } from './places.js';
@@ -77,12 +78,12 @@ export function scatterAdd_(x: Tensor, dim: number, index: Tensor, src: Tensor):
   return writeInto('scatterAdd', x, d, index, sourceOf('scatterAdd_', x, index, src));
 }
 /** A copy of x with scatterAdd_ done to it. */
-export function scatterAdd(x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor {
+export const scatterAdd = autocasts('scatterAdd', (x: Tensor, dim: number, index: Tensor, src: Tensor): Tensor => {
   const d = checkAlong('scatterAdd', x, dim, index, 'the input');
   checkAddable('scatterAdd', x);
   const source = sourceOf('scatterAdd', x, index, src);
   return writeInto('scatterAdd', clone(x), d, index, source);
-}
+});
 
 function checkRow(op: string, x: Tensor, dim: number, index: unknown): number {
   checkTensor(x, op);

@@ -9,6 +9,7 @@ import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../er
 import { broadcastShapes, checkInteger, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { checkFlag, checkTensor, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { clamp, where } from './blend.js';
 import { clone, copy_, to } from './copy.js';
 import { checkInPlace, deviceOf, fresh, invoke } from './door.js';
@@ -165,10 +166,10 @@ export function indexPut_(x: Tensor, items: readonly IndexItem[], value: Tensor 
 }
 
 /** A copy of x with indexPut_ done to it. */
-export function indexPut(x: Tensor, items: readonly IndexItem[], value: Tensor | number, options?: { accumulate?: boolean }): Tensor {
+export const indexPut = autocasts('indexPut', (x: Tensor, items: readonly IndexItem[], value: Tensor | number, options?: { accumulate?: boolean }): Tensor => {
   checkTensor(x, 'indexPut');
   return indexPut_(clone(x), items, value, options);
-}
+});
 
 function valueFor(x: Tensor, value: unknown, op: string): Tensor {
   if (typeof value === 'number') return full([], value, { dtype: x.dtype, device: x.device });

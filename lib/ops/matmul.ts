@@ -3,10 +3,11 @@
 
 import { record, recording } from '../autograd/node.js';
 import { allocate } from '../create.js';
-import { type DType, isFloating } from '../dtype.js';
+import { type DType, isFloating, promoteTypes } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkInteger, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
+import { autocasts } from './autocast.js';
 import { contiguous, to } from './copy.js';
 import { deviceOf, type Fresh, fresh, invoke } from './door.js';
 import { sum } from './reduce.js';
@@ -73,7 +74,7 @@ export function rows(x: Tensor): Tensor {
 /**
  * Matrix product, as PyTorch's: vectors, matrices, and batches that broadcast. 16-bit floats are accumulated in float32.
  */
-export function matmul(a: Tensor, b: Tensor): Tensor {
+export const matmul = autocasts('matmul', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'matmul', 'a');
   checkTensor(b, 'matmul', 'b');
   if (a.ndim === 0 || b.ndim === 0) throw new ShapeError(`matmul: both operands need a dimension: a ${showShape(a.shape)} · b ${showShape(b.shape)}`);
@@ -88,7 +89,7 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const y = gemm(a, b)[0]!;
   if (recording([a, b])) record('matmul', [a, b], [y], undefined);
   return y;
-}
+});
 
 /** A batch of rows times one matrix is one larger product. */
 function foldedProduct(a: Tensor, b: Tensor): Tensor {
@@ -105,28 +106,28 @@ function squeezeAt(x: Tensor, dim: number): Tensor {
 }
 
 /** Product of two matrices. */
-export function mm(a: Tensor, b: Tensor): Tensor {
+export const mm = autocasts('mm', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'mm', 'a');
   checkTensor(b, 'mm', 'b');
   if (a.ndim !== 2 || b.ndim !== 2) throw new ShapeError(`mm: expected two matrices, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
   return matmul(a, b);
-}
+});
 /** Product of two batches of matrices of equal size. */
-export function bmm(a: Tensor, b: Tensor): Tensor {
+export const bmm = autocasts('bmm', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'bmm', 'a');
   checkTensor(b, 'bmm', 'b');
   if (a.ndim !== 3 || b.ndim !== 3 || a.shape[0] !== b.shape[0]) {
     throw new ShapeError(`bmm: expected two 3-d tensors with equal batch sizes, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
   }
   return matmul(a, b);
-}
+});
 /** Inner product of two vectors. */
-export function dot(a: Tensor, b: Tensor): Tensor {
+export const dot = autocasts('dot', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'dot', 'a');
   checkTensor(b, 'dot', 'b');
   if (a.ndim !== 1 || b.ndim !== 1) throw new ShapeError(`dot: expected two vectors, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
   return matmul(a, b);
-}
+});
 /** Outer product of two vectors. */
 export function outer(a: Tensor, b: Tensor): Tensor {
   checkTensor(a, 'outer', 'a');
@@ -153,55 +154,69 @@ function checkLinear(op: string, x: Tensor, weight: Tensor, bias: Tensor | null 
   }
 }
 
-/**
- * y = x·Wᵀ + b, with x [.., in], weight [out, in], bias [out]. `residual` of y's shape is added in the same pass.
- */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, options: { residual?: Tensor } = {}): Tensor {
-  checkLinear('linear', x, weight, bias);
-  const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
-  const residual = options.residual;
-  if (residual !== undefined) checkTensor(residual, 'linear', 'the residual');
-  if (residual && (!sameShape(residual.shape, shape) || residual.dtype !== x.dtype)) {
-    throw new ShapeError(`linear: the residual must be ${showShape(shape)} ${x.dtype}, got ${showShape(residual.shape)} ${residual.dtype}`);
+function checkResidual(residual: unknown, op: string, shape: Shape, dtype: DType): asserts residual is Tensor {
+  checkTensor(residual, op, 'the residual');
+  if (!sameShape(residual.shape, shape) || !isFloating(residual.dtype) || promoteTypes(residual.dtype, dtype) !== residual.dtype) {
+    throw new ShapeError(`${op}: the residual must be ${showShape(shape)} ${dtype} or wider, got ${showShape(residual.shape)} ${residual.dtype}`);
   }
-  const y = gemm(rows(x), mT(weight.detach()), {
-    bias: bias?.detach() ?? null,
-    extra: residual ? rows(contiguous(residual.detach())) : null,
-    epilogue: residual ? EPILOGUE.residual : EPILOGUE.none,
-  })[0]!;
-  const out = shape.length === 2 ? y : reshape(y, shape);
-  const inputs = [x, weight, bias ?? null, residual ?? null];
-  if (recording(inputs)) record('linear', inputs, [out], undefined);
-  return out;
 }
+
+/** The product that ends a block, with bias, and added to the residual in the residual's dtype. */
+function intoResidual(x: Tensor, weight: Tensor, bias: Tensor | null, residual: Tensor | null | undefined): Tensor {
+  const extra = residual ? rows(contiguous(residual.detach())) : null;
+  return gemm(x, mT(weight.detach()), {
+    bias: bias?.detach() ?? null,
+    extra,
+    out: extra ? fresh(extra.shape, extra.dtype) : undefined,
+    epilogue: extra ? EPILOGUE.residual : EPILOGUE.none,
+  })[0]!;
+}
+
+/**
+ * y = x·Wᵀ + b, with x [.., in], weight [out, in], bias [out]. `residual` of y's shape, of x's dtype or a
+ * wider one that y then has, is added in the same pass.
+ */
+export const linear = autocasts(
+  'linear',
+  (x: Tensor, weight: Tensor, bias?: Tensor | null, options: { residual?: Tensor } = {}): Tensor => {
+    checkLinear('linear', x, weight, bias);
+    const shape = [...x.shape.slice(0, -1), weight.shape[0]!];
+    const residual = options.residual;
+    if (residual !== undefined) checkResidual(residual, 'linear', shape, x.dtype);
+    const y = intoResidual(rows(x), weight, bias ?? null, residual);
+    const out = shape.length === 2 ? y : reshape(y, shape);
+    const inputs = [x, weight, bias ?? null, residual ?? null];
+    if (recording(inputs)) record('linear', inputs, [out], undefined);
+    return out;
+  },
+  [0, 1],
+);
 
 /**
  * The feed-forward block of GPT-2: y = gelu(x·W1ᵀ + b1)·W2ᵀ + b2, with the tanh form of GELU, plus `residual` when given.
  */
-export function mlp(x: Tensor, w1: Tensor, b1: Tensor | null, w2: Tensor, b2: Tensor | null, options: { residual?: Tensor } = {}): Tensor {
-  checkLinear('mlp', x, w1, b1);
-  checkTensor(w2, 'mlp', 'the second weight');
-  for (const b of [b1, b2, options.residual]) if (b !== null && b !== undefined) checkTensor(b, 'mlp', 'a bias or the residual');
-  if (w2.ndim !== 2 || w2.shape[1] !== w1.shape[0]) throw new ShapeError(`mlp: weights ${showShape(w1.shape)} and ${showShape(w2.shape)} do not chain`);
-  const shape = [...x.shape.slice(0, -1), w2.shape[0]!];
-  const residual = options.residual;
-  if (residual && (!sameShape(residual.shape, shape) || residual.dtype !== x.dtype)) {
-    throw new ShapeError(`mlp: the residual must be ${showShape(shape)} ${x.dtype}, got ${showShape(residual.shape)} ${residual.dtype}`);
-  }
-  const inputs = [x, w1, b1, w2, b2, residual ?? null];
-  const recorded = recording(inputs);
-  const hidden = fresh([numel(x.shape.slice(0, -1)), w1.shape[0]!], x.dtype);
-  const [act, pre] = gemm(rows(x), mT(w1.detach()), { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
-  const y = gemm(act!, mT(w2.detach()), {
-    bias: b2?.detach() ?? null,
-    extra: residual ? rows(contiguous(residual.detach())) : null,
-    epilogue: residual ? EPILOGUE.residual : EPILOGUE.none,
-  })[0]!;
-  const out = shape.length === 2 ? y : reshape(y, shape);
-  if (recorded) record('mlp', inputs, [out, pre!, act!], undefined);
-  else act!.dispose();
-  return out;
-}
+export const mlp = autocasts(
+  'mlp',
+  (x: Tensor, w1: Tensor, b1: Tensor | null, w2: Tensor, b2: Tensor | null, options: { residual?: Tensor } = {}): Tensor => {
+    checkLinear('mlp', x, w1, b1);
+    checkTensor(w2, 'mlp', 'the second weight');
+    for (const b of [b1, b2, options.residual]) if (b !== null && b !== undefined) checkTensor(b, 'mlp', 'a bias or the residual');
+    if (w2.ndim !== 2 || w2.shape[1] !== w1.shape[0]) throw new ShapeError(`mlp: weights ${showShape(w1.shape)} and ${showShape(w2.shape)} do not chain`);
+    const shape = [...x.shape.slice(0, -1), w2.shape[0]!];
+    const residual = options.residual;
+    if (residual) checkResidual(residual, 'mlp', shape, x.dtype);
+    const inputs = [x, w1, b1, w2, b2, residual ?? null];
+    const recorded = recording(inputs);
+    const hidden = fresh([numel(x.shape.slice(0, -1)), w1.shape[0]!], x.dtype);
+    const [act, pre] = gemm(rows(x), mT(w1.detach()), { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
+    const y = intoResidual(act!, w2, b2, residual);
+    const out = shape.length === 2 ? y : reshape(y, shape);
+    if (recorded) record('mlp', inputs, [out, pre!, act!], undefined);
+    else act!.dispose();
+    return out;
+  },
+  [0, 1, 3],
+);
 
 /** q, k, v of a packed projection [B, T, 3·H·D] as [B, H, T, D] views, outside the graph. */
 export function unpackHeads(qkv: Tensor, heads: number): [Tensor, Tensor, Tensor] {
@@ -216,7 +231,7 @@ export function unpackHeads(qkv: Tensor, heads: number): [Tensor, Tensor, Tensor
  * Multi-head self-attention straight from the packed projection: qkv [B, T, 3·C] with query, key and value side by side, heads
  * side by side within each. Returns [B, T, C]. Nothing is transposed or copied, and the gradient is packed again.
  */
-export function attentionPacked(qkv: Tensor, heads: number, options: { causal?: boolean; scale?: number } = {}): Tensor {
+export const attentionPacked = autocasts('attentionPacked', (qkv: Tensor, heads: number, options: { causal?: boolean; scale?: number } = {}): Tensor => {
   checkTensor(qkv, 'attentionPacked', 'qkv');
   checkInteger(heads, 'heads', 'attentionPacked', 1);
   if (qkv.ndim !== 3 || qkv.shape[2]! % (3 * heads) !== 0) {
@@ -235,17 +250,17 @@ export function attentionPacked(qkv: Tensor, heads: number, options: { causal?: 
   if (recording([x])) record('attentionPacked', [x], [y, lse], { heads, causal, scale });
   else lse.dispose();
   return y;
-}
+});
 
 /** a·b + input, with `input` broadcast to the product. */
-export function addmm(input: Tensor, a: Tensor, b: Tensor): Tensor {
+export const addmm = autocasts('addmm', (input: Tensor, a: Tensor, b: Tensor): Tensor => {
   checkTensor(input, 'addmm', 'the input');
   return mm(a, b).add(input);
-}
+});
 
 /** Sum of the diagonal of a matrix. */
-export function trace(x: Tensor): Tensor {
+export const trace = autocasts('trace', (x: Tensor): Tensor => {
   checkTensor(x, 'trace', 'x');
   if (x.ndim !== 2) throw new ShapeError(`trace: expected a matrix, got ${showShape(x.shape)}`);
   return sum(x.diagonal());
-}
+});

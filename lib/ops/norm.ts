@@ -4,6 +4,7 @@ import { ShapeError, ValueError } from '../errors.js';
 import { checkDims, checkInteger, checkNumber, checkShape, numel, type Shape, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFinite, checkFlag, checkFloat, checkParameter } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { checkInPlace, door, fresh, like } from './door.js';
 import { wideType } from './matmul.js';
 import { div, maximum } from './pointwise.js';
@@ -33,7 +34,7 @@ const flattened = (p: Tensor | null): Tensor | null => (p === null || p.ndim ===
  * (x − mean) / √(variance + eps) · weight + bias over the last dimensions, which are `normalizedShape` (Ba et al., 2016).
  * Weight and bias have that shape and may be absent.
  */
-export function layerNorm(x: Tensor, normalizedShape: number | readonly number[], weight?: Maybe, bias?: Maybe, eps = 1e-5): Tensor {
+export const layerNorm = autocasts('layerNorm', (x: Tensor, normalizedShape: number | readonly number[], weight?: Maybe, bias?: Maybe, eps = 1e-5): Tensor => {
   checkFloat(x, 'layerNorm');
   const shape = checkNormalized(x, normalizedShape, 'layerNorm');
   const w = flattened(checkParameter(weight, shape, 'layerNorm', 'the weight'));
@@ -44,13 +45,13 @@ export function layerNorm(x: Tensor, normalizedShape: number | readonly number[]
   const statistics = fresh(lead, wideType(x.dtype));
   const y = withoutStatistics(door('layerNorm', [rows, w, b], [like(rows), statistics, statistics], [eps], { eps }));
   return shape.length === 1 ? y : reshape(y, x.shape);
-}
+});
 
 /**
  * x / √(mean(x²) + eps) · weight over the last dimensions (Zhang & Sennrich, 2019). `eps` defaults to the
  * distance of 1 to the next float32 (float64 for float64).
  */
-export function rmsNorm(x: Tensor, normalizedShape: number | readonly number[], weight?: Maybe, eps?: number | null): Tensor {
+export const rmsNorm = autocasts('rmsNorm', (x: Tensor, normalizedShape: number | readonly number[], weight?: Maybe, eps?: number | null): Tensor => {
   checkFloat(x, 'rmsNorm');
   const shape = checkNormalized(x, normalizedShape, 'rmsNorm');
   const w = flattened(checkParameter(weight, shape, 'rmsNorm', 'the weight'));
@@ -59,7 +60,7 @@ export function rmsNorm(x: Tensor, normalizedShape: number | readonly number[], 
   const rows = shape.length === 1 ? x : reshape(x, [...lead, numel(shape)]);
   const y = withoutStatistics(door('rmsNorm', [rows, w], [like(rows), fresh(lead, wideType(x.dtype))], [epsilon], { eps: epsilon }));
   return shape.length === 1 ? y : reshape(y, x.shape);
-}
+});
 
 function checkChannels(x: Tensor, op: string): number {
   if (x.ndim < 2) throw new ShapeError(`${op}: expected [batch, channels, …], got ${showShape(x.shape)}`);
@@ -67,7 +68,7 @@ function checkChannels(x: Tensor, op: string): number {
 }
 
 /** Normalizes each image [C, …] of x [N, C, …] in `groups` groups of channels (Wu & He, 2018). Weight and bias are [C]. */
-export function groupNorm(x: Tensor, groups: number, weight?: Maybe, bias?: Maybe, eps = 1e-5): Tensor {
+export const groupNorm = autocasts('groupNorm', (x: Tensor, groups: number, weight?: Maybe, bias?: Maybe, eps = 1e-5): Tensor => {
   checkFloat(x, 'groupNorm');
   const channels = checkChannels(x, 'groupNorm');
   checkInteger(groups, 'groups', 'groupNorm', 1);
@@ -77,7 +78,7 @@ export function groupNorm(x: Tensor, groups: number, weight?: Maybe, bias?: Mayb
   checkFinite(eps, 'eps', 'groupNorm', 0);
   const statistics = fresh([x.shape[0]!, groups], wideType(x.dtype));
   return withoutStatistics(door('groupNorm', [x, w, b], [like(x), statistics, statistics], [groups, eps], { groups }));
-}
+});
 
 /**
  * Normalizes each channel of x [N, C, …] over everything else (Ioffe & Szegedy, 2015). In training by the batch's own

@@ -7,6 +7,7 @@ import { type DType, isFloating } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor, wrap } from '../tensor.js';
+import { wideResult } from './autocast.js';
 import { where } from './blend.js';
 import { to } from './copy.js';
 import { fresh, invoke } from './door.js';
@@ -38,14 +39,14 @@ function reduce(op: ReduceName, x: Tensor, dims: readonly number[], dtype: DType
   return y;
 }
 
-function integerSum(dtype: DType): DType {
-  return isFloating(dtype) ? dtype : 'int64';
+function sumType(op: 'sum' | 'prod' | 'sumSquares', dtype: DType): DType {
+  return isFloating(dtype) ? wideResult(op, dtype) : 'int64';
 }
 
 /** Sum over `dims` (all by default). Integers and bool give int64; 16-bit floats are accumulated in float32. */
 export function sum(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'sum');
-  return reduce('sum', x, checkDims(dims, x.ndim, 'sum'), integerSum(x.dtype), keepdim);
+  return reduce('sum', x, checkDims(dims, x.ndim, 'sum'), sumType('sum', x.dtype), keepdim);
 }
 /** Mean over `dims` (all by default) of a floating-point tensor. */
 export function mean(x: Tensor, dims?: Dims, keepdim = false): Tensor {
@@ -55,7 +56,7 @@ export function mean(x: Tensor, dims?: Dims, keepdim = false): Tensor {
 }
 export function prod(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'prod');
-  return reduce('prod', x, checkDims(dims, x.ndim, 'prod'), integerSum(x.dtype), keepdim);
+  return reduce('prod', x, checkDims(dims, x.ndim, 'prod'), sumType('prod', x.dtype), keepdim);
 }
 /** Largest element over `dims` (all by default); NaN wins. Ties share the gradient evenly. */
 export function max(x: Tensor, dims?: Dims, keepdim = false): Tensor {
@@ -102,19 +103,20 @@ export function countNonzero(x: Tensor, dims?: Dims): Tensor {
 /** Σx². */
 export function sumSquares(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'sumSquares');
-  return reduce('sumSquares', x, checkDims(dims, x.ndim, 'sumSquares'), integerSum(x.dtype), keepdim);
+  return reduce('sumSquares', x, checkDims(dims, x.ndim, 'sumSquares'), sumType('sumSquares', x.dtype), keepdim);
 }
 /** Vector norm (Σ|x|^order)^(1/order) over `dims` (all by default). Orders Infinity and -Infinity are max and min of |x|, 0 counts what is not 0. */
 export function norm(x: Tensor, order = 2, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'norm');
   if (!isFloating(x.dtype)) throw new DTypeError(`norm: expects a floating-point tensor, got ${x.dtype}`);
   const over = checkDims(dims, x.ndim, 'norm');
-  if (order === 1) return reduce('norm1', x, over, x.dtype, keepdim);
-  if (order === 2) return reduce('norm2', x, over, x.dtype, keepdim);
+  const dtype = wideResult('norm', x.dtype);
+  if (order === 1) return reduce('norm1', x, over, dtype, keepdim);
+  if (order === 2) return reduce('norm2', x, over, dtype, keepdim);
   checkNumber(order, 'order', 'norm');
-  if (order === Number.POSITIVE_INFINITY) return max(abs(x), over, keepdim);
-  if (order === Number.NEGATIVE_INFINITY) return min(abs(x), over, keepdim);
-  if (order === 0) return sum(to(ne(x, 0), x.dtype), over, keepdim);
+  if (order === Number.POSITIVE_INFINITY) return to(max(abs(x), over, keepdim), dtype);
+  if (order === Number.NEGATIVE_INFINITY) return to(min(abs(x), over, keepdim), dtype);
+  if (order === 0) return sum(to(ne(x, 0), dtype), over, keepdim);
   return pow(sum(pow(abs(x), order), over, keepdim), 1 / order);
 }
 

@@ -4,6 +4,7 @@ import { isFloating } from '../dtype.js';
 import { checkDim, checkDims, numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkTensor } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { to } from './copy.js';
 import { door, fresh, like } from './door.js';
 import type { Dims } from './reduce.js';
@@ -17,17 +18,17 @@ function alongDim(op: 'softmax' | 'logSoftmax', x: Tensor, dim: number): Tensor 
 }
 
 /** exp(x) / Σ exp(x) along `dim`, without overflow. Keeps shape and dtype; takes floating-point tensors. */
-export function softmax(x: Tensor, dim: number): Tensor {
+export const softmax = autocasts('softmax', (x: Tensor, dim: number): Tensor => {
   return alongDim('softmax', x, dim);
-}
+});
 
 /** ln(softmax(x)) along `dim`, exact where softmax itself would round to 0. */
-export function logSoftmax(x: Tensor, dim: number): Tensor {
+export const logSoftmax = autocasts('logSoftmax', (x: Tensor, dim: number): Tensor => {
   return alongDim('logSoftmax', x, dim);
-}
+});
 
 /** ln Σ exp(x) over `dims` (all by default), without overflow. Integers give float32. */
-export function logsumexp(x: Tensor, dims?: Dims, keepdim = false): Tensor {
+export const logsumexp = autocasts('logsumexp', (x: Tensor, dims?: Dims, keepdim = false): Tensor => {
   checkTensor(x, 'logsumexp');
   checkFlag(keepdim, 'keepdim', 'logsumexp');
   const z = isFloating(x.dtype) ? x : to(x, 'float32');
@@ -44,4 +45,4 @@ export function logsumexp(x: Tensor, dims?: Dims, keepdim = false): Tensor {
         x.shape.map((s, i) => (over.includes(i) ? 1 : s)),
       )
     : y;
-}
+});

@@ -6,6 +6,7 @@ import { defaultGenerator, drawKey, Generator, type RandomKey } from '../random.
 import { checkDim, checkInteger, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
+import { autocasts } from './autocast.js';
 import { door, fresh, invoke, like } from './door.js';
 import { reshape, select, transpose } from './view.js';
 
@@ -62,16 +63,16 @@ export function kthvalue(x: Tensor, k: number, dim = -1): [value: Tensor, index:
 }
 
 /** Running sums along `dim`. Integers and bool give int64. */
-export function cumsum(x: Tensor, dim: number): Tensor {
+export const cumsum = autocasts('cumsum', (x: Tensor, dim: number): Tensor => {
   const [z, d] = scanned('cumsum', x, dim);
   return alongLast(z, d, (last) => door('cumsum', [last], [scanOutput(last)], [0], { reverse: false }))[0]!;
-}
+});
 
 /** Running products along `dim`. Integers and bool give int64. */
-export function cumprod(x: Tensor, dim: number): Tensor {
+export const cumprod = autocasts('cumprod', (x: Tensor, dim: number): Tensor => {
   const [z, d] = scanned('cumprod', x, dim);
   return alongLast(z, d, (last) => door('cumprod', [last], [scanOutput(last)], [], undefined))[0]!;
-}
+});
 
 const scanOutput = (x: Tensor) => fresh(x.shape, isFloating(x.dtype) ? x.dtype : 'int64');
 

@@ -1,5 +1,6 @@
 // Gradients of views, copies, reductions and matrix products, and of the fused blocks made of them.
 import { allocate, arange, zeros } from '../../create.js';
+import { castGradient } from '../../ops/autocast.js';
 import { where } from '../../ops/blend.js';
 import { contiguous, copy_, to } from '../../ops/copy.js';
 import { fresh, invoke } from '../../ops/door.js';
@@ -124,17 +125,30 @@ export const matmulRule: Rule<'matmul'> = {
   grad: (n, g) => [() => matmul(g, mT(n.in(1))), () => matmul(mT(n.in(0)), g)],
 };
 
-/** dW = gᵀ·x and db = column sums of g, which ride on the packing of g. */
-function weightGradient(g: Tensor, x: Tensor, withBias: boolean): [Tensor, Tensor | null] {
-  const made = gemm(mT(g), x, { columnSums: withBias ? fresh([g.shape[1]!], wideType(g.dtype)) : null });
+/** A product in the dtype of the input whose gradient it is: autocast's float32 weights get theirs unrounded. */
+function productFor(n: Node, i: number, a: Tensor, b: Tensor): Tensor {
+  return gemm(a, b, { out: fresh([a.shape[0]!, b.shape[1]!], n.inputMeta[i]!.dtype) })[0]!;
+}
+
+/** dW = gᵀ·x of input i and db = column sums of g, which ride on the packing of g. */
+function weightGradient(n: Node, i: number, g: Tensor, x: Tensor): [Tensor, Tensor | null] {
+  const out = fresh([g.shape[1]!, x.shape[1]!], n.inputMeta[i]!.dtype);
+  const made = gemm(mT(g), x, { out, columnSums: n.needs(i + 1) ? fresh([g.shape[1]!], wideType(g.dtype)) : null });
   return [made[0]!, made[1] ?? null];
 }
 
+/** The gradient of `linear` in the type of its product: a wide residual made it wider. */
+function inProductType(n: Node, g: Tensor): Tensor {
+  const saved = n.needs(0) ? n.in(1) : n.needs(1) ? n.in(0) : null;
+  return saved ? castGradient('linear', g, saved.dtype) : g;
+}
+
 /** The same gradients in recorded primitives, for gradients of gradients. */
-function linearInPrimitives(n: Node, g: Tensor): (() => Tensor | null)[] {
+function linearInPrimitives(n: Node, wide: Tensor): (() => Tensor | null)[] {
+  const g = inProductType(n, wide);
   const flat = reshape(g, [-1, g.shape[g.ndim - 1]!]);
   const x = n.needs(1) ? reshape(n.in(0), [-1, n.shapeOf(0)[n.shapeOf(0).length - 1]!]) : null;
-  return [() => matmul(g, n.in(1)), () => matmul(mT(flat), x!), () => sum(flat, 0), () => g];
+  return [() => matmul(g, n.in(1)), () => matmul(mT(flat), x!), () => sum(flat, 0), () => wide];
 }
 
 export const compositeRules: Rules<CompositeName> = {
@@ -142,12 +156,12 @@ export const compositeRules: Rules<CompositeName> = {
     inputs: (needs) => [0, 1].filter((i) => needs[1 - i]),
     grad: (n, g) => {
       if (n.differentiatesBackward()) return linearInPrimitives(n, g);
-      const dy = rows(contiguous(g));
+      const dy = rows(contiguous(inProductType(n, g)));
       let bias: Tensor | null = null;
       return [
-        () => reshape(gemm(dy, n.in(1).detach())[0]!, n.shapeOf(0)),
+        () => reshape(productFor(n, 0, dy, n.in(1).detach()), n.shapeOf(0)),
         () => {
-          const [dw, db] = weightGradient(dy, rows(n.in(0)), n.needs(2));
+          const [dw, db] = weightGradient(n, 1, dy, rows(n.in(0)));
           bias = db;
           return dw;
         },
@@ -162,12 +176,12 @@ export const compositeRules: Rules<CompositeName> = {
     constant: [1, 2],
     grad: (n, g) => {
       n.refuseDouble();
-      const dy = rows(contiguous(g));
+      const dy = rows(contiguous(castGradient('mlp', g, n.in(3).dtype)));
       const [pre, act] = [n.out(1), n.out(2)];
-      const [dw2, db2] = n.needs(3) ? weightGradient(dy, act, n.needs(4)) : [null, null];
+      const [dw2, db2] = n.needs(3) ? weightGradient(n, 3, dy, act) : [null, null];
       const dpre = gemm(dy, n.in(3).detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
-      const [dw1, db1] = n.needs(1) ? weightGradient(dpre, rows(n.in(0)), n.needs(2)) : [null, null];
-      return [() => reshape(gemm(dpre, n.in(1).detach())[0]!, n.shapeOf(0)), dw1, () => db1 ?? sum(dpre, 0), dw2, () => db2 ?? sum(dy, 0), () => g];
+      const [dw1, db1] = n.needs(1) ? weightGradient(n, 1, dpre, rows(n.in(0))) : [null, null];
+      return [() => reshape(productFor(n, 0, dpre, n.in(1).detach()), n.shapeOf(0)), dw1, () => db1 ?? sum(dpre, 0), dw2, () => db2 ?? sum(dy, 0), () => g];
     },
   },
   attentionPacked: {
