@@ -144,6 +144,13 @@ test('float32: one step, and 10 of SGD', async () => {
   expectEqual(await train(4, sgd, 10, {}, plain, 'float32'), await alone(sgd, 10, 'float32'), 1e-4);
 });
 
+test.each<[string, Omit<DataParallelOptions, 'group'>]>([
+  ...bucketings,
+  ['buckets in 16 bits', { gradientDType: 'bfloat16', bucketBytes: 600, firstBucketBytes: 100 }],
+])('bfloat16, %s', async (_, options) => {
+  expectEqual(await train(4, sgd, 4, options, plain, 'bfloat16'), await alone(sgd, 4, 'bfloat16'), 2e-2);
+});
+
 test('two runs are equal to the bit, also in float32', async () => {
   const run = (): Promise<number[][]> => train(3, optimizers['AdamW']!, 5, { bucketBytes: 200, firstBucketBytes: 100 }, plain, 'float32');
   expect(await run()).toEqual(await run());
@@ -410,6 +417,7 @@ test('wrong options', async () => {
       expect(() => new DistributedDataParallel(model, { group: world, ...options } as DataParallelOptions)).toThrow(text);
     wrong({ group: null }, 'give the process group as { group }');
     wrong({ gradientReduction: 'max' }, 'gradientReduction must be mean or sum, got a string "max"');
+    wrong({ gradientDType: 'float64' }, 'gradientDType must be float32, bfloat16 or float16, got a string "float64"');
     wrong({ bucketBytes: 0 }, 'bucketBytes must be positive, got 0');
     wrong({ staticGraph: true, findUnusedParameters: true }, 'findUnusedParameters is for graphs that change');
     wrong({ hook: {} }, 'a hook has a method reduce');

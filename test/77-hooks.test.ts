@@ -9,6 +9,7 @@ import { AdaptiveTopK, affordableRatio } from '../lib/distributed/hooks/adaptive
 import { bfloat16Compression, float16Compression } from '../lib/distributed/hooks/compress.js';
 import type { FeedbackHook } from '../lib/distributed/hooks/feedback.js';
 import type { CommunicationHook } from '../lib/distributed/hooks/hook.js';
+import { oneRoundingReduction } from '../lib/distributed/hooks/one_rounding.js';
 import { PowerSGD } from '../lib/distributed/hooks/power_sgd.js';
 import { TopK } from '../lib/distributed/hooks/top_k.js';
 import { type SimulatedRank, simulate } from '../lib/distributed/simulate.js';
@@ -95,7 +96,7 @@ test.each(lossless)('%s is the plain reduction', async (_, hook, bound) => {
 });
 
 test('compression by rounding: exact for what 16 bits hold, close otherwise', async () => {
-  for (const hook of [float16Compression, bfloat16Compression]) {
+  for (const hook of [float16Compression, bfloat16Compression, oneRoundingReduction]) {
     const results = await simulate(4, async ({ rank, device, world }) => {
       const ddp = new DistributedDataParallel(new nn.Linear(5, 2, { device: device.toString() }), { group: world, hook });
       const x = sg.fromTypedArray(
@@ -115,6 +116,19 @@ test('compression by rounding: exact for what 16 bits hold, close otherwise', as
       expect(relativeError(rounded[0]!, plain!)).toBeLessThan(hook === float16Compression ? 1e-3 : 1e-2);
     }
   }
+});
+
+test('a region of autocast around backward does not reach into a hook', async () => {
+  const run = (region: sg.amp.AutocastDType | null): Promise<number[][]> =>
+    simulate(2, (of) => {
+      const hook = new PowerSGD({ rank: 2, minCompressionRate: 1, startStep: 0 });
+      const ddp = new DistributedDataParallel(new Model(of.device.toString(), 'float32'), { group: of.world, hook, ...small });
+      const [x, y] = batch(of.rank, 0, 'float32', of.device);
+      const loss = sg.mseLoss(ddp.forward(x), y);
+      sg.amp.autocast(region, () => loss.backward());
+      return flatten(ddp.parameters().map((p) => p.grad!));
+    });
+  expect(await run('bfloat16')).toEqual(await run(null));
 });
 
 const lossy: [string, () => FeedbackHook][] = [
@@ -184,17 +198,18 @@ test('error feedback converges where compression alone does not', async () => {
 async function resume(
   of: SimulatedRank,
   make: () => FeedbackHook,
+  dtype: sg.DType,
   save: (hook: FeedbackHook, others: Record<string, unknown>) => Promise<string | null>,
   load: (hook: FeedbackHook, others: Record<string, sg.io.Stateful>) => Promise<void>,
 ): Promise<[number[], number[]]> {
   const begin = (): [DistributedDataParallel<Model>, sg.optim.Optimizer, FeedbackHook] => {
     const hook = make();
-    const ddp = new DistributedDataParallel(new Model(of.device.toString(), 'float32'), { group: of.world, hook, ...small });
+    const ddp = new DistributedDataParallel(new Model(of.device.toString(), dtype), { group: of.world, hook, ...small });
     return [ddp, new optim.SGD(ddp.parameters(), { lr: 0.1, momentum: 0.5 }), hook];
   };
   const run = async (ddp: DistributedDataParallel<Model>, opt: sg.optim.Optimizer, from: number, to: number): Promise<number[]> => {
     for (let s = from; s < to; s++) {
-      const [x, y] = batch(of.rank, s, 'float32', of.device);
+      const [x, y] = batch(of.rank, s, dtype, of.device);
       sg.mseLoss(ddp.forward(x), y).backward();
       opt.step();
       opt.zeroGrad();
@@ -210,9 +225,11 @@ async function resume(
   return [straight, await run(ddp2, opt2, 3, 6)];
 }
 
-test.each([...lossy, ['PowerSGD without warm start', () => new PowerSGD({ minCompressionRate: 1, warmStart: false })] as [string, () => FeedbackHook]])(
-  '%s: a saved state goes on exactly, each rank its own or all in one',
-  async (_, make) => {
+const saved: [string, () => FeedbackHook][] = [...lossy, ['PowerSGD without warm start', () => new PowerSGD({ minCompressionRate: 1, warmStart: false })]];
+
+test.each(saved.flatMap(([name, make]) => (['float32', 'bfloat16'] as const).map((dtype) => [name, dtype, make] as const)))(
+  '%s, %s: a saved state goes on exactly, each rank its own or all in one',
+  async (_, dtype, make) => {
     const root = await mkdtemp(join(tmpdir(), 'shardgrad-hooks-'));
     try {
       const own = (of: SimulatedRank): string => join(root, `rank-${of.rank}`);
@@ -220,6 +237,7 @@ test.each([...lossy, ['PowerSGD without warm start', () => new PowerSGD({ minCom
         resume(
           of,
           make,
+          dtype,
           (hook, others) => io.saveCheckpoint(own(of), { ...others, hook, step: 3 }),
           async (hook, others) => void (await io.loadCheckpoint(own(of), { ...others, hook }, { device: of.device })),
         ),
@@ -228,6 +246,7 @@ test.each([...lossy, ['PowerSGD without warm start', () => new PowerSGD({ minCom
         resume(
           of,
           make,
+          dtype,
           async (hook, others) => {
             const state = await hook.gatherState();
             if (of.rank === 0) await io.saveCheckpoint(join(root, 'all'), { ...others, hook: state, step: 3 });
@@ -246,7 +265,7 @@ test.each([...lossy, ['PowerSGD without warm start', () => new PowerSGD({ minCom
       // three ranks take the mean of what two had pending
       const pendings = await simulate(3, async (of) => {
         const hook = make();
-        new DistributedDataParallel(new Model(of.device.toString(), 'float32'), { group: of.world, hook });
+        new DistributedDataParallel(new Model(of.device.toString(), dtype), { group: of.world, hook });
         const { hook: state } = (await io.loadCheckpoint(join(root, 'all'), {}, { device: of.device })) as unknown as {
           hook: Parameters<FeedbackHook['loadStateDict']>[0];
         };
@@ -292,8 +311,11 @@ test('data that end early: the model is the same on all ranks, and goes on', asy
     const results = await run(hook);
     for (const r of results) expect(r).toEqual(results[0]);
   }
-  const rounded = await run(() => bfloat16Compression);
-  expect(relativeError(rounded[2]!, expected!)).toBeLessThan(1e-2);
+  for (const hook of [bfloat16Compression, oneRoundingReduction]) {
+    const rounded = await run(() => hook);
+    for (const r of rounded) expect(r).toEqual(rounded[0]);
+    expect(relativeError(rounded[2]!, expected!)).toBeLessThan(1e-2);
+  }
 });
 
 test('the affordable share', () => {

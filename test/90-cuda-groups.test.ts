@@ -11,7 +11,8 @@ vi.hoisted(() => {
   process.env['SHARDGRAD_SHARE_GPUS'] ??= '1';
 });
 
-import { DistributedDataParallel } from '../lib/distributed/ddp.js';
+import { type DataParallelOptions, DistributedDataParallel } from '../lib/distributed/ddp.js';
+import { oneRoundingReduction } from '../lib/distributed/hooks/one_rounding.js';
 import { startNccl } from '../lib/distributed/nccl.js';
 import { segmentName } from '../lib/distributed/segment_name.js';
 import { type SimulatedRank, type SimulateOptions, simulate } from '../lib/distributed/simulate.js';
@@ -281,17 +282,35 @@ describe.each(['staged', 'nccl'] as const)('%s', (backend) => {
       expectEqual(results, expected, 1e-10);
     });
 
-    test('sums of bfloat16 gradients are those of float32, unless it is asked otherwise', async () => {
-      const gradients = (reduceInFloat32?: boolean): Promise<number[][]> =>
+    test('gradients of bfloat16 parameters are summed in float32, unless it is asked otherwise', async () => {
+      const gradients = (options: Omit<DataParallelOptions, 'group'>): Promise<number[][]> =>
         run(async (of) => {
           const model = new nn.Sequential(new nn.Linear(1, 1, { bias: false, device: of.device.toString(), dtype: 'bfloat16' }));
-          const ddp = new DistributedDataParallel(model, { group: of.world, gradientReduction: 'sum', reduceInFloat32 });
+          const ddp = new DistributedDataParallel(model, { group: of.world, gradientReduction: 'sum', ...options });
           // the gradient is the input: 1 and 1/256, whose sum bfloat16 does not have
           ddp.forward(sg.full([1, 1], of.rank ? 2 ** -8 : 1, { device: of.device, dtype: 'bfloat16' })).backward();
           return flatten(ddp.parameters().map((p) => p.grad!));
         });
-      expect(await gradients()).toEqual(await gradients(false));
-      expect((await gradients())[0]).toEqual([1]);
+      const same = (x: number): number[][] => [[x], [x]];
+      expect(await gradients({})).toEqual(same(1 + 2 ** -8));
+      expect(await gradients({ gradientDType: 'bfloat16' })).toEqual(same(1));
+      expect(await gradients({ hook: oneRoundingReduction })).toEqual(same(1));
+    });
+
+    test('a rank without data takes part in a reduction with one rounding', async () => {
+      const results = await run(async (of) => {
+        const model = new nn.Linear(7, 1, { bias: false, device: of.device.toString(), dtype: 'bfloat16' });
+        const ddp = new DistributedDataParallel(model, { group: of.world, gradientReduction: 'sum', hook: oneRoundingReduction });
+        const sums: number[][] = [];
+        for await (const x of ddp.join(of.rank ? [3, 5] : [4])) {
+          ddp.forward(sg.full([1, 7], x, { device: of.device, dtype: 'bfloat16' })).backward();
+          sums.push(await flatten([model.weight.grad!]));
+          ddp.zeroGrad();
+        }
+        return sums;
+      });
+      const each = (x: number): number[] => new Array(7).fill(x);
+      expect(results).toEqual([[each(7)], [each(7), each(5)]]);
     });
   });
 });

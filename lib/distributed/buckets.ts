@@ -17,12 +17,12 @@ export interface NamedParameter {
   readonly parameter: Tensor;
 }
 
-/** Packs parameters of one dtype after another into ranges that end when they reach `first`, then `cap` bytes. */
-export function assign<P extends NamedParameter>(parameters: readonly P[], first: number, cap: number): P[][] {
+/** Packs parameters whose gradients have one dtype after another into ranges that end when they reach `first`, then `cap` bytes. */
+export function assign<P extends NamedParameter>(parameters: readonly P[], dtypeOf: (p: P) => DType, first: number, cap: number): P[][] {
   const buckets: P[][] = [];
   const open = new Map<string, { list: P[]; bytes: number }>();
   for (const p of parameters) {
-    const { dtype, nbytes } = p.parameter;
+    const dtype = dtypeOf(p);
     let bucket = open.get(dtype);
     if (!bucket) {
       bucket = { list: [], bytes: 0 };
@@ -30,7 +30,7 @@ export function assign<P extends NamedParameter>(parameters: readonly P[], first
       buckets.push(bucket.list);
     }
     bucket.list.push(p);
-    bucket.bytes += nbytes;
+    bucket.bytes += p.parameter.numel * dtypeSize[dtype];
     // the first one is small: it goes out while most of backward is still to come
     if (bucket.bytes >= (bucket.list === buckets[0] ? first : cap)) open.delete(dtype);
   }
@@ -51,13 +51,14 @@ export class Bucket<P extends NamedParameter = NamedParameter> implements Gradie
 
   constructor(
     readonly parameters: readonly P[],
+    dtype: DType,
     private readonly ensemble: Ensemble,
     index: number,
   ) {
     this.label = `of gradient bucket ${index}`;
-    const { dtype } = parameters[0]!.parameter;
     // each gradient begins at a cache line
-    const room = (p: P): number => Math.ceil(p.parameter.nbytes / 64) * (64 / dtypeSize[dtype]);
+    const line = 64 / dtypeSize[dtype];
+    const room = (p: P): number => Math.ceil(p.parameter.numel / line) * line;
     this.buffer = ensemble.sharedZeros([parameters.reduce((n, p) => n + room(p), 0)], dtype).keep();
     Object.assign(this.buffer.storage, { kind: 'gradient', divided: true });
     let at = 0;
@@ -117,7 +118,7 @@ export class Bucket<P extends NamedParameter = NamedParameter> implements Gradie
     this.work?.wait();
     this.work = null;
     // what a hook makes lives from one collective to the next, and not in whatever scope runs now
-    const next = this.steps && withContext({ scope: this.scope, gradEnabled: false }, () => this.steps!.next());
+    const next = this.steps && withContext({ scope: this.scope, gradEnabled: false, autocast: null }, () => this.steps!.next());
     if (next?.done === false) this.work = next.value;
     return this.work !== null;
   }

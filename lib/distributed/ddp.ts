@@ -1,18 +1,21 @@
 // Data parallelism: every rank has the whole model and a part of the batch, and gradients are reduced over the ranks. First the whole
 // idea in one function; then DistributedDataParallel, which does the same in buckets while backward still runs
 // (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020).
+import { sumDType } from '../autograd/accumulate.js';
 import { isGradEnabled, noGrad } from '../autograd/modes.js';
-import { zerosLike } from '../create.js';
-import { DeviceError, describe, ValueError } from '../errors.js';
+import { zeros } from '../create.js';
+import { DeviceError, DTypeError, describe, ValueError } from '../errors.js';
 import { Dropout } from '../nn/dropout.js';
 import { Module } from '../nn/module.js';
+import { to } from '../ops/copy.js';
 import type { Layout } from '../random.js';
 import type { Shape } from '../shape.js';
+import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
 import type { NamedParameter } from './buckets.js';
 import { Ensemble } from './ensemble.js';
 import type { CommunicationHook } from './hooks/hook.js';
-import { narrowReduction, plainReduction } from './hooks/plain.js';
+import { plainReduction } from './hooks/plain.js';
 import { type JoinOptions, join } from './join.js';
 import { ProcessGroup } from './process_group.js';
 import { Reducer } from './reducer.js';
@@ -21,20 +24,38 @@ import { SyncBatchNorm } from './sync_batch_norm.js';
 
 /**
  * Data parallelism in its simplest form, for loops that drive themselves: called after backward, it replaces each parameter's gradient
- * by the mean or the sum of those of all ranks. A rank without one counts as zeros. Every rank passes the same parameters.
+ * by the mean or the sum of those of all ranks. A rank without one counts as zeros. Those of 16-bit parameters become float32, unless their
+ * `gradDType` says otherwise. Every rank passes the same parameters.
  */
 export function reduceGradients(group: ProcessGroup, parameters: Iterable<Tensor>, reduction: 'mean' | 'sum' = 'mean'): void {
   for (const parameter of new Set(parameters)) {
     if (!parameter.requiresGrad) continue;
-    parameter.grad ??= zerosLike(parameter.detach()).keep();
+    parameter.grad = noGrad(() => reducible(parameter));
     group.allReduce(parameter.grad, { op: reduction === 'mean' ? 'avg' : 'sum' }).wait();
   }
+}
+
+/** The gradient in a dtype that all ranks have, however many contributions each had. */
+function reducible({ grad, shape, dtype, device, gradDType }: Tensor): Tensor {
+  const common = gradDType ?? sumDType(dtype);
+  const g = grad ? to(grad, common) : zeros(shape, { dtype: common, device });
+  if (g !== grad) {
+    takeOut(g.storage, 'gradient');
+    if (grad && !grad.isView) grad.dispose();
+  }
+  return g;
 }
 
 export interface DataParallelOptions {
   group: ProcessGroup;
   /** `mean` (default) divides by the number of ranks, as PyTorch; `sum` is for losses that are already normalised over all ranks. */
   gradientReduction?: 'mean' | 'sum';
+  /**
+   * What gradients of 16-bit parameters are reduced in, and handed to the optimizer; `float32` unless given. A 16-bit dtype takes half the memory
+   * and sends half the bytes, and rounds the sum over the ranks: NCCL at every rank, the other backends once. `hook: oneRoundingReduction`
+   * sends as little and rounds once everywhere, with either.
+   */
+  gradientDType?: 'float32' | 'bfloat16' | 'float16';
   /** Bytes of a bucket; 25 MiB. */
   bucketBytes?: number;
   /** Bytes of the first bucket; 1 MiB. */
@@ -58,11 +79,6 @@ export interface DataParallelOptions {
   staticGraph?: boolean;
   /** Another way to reduce: compression, for example. */
   hook?: CommunicationHook;
-  /**
-   * Without a hook, NCCL sums 16-bit gradients in float32; on by default. Off, it sends half the bytes and rounds the sum at every rank. The
-   * other backends always sum in float32.
-   */
-  reduceInFloat32?: boolean;
 }
 
 /**
@@ -100,10 +116,11 @@ export class DistributedDataParallel<M extends Module> extends Module {
     const ensemble = Ensemble.of(group);
     const ready = compareParameters(group, named);
     ready.catch(() => {}); // whoever does not ask meets the failure at the next wait
-    const hook = options.hook ?? (options.reduceInFloat32 === false ? narrowReduction : plainReduction);
+    const hook = options.hook ?? plainReduction;
     hook.attach?.(ensemble, named);
     const reducer = new Reducer(named, frozen, ensemble, {
       mean: options.gradientReduction !== 'sum',
+      gradientDType: options.gradientDType ?? 'float32',
       bucketBytes: options.bucketBytes ?? 25 << 20,
       firstBucketBytes: options.firstBucketBytes ?? 1 << 20,
       rebuildBuckets: options.rebuildBuckets ?? true,
@@ -182,6 +199,9 @@ function checkOptions(module: unknown, options: DataParallelOptions): void {
   const { gradientReduction = 'mean', findUnusedParameters, staticGraph, hook } = options;
   if (gradientReduction !== 'mean' && gradientReduction !== 'sum') {
     throw new ValueError(`${where}: gradientReduction must be mean or sum, got ${describe(gradientReduction)}`);
+  }
+  if (!['float32', 'bfloat16', 'float16', undefined].includes(options.gradientDType)) {
+    throw new DTypeError(`${where}: gradientDType must be float32, bfloat16 or float16, got ${describe(options.gradientDType)}`);
   }
   for (const name of ['bucketBytes', 'firstBucketBytes'] as const) {
     const bytes = options[name];

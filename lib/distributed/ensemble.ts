@@ -12,7 +12,7 @@ import type { Backend } from './transport.js';
 import type { Work } from './work.js';
 
 /** What ranks without data are told: the kind of call, then its dtype, elements, reduction and root. */
-const Call = { allReduce: 1, broadcast: 2, allGather: 3, stepEnds: 4 } as const;
+const Call = { allReduce: 1, broadcast: 2, allGather: 3, stepEnds: 4, allToAll: 5, allGatherActive: 6 } as const;
 const FIELDS = 5;
 const REDUCTIONS = ['sum', 'avg', 'min', 'max', 'product', 'premulSum'] as const;
 /** What changes nothing: a sum by zeros, a minimum by infinities. */
@@ -85,6 +85,17 @@ export class Ensemble {
     this.announce(Call.allGather, x);
     return this.group.allGather(x, options);
   }
+  /** As the group's, among the ranks with data alone: `x`, of one dimension, has as many equal parts as there are of these. */
+  allToAll(x: Tensor, options: CallOptions = {}): Work<Tensor> {
+    this.announce(Call.allToAll, x);
+    const rows = this.rowsOf(x.numel / this.players.length);
+    return this.group.allToAll(x, { ...options, send: rows, receive: rows });
+  }
+  /** As the group's, of the ranks with data alone: `x` has one dimension. */
+  allGatherActive(x: Tensor, options: CallOptions = {}): Work<Tensor> {
+    this.announce(Call.allGatherActive, x);
+    return this.group.allGather(x, { ...options, rows: this.rowsOf(x.numel) });
+  }
   sharedZeros(shape: readonly number[], dtype: DType): Tensor {
     return this.group.sharedZeros(shape, { dtype });
   }
@@ -135,7 +146,18 @@ export class Ensemble {
       const x = zeros([numel], { dtype, device });
       group.allGather(x).wait().dispose();
       x.dispose();
+    } else if (kind === Call.allToAll || kind === Call.allGatherActive) {
+      const x = zeros([0], { dtype, device });
+      const none = new Array<number>(group.size).fill(0);
+      const work = kind === Call.allToAll ? group.allToAll(x, { send: none, receive: none }) : group.allGather(x, { rows: this.rowsOf(numel) });
+      work.wait().dispose();
+      x.dispose();
     } else throw new InternalError(`join: unknown announcement ${kind}`);
+  }
+
+  /** So many rows of each rank that has data. */
+  private rowsOf(each: number): number[] {
+    return Array.from({ length: this.size }, (_, r) => (this.players.includes(r) ? each : 0));
   }
 
   private announce(kind: number, x: Tensor | null, op = 0, src = 0): void {

@@ -18,6 +18,7 @@ export { AdaptiveTopK, type AdaptiveTopKOptions } from './hooks/adaptive_top_k.j
 export { bfloat16Compression, float16Compression } from './hooks/compress.js';
 export { FeedbackHook, type FeedbackState } from './hooks/feedback.js';
 export type { CommunicationHook, GradientBucket, NamedGradient, ReductionContext } from './hooks/hook.js';
+export { oneRoundingReduction } from './hooks/one_rounding.js';
 export { PowerSGD, type PowerSGDOptions } from './hooks/power_sgd.js';
 export { TopK, type TopKOptions } from './hooks/top_k.js';
 export { type InitOptions, init, type Job } from './init.js';

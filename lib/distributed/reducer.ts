@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { afterBackward, backwardRuns, lossIsNormalized } from '../autograd/engine.js';
 import { withContext } from '../context.js';
 import { fromTypedArray } from '../create.js';
+import { type DType, dtypeSize } from '../dtype.js';
 import { AutogradError, ValueError } from '../errors.js';
 import { AbsentMap, Presence } from './absent.js';
 import { assign, Bucket, type NamedParameter } from './buckets.js';
@@ -14,6 +15,8 @@ import type { CommunicationHook, ReductionContext } from './hooks/hook.js';
 
 export interface ReducerOptions {
   readonly mean: boolean;
+  /** Of the buckets of 16-bit parameters. */
+  readonly gradientDType: DType;
   readonly bucketBytes: number;
   readonly firstBucketBytes: number;
   readonly rebuildBuckets: boolean;
@@ -41,6 +44,8 @@ export interface ReducerState {
 interface Member extends NamedParameter {
   readonly index: number;
   bucket: Bucket<Member> | null;
+  /** The parameter's, when its bucket was made. */
+  dtype: DType;
   /** Growths of the gradient in this backward, and those expected. */
   fired: number;
   uses: number;
@@ -69,7 +74,7 @@ export class Reducer {
     private readonly ensemble: Ensemble,
     private readonly options: ReducerOptions,
   ) {
-    this.members = named.map((p, index) => ({ ...p, index, bucket: null, fired: 0, uses: 1, touched: false }));
+    this.members = named.map((p, index) => ({ ...p, index, bucket: null, dtype: p.parameter.dtype, fired: 0, uses: 1, touched: false }));
     for (const m of this.members) m.parameter.registerPostAccumulateGradHook(() => this.arrived(m));
   }
 
@@ -119,11 +124,9 @@ export class Reducer {
         `parameter ${thawed.name} requires a gradient, and did not when the model was wrapped: each rank would train it by itself; wrap the model again`,
       );
     }
-    for (const { name, parameter, bucket } of this.members) {
-      if (!bucket || parameter.dtype === bucket.buffer.dtype) continue;
-      throw this.fail(
-        `parameter ${name} is ${parameter.dtype} now and was ${bucket.buffer.dtype} when the gradients were laid out; cast the model before it is wrapped`,
-      );
+    for (const { name, parameter, bucket, dtype } of this.members) {
+      if (!bucket || parameter.dtype === dtype) continue;
+      throw this.fail(`parameter ${name} is ${parameter.dtype} now and was ${dtype} when the gradients were laid out; cast the model before it is wrapped`);
     }
   }
 
@@ -247,12 +250,14 @@ export class Reducer {
   }
 
   private build(layout: Layout): void {
-    const { firstBucketBytes, bucketBytes } = this.options;
+    const { firstBucketBytes, bucketBytes, gradientDType } = this.options;
     if (layout.uses.length !== this.members.length) throw new ValueError('DistributedDataParallel: the layout belongs to another model');
     const order = layout.order.map((i) => this.members[i]!);
     this.laidOut = layout;
-    this.buckets = assign(order, firstBucketBytes, bucketBytes).map((members, i) => new Bucket(members, this.ensemble, i));
-    for (const bucket of this.buckets) for (const m of bucket.parameters) m.bucket = bucket;
+    const dtypeOf = ({ parameter: { dtype } }: Member): DType => (dtypeSize[dtype] <= 2 ? gradientDType : dtype);
+    const ranges = assign(order, dtypeOf, firstBucketBytes, bucketBytes);
+    this.buckets = ranges.map((members, i) => new Bucket(members, dtypeOf(members[0]!), this.ensemble, i));
+    for (const bucket of this.buckets) for (const m of bucket.parameters) Object.assign(m, { bucket, dtype: m.parameter.dtype });
     for (const m of this.members) m.uses = Math.max(1, layout.uses[m.index]!);
   }
 

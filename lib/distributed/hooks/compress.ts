@@ -4,7 +4,7 @@ import { copy_ } from '../../ops/copy.js';
 import { pointwiseInto } from '../../ops/door.js';
 import type { Work } from '../work.js';
 import type { CommunicationHook, GradientBucket, ReductionContext } from './hook.js';
-import { narrowReduction } from './plain.js';
+import { plainReduction } from './plain.js';
 
 class Rounding implements CommunicationHook {
   constructor(
@@ -15,7 +15,7 @@ class Rounding implements CommunicationHook {
   *reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void> {
     const { buffer, label } = bucket;
     if (dtypeSize[buffer.dtype] <= 2) {
-      yield* narrowReduction.reduce(bucket, context);
+      yield* plainReduction.reduce(bucket, context);
       return;
     }
     const small = bucket.scratch(this.name, buffer.numel, this.dtype);

@@ -1,5 +1,4 @@
 // What DistributedDataParallel does without a hook: the bucket itself is summed, without a copy.
-import { copy_ } from '../../ops/copy.js';
 import { mul_ } from '../../ops/pointwise.js';
 import type { Tensor } from '../../tensor.js';
 import type { Work } from '../work.js';
@@ -25,25 +24,10 @@ function* mean(x: Tensor, label: string, { ensemble, divisor }: ReductionContext
   else yield ensemble.allReduce(x, { op: { premulSum: 1 / divisor }, label });
 }
 
-class AllReduce implements CommunicationHook {
-  readonly name = 'allReduce';
-  constructor(private readonly wide: boolean) {}
-
+/** Sums in the dtype of the bucket: on NCCL a 16-bit sum is rounded at every rank, elsewhere once. */
+export const plainReduction: CommunicationHook = {
+  name: 'allReduce',
   *reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void> {
-    const { buffer, label } = bucket;
-    // NCCL rounds its sums of 16-bit floats at every rank; the other backends sum them in float32
-    if (!this.wide || context.ensemble.backend !== 'nccl' || !(buffer.dtype === 'bfloat16' || buffer.dtype === 'float16')) {
-      yield* mean(buffer, label, context);
-      return;
-    }
-    const sum = bucket.scratch('in float32', buffer.numel, 'float32');
-    copy_(sum, buffer);
-    yield* mean(sum, label, context);
-    copy_(buffer, sum);
-  }
-}
-
-/** Sums in float32, whatever the gradients' dtype. */
-export const plainReduction: CommunicationHook = new AllReduce(true);
-/** Sums in the gradients' dtype, where the backend does: half the bytes for 16-bit ones. */
-export const narrowReduction: CommunicationHook = new AllReduce(false);
+    yield* mean(bucket.buffer, bucket.label, context);
+  },
+};
