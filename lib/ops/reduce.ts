@@ -3,7 +3,7 @@
 
 import { record, recording } from '../autograd/node.js';
 import type { OpAttrs, ReduceName, Reduction } from '../autograd/rules/types.js';
-import { type DType, isFloating } from '../dtype.js';
+import { type DType, isFloating, promoteTypes } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor, wrap } from '../tensor.js';
@@ -128,8 +128,8 @@ export function variance(x: Tensor, dims?: Dims, options: { correction?: number;
   const n = numel(over.map((d) => x.shape[d]!));
   const correction = checkNumber(options?.correction ?? 1, 'correction', 'var', 0);
   // two passes in at least float32: no cancellation, whatever the mean
-  const wide = x.dtype === 'float64' ? x : to(x, 'float32');
-  const squares = sumSquares(sub(wide, mean(wide, over, true)), over, options?.keepdim ?? false);
+  const center = reduce('mean', x, over, promoteTypes(x.dtype, 'float32'), true);
+  const squares = sumSquares(sub(x, center), over, options?.keepdim ?? false);
   return to(div(squares, Math.max(0, n - correction)), x.dtype);
 }
 /** Square root of the variance. */

@@ -4,7 +4,7 @@ import { castGradient } from '../../ops/autocast.js';
 import { where } from '../../ops/blend.js';
 import { contiguous, copy_, to } from '../../ops/copy.js';
 import { fresh, invoke } from '../../ops/door.js';
-import { EPILOGUE, gemm, matmul, rows, unpackHeads, wideType } from '../../ops/matmul.js';
+import { EPILOGUE, gemm, matmul, rows, unpackHeads } from '../../ops/matmul.js';
 import { putAt, writeInto } from '../../ops/places.js';
 import { div, eq, mul, sign } from '../../ops/pointwise.js';
 import { prod, sum, sumTo } from '../../ops/reduce.js';
@@ -133,7 +133,7 @@ function productFor(n: Node, i: number, a: Tensor, b: Tensor): Tensor {
 /** dW = gᵀ·x of input i and db = column sums of g, which ride on the packing of g. */
 function weightGradient(n: Node, i: number, g: Tensor, x: Tensor): [Tensor, Tensor | null] {
   const out = fresh([g.shape[1]!, x.shape[1]!], n.inputMeta[i]!.dtype);
-  const made = gemm(mT(g), x, { out, columnSums: n.needs(i + 1) ? fresh([g.shape[1]!], wideType(g.dtype)) : null });
+  const made = gemm(mT(g), x, { out, columnSums: n.needs(i + 1) ? fresh([g.shape[1]!], n.inputMeta[i + 1]!.dtype) : null });
   return [made[0]!, made[1] ?? null];
 }
 
