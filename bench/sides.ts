@@ -23,10 +23,13 @@ export interface Setup {
   readonly batch: number;
   readonly weights: string;
   readonly tokens: string;
+  /** Of the parameters. */
   readonly dtype: sg.DType;
+  /** Computes in bfloat16 by autocast; PyTorch does so for bfloat16 parameters too. */
+  readonly autocast: boolean;
 }
 
-/** Runs `fn` with a model's weights and tokens on disk. */
+/** Runs `fn` with a model's weights and tokens on disk. `dtype` is that of the parameters, or `autocast`. */
 export async function withSetup(name: string, dtype: string, fn: (setup: Setup) => Promise<void>): Promise<void> {
   const config = configs[name as keyof typeof configs];
   if (!config) throw new sg.ValueError(`--config must be one of ${Object.keys(configs).join(', ')}, got "${name}"`);
@@ -40,7 +43,8 @@ export async function withSetup(name: string, dtype: string, fn: (setup: Setup) 
     // a text-like skew, so that the loss falls
     for (let i = 0; i < ids.length; i++) ids[i] = Math.min(model.vocabSize - 1, Math.floor(((Math.sin(i * 12.9898) * 43758.5453) % 1) ** 2 * model.vocabSize));
     writeFileSync(tokens, ids);
-    await fn({ model, batch, weights, tokens, dtype: dtype as sg.DType });
+    const autocast = dtype === 'autocast';
+    await fn({ model, batch, weights, tokens, dtype: autocast ? 'float32' : (dtype as sg.DType), autocast });
   } finally {
     rmSync(folder, { recursive: true });
   }

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as dist from '../lib/distributed/index.js';
 import * as sg from '../lib/index.js';
-import { io, nn, optim } from '../lib/index.js';
+import { amp, io, nn, optim } from '../lib/index.js';
 import type { Setup } from './sides.js';
 
 const job = await dist.init();
@@ -24,7 +24,7 @@ async function prepare(setup: Setup): Promise<{ step(): Promise<number> }> {
     const at = ((count++ % (ids.length / (setup.batch * width))) * setup.batch + job.rank * rows) * width;
     const loss = sg.scope(() => {
       const part = sg.fromTypedArray(ids.subarray(at, at + rows * width), [rows, width]);
-      const loss = trained.forward(part.narrow(1, 0, width - 1), part.narrow(1, 1, width - 1));
+      const loss = amp.autocast(setup.autocast ? 'bfloat16' : null, () => trained.forward(part.narrow(1, 0, width - 1), part.narrow(1, 1, width - 1)));
       loss.backward();
       optim.clipGradNorm(model.parameters(), 1);
       optimizer.step();

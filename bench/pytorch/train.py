@@ -61,7 +61,7 @@ def main():
     tokens = tokens.view(-1, world, batch // world, context + 1)[:, rank]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     trained = DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
-    bf16 = setup["dtype"] == "bfloat16"
+    bf16 = setup["autocast"] or setup["dtype"] == "bfloat16"
     step = 0
     for line in sys.stdin:
         run = json.loads(line)
