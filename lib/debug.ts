@@ -5,6 +5,8 @@ import { fromNative } from './errors.js';
 import { native } from './native.js';
 
 export const debugMode = process.env['SHARDGRAD_DEBUG'] === '1';
+/** Whether every module's forward is a range in NVIDIA's profilers, `Linear "encoder.fc1"`. */
+export const nvtxMode = process.env['SHARDGRAD_NVTX'] === '1';
 
 /** The folder of this package's code: lib/, or all of the bundle's chunks. */
 const own = new URL('.', import.meta.url).href;

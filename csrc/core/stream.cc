@@ -10,6 +10,7 @@
 #include <new>
 
 #include "platform.h"
+#include "ranges.h"
 
 namespace sg {
 
@@ -279,6 +280,7 @@ void Stream::ring() {
 
 void Stream::execute(const Command& c, void* payload) {
   if (faulted() && !c.always) return;
+  const Range range(c.name);
   try {
     c.run(*this, payload);
   } catch (const Error& e) {

@@ -9,6 +9,7 @@
 #include "cuda_device.h"
 #include "cuda_error.h"
 #include "cuda_queue.h"
+#include "nvtx.h"
 #include "pinned_pool.h"
 
 namespace sg {
@@ -88,6 +89,7 @@ std::unique_ptr<Backend> open_cuda(int index) {
     fail(ErrorCode::Device, "no device cuda:", index, ": this machine has ", count, count == 1 ? " GPU" : " GPUs",
          ", cuda:0", count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string());
   }
+  look_for_profiler();
   return std::make_unique<CudaBackend>(survey.gpus[size_t(ordinal)]);
 }
 

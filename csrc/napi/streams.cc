@@ -1,6 +1,9 @@
 // Devices, events and waiting. An event is a number: how many commands the stream had been given. Waiting on the host
 // has a Promise form each; the synchronous one throws when it could never return.
+#include <cstring>
+
 #include "../core/accelerators.h"
+#include "../core/ranges.h"
 #include "args.h"
 #include "../core/thread_pool.h"
 
@@ -22,6 +25,18 @@ void synchronized(Stream& stream, void* payload) {
     settle(s->settlement);
   };
   stream.when_done(finish, *static_cast<Synchronizing**>(payload));
+}
+
+// What the user says to a profiler goes onto the timeline of this thread, and onto those of the threads that launch, in
+// the order of the operations. These commands have no names: they would be ranges themselves.
+void tell_launching_streams(Environment& e, CommandFn run, const std::string& name) {
+  for (auto& device : e.devices) {
+    Stream& stream = device->stream(kComputeStream);
+    if (!stream.queue()) continue;
+    const size_t bytes = name.size() + 1;
+    std::memcpy(stream.begin(bytes), name.c_str(), bytes);
+    stream.commit(run, nullptr, bytes, true);
+  }
 }
 
 }  // namespace
@@ -109,6 +124,33 @@ napi_value setNumThreads(Environment&, const Arguments& a) {
 
 napi_value getNumThreads(Environment& e, const Arguments&) { return make_number(e, ThreadPool::instance().threads()); }
 
+// Ranges and marks on the timeline of a profiler; nothing happens where none listens.
+napi_value rangePush(Environment& e, const Arguments& a) {
+  const std::string name = a.text(0, "the name");
+  const RangeSink* const sink = range_sink;
+  if (!sink) return nullptr;
+  sink->push(name.c_str());
+  tell_launching_streams(e, [](Stream&, void* text) { range_sink.load()->push(static_cast<char*>(text)); }, name);
+  return nullptr;
+}
+
+napi_value rangePop(Environment& e, const Arguments&) {
+  const RangeSink* const sink = range_sink;
+  if (!sink) return nullptr;
+  tell_launching_streams(e, [](Stream&, void*) { range_sink.load()->pop(); }, "");
+  sink->pop();
+  return nullptr;
+}
+
+napi_value rangeMark(Environment& e, const Arguments& a) {
+  const std::string name = a.text(0, "the name");
+  const RangeSink* const sink = range_sink;
+  if (!sink) return nullptr;
+  sink->mark(name.c_str());
+  tell_launching_streams(e, [](Stream&, void* text) { range_sink.load()->mark(static_cast<char*>(text)); }, name);
+  return nullptr;
+}
+
 // { queueLimit, spinMicroseconds, sync, matmulTf32 }, each optional
 napi_value configure(Environment& e, const Arguments& a) {
   const auto option = [&](const char* name, napi_valuetype expected, napi_value* value) {
@@ -157,7 +199,8 @@ std::vector<FunctionRow> stream_functions() {
   return {SG_FUNCTION(openDevice), SG_FUNCTION(synchronize),   SG_FUNCTION(synchronizeAsync),
           SG_FUNCTION(streamDone), SG_FUNCTION(recordEvent),   SG_FUNCTION(waitEvent),
           SG_FUNCTION(waitedTime), SG_FUNCTION(setNumThreads), SG_FUNCTION(getNumThreads),
-          SG_FUNCTION(configure)};
+          SG_FUNCTION(configure),  SG_FUNCTION(rangePush),     SG_FUNCTION(rangePop),
+          SG_FUNCTION(rangeMark)};
 }
 
 }  // namespace sg
