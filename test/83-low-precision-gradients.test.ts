@@ -250,6 +250,30 @@ describe.each(devices)('on %s', (device) => {
     }
   });
 
+  test.skipIf(device === 'cpu')('a captured step with several backwards is the eager one to the bit', async () => {
+    const slopes = leaf(wave(8, 1)).detach().reshape([2, 4]);
+    const make = (): [sg.nn.Linear, (x: sg.Tensor) => sg.Tensor] => {
+      sg.manualSeed(1);
+      const layer = new nn.Linear(4, 3, { device, dtype: 'bfloat16' });
+      const opt = new optim.AdamW(layer.parameters(), { lr: 0.1 });
+      const step = (x: sg.Tensor): sg.Tensor => {
+        for (let m = 1; m <= 3; m++) layer.forward(x.mul(m)).square().mean().backward();
+        const norm = optim.clipGradNorm(layer.parameters(), 1);
+        opt.step();
+        opt.zeroGrad();
+        return norm;
+      };
+      return [layer, step];
+    };
+    const [eager, step] = make();
+    for (let i = 0; i < 5; i++) step(slopes);
+    const [layer, recorded] = make();
+    const graph = sg.graph.capture(recorded, [slopes]); // has run it once
+    for (let i = 0; i < 4; i++) graph.replay([slopes]);
+    expect(await flatten(layer.parameters())).toEqual(await flatten(eager.parameters()));
+    graph.dispose();
+  });
+
   test('a training with accumulation follows float32 sums', async () => {
     const train = async (dtype: sg.DType | null): Promise<number[]> => {
       sg.manualSeed(3);
@@ -457,6 +481,27 @@ describe.each(devices.map((d) => d.slice(0, 4) as 'cpu' | 'cuda'))('ranks on %s'
         for (const result of results.slice(0, 3)) expect(result).toEqual(parameters);
         expectClose(seen, means, 'hook' in options || 'gradientDType' in options ? 2 ** -8 : 2 ** -23, 'gradients of the rank that was there to the end');
       }
+    }
+  });
+
+  test('a gradient without elements', async () => {
+    class Nothing extends nn.Module {
+      weight: sg.nn.Parameter;
+      constructor(device: sg.Device) {
+        super();
+        this.weight = new nn.Parameter(sg.zeros([0, 3], { device, dtype: 'bfloat16' }));
+      }
+      override forward(): sg.Tensor {
+        return this.weight.sum();
+      }
+    }
+    for (const hook of [undefined, oneRoundingReduction]) {
+      const shapes = await run(3, (of) => {
+        const ddp = new DistributedDataParallel(new Nothing(of.device), { group: of.world, hook });
+        ddp.forward().backward();
+        return ddp.module.weight.grad!.shape;
+      });
+      expect(shapes).toEqual([0, 1, 2].map(() => [0, 3]));
     }
   });
 
