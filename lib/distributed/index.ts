@@ -2,6 +2,7 @@
 
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
+export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';
 export type { Ensemble } from './ensemble.js';
 export {
   detectLaunch,
