@@ -2,7 +2,13 @@
 # addon loads where there is no driver; cuBLASLt and NCCL are looked for at run time). Under emulation the same sources
 # are compiled as C++ and run on the CPU: see csrc/cuda/emulation.
 set(SHARDGRAD_CUDA "AUTO" CACHE STRING "build the CUDA backend: ON, OFF or AUTO (where nvcc is found)")
-set(SHARDGRAD_CUDA_ARCHITECTURES "90a-real" CACHE STRING "what nvcc compiles for, in the notation of CMake")
+# For which GPUs: machine code runs on later GPUs of the same generation (80 on 86 and 89, 100 on 103, 120 on 121; of 90a
+# there is no later one), PTX on all later generations. `release` covers everything from compute capability 8.0 on.
+set(architectures "$ENV{SHARDGRAD_CUDA_ARCHITECTURES}")
+if(NOT architectures)
+  set(architectures 90a-real)
+endif()
+set(SHARDGRAD_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "what nvcc compiles for: release, or CMake's notation")
 set(SHARDGRAD_CUDA_OBJECTS without_cuda)
 
 file(GLOB cuda_host CONFIGURE_DEPENDS csrc/cuda/*.cc)
@@ -11,7 +17,7 @@ file(GLOB cuda_kernels CONFIGURE_DEPENDS csrc/cuda/*.cu)
 
 include(CheckLanguage)
 if(NOT SHARDGRAD_CUDA STREQUAL "OFF")
-  set(CMAKE_CUDA_ARCHITECTURES "${SHARDGRAD_CUDA_ARCHITECTURES}")
+  string(REGEX REPLACE "^release$" "80;90a-real;100-real;120-real" CMAKE_CUDA_ARCHITECTURES "${SHARDGRAD_CUDA_ARCHITECTURES}")
   check_language(CUDA)
   if(NOT CMAKE_CUDA_COMPILER AND SHARDGRAD_CUDA STREQUAL "ON")
     message(FATAL_ERROR "SHARDGRAD_CUDA is ON, but nvcc was not found")
