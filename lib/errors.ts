@@ -29,6 +29,8 @@ export class CheckpointError extends ShardgradError {}
 export class DataError extends ShardgradError {}
 /** A value outside what an option, an index or an argument may be. */
 export class ValueError extends ShardgradError {}
+/** Gradients that are not finite at the smallest loss scale a GradScaler may use. */
+export class LossScaleError extends ShardgradError {}
 /** A gradient that cannot be had: a freed graph, a changed saved tensor, an op without a rule. */
 export class AutogradError extends ShardgradError {}
 /** A broken promise of this package's own: please report it. */

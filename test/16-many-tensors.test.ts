@@ -150,6 +150,59 @@ for (const device of devices) {
         );
       });
     });
+    /** Clip factor, loss scale and found-inf of a step, and the norm. */
+    const prepare = (list: readonly Tensor[], scale: number | null, maxNorm: number): number[] => {
+      const step = sg.full([8], 7, { dtype: 'float64', device });
+      const norm = sg.zeros([], { device });
+      invoke('prepareStep', step.device, [step, scale === null ? null : sg.full([], scale, { device }), norm, ...list], [maxNorm]);
+      expect(read(step).data.slice(3)).toEqual(new Float64Array(5).fill(7));
+      return [...read(step).data.slice(0, 3), norm.itemSync()];
+    };
+    test('preparing a step', () => {
+      const list = tensors(5);
+      const length = norm(list, 2);
+      const close = (x: number): unknown => expect.closeTo(x, 4);
+      expect(prepare(list, null, Number.POSITIVE_INFINITY)).toEqual([1, 1, 0, close(length)]);
+      expect(prepare(list, null, 1)).toEqual([close(1 / length), 1, 0, close(length)]);
+      expect(prepare(list, 4, length / 5)).toEqual([close(0.8), 4, 0, close(length / 4)]);
+      expect(prepare(list, 4, length / 3)).toEqual([1, 4, 0, close(length / 4)]);
+      expect(prepare([], 4, 1)).toEqual([1, 4, 0, 0]);
+      expect(prepare([sg.full([20], 3e38, { device })], 1, Number.POSITIVE_INFINITY)).toEqual([1, 1, 0, Number.POSITIVE_INFINITY]);
+      expect(prepare([sg.full([20], 1e200, { dtype: 'float64', device })], 1, 1)).toEqual([0, 1, 0, Number.POSITIVE_INFINITY]);
+      expect(prepare(list, 2, 1)).toEqual(prepare(list, 2, 1));
+    });
+    const bad = kinds.flatMap(({ shape, dtype }, i) => (shape.includes(0) || i > 14 ? [] : [[i, `${dtype} [${shape}]`] as const]));
+    test.each(bad)('inf and NaN anywhere are found: tensor %i, %s', (i) => {
+      for (const value of [Number.NaN, Number.NEGATIVE_INFINITY]) {
+        for (const last of [false, true]) {
+          const list = tensors(5);
+          const one = list[i]!;
+          const at = one.shape.map((n) => (last ? n - 1 : 0));
+          const element = at.reduce((t, k) => sg.select(t, 0, k), one.detach());
+          element.fill_(value);
+          expect(prepare(list, 2, 1)).toEqual([1, 2, 1, Number.isNaN(value) ? Number.NaN : Number.POSITIVE_INFINITY]);
+          const found = sg.zeros([1], { dtype: 'float64', device });
+          invoke('unscaleMany', found.device, [null, found, ...list]);
+          expect(found.itemSync()).toBe(1);
+        }
+      }
+    });
+    test('unscaling', () => {
+      const [list, before] = [tensors(6), tensors(6)];
+      for (const was of [0, 1]) {
+        const found = sg.full([1], was, { device });
+        invoke('unscaleMany', found.device, [sg.full([], was ? 0.5 : 8, { device }), found, ...list]);
+        expect(found.itemSync()).toBe(was);
+      }
+      list.forEach((t, i) => {
+        expectClose(
+          read(t).data,
+          read(before[i]!).data.map((v) => v / 4),
+          tolerance[t.dtype]!,
+          `tensor ${i}`,
+        );
+      });
+    });
     test('clamping keeps NaN', () => {
       const list = tensors(6);
       sg.narrow(list[0]!, 0, 9, 1).fill_(Number.NaN);

@@ -290,6 +290,21 @@ describe.each(devices)('clipping on %s', (device) => {
     parameters.forEach((p, i) => expectClose(read(p.grad!).data, clipping.values(`${c.name}/out${i}`) as Float32Array, 2e-6, `gradient ${i}`));
   });
 
+  const byNorm = clipping.cases.filter((c) => c.kind === 'clipGradNorm' && Number(c.normType) === 2);
+  test.each(byNorm.map((c) => [c.maxNorm, c] as const))('within a step, to %s', (_, c) => {
+    const parameters = gradients(c);
+    const norm = new optim.SGD(parameters, { lr: 1 }).step({ maxNorm: c.maxNorm });
+    expectClose(read(norm).data, clipping.values(`${c.name}/norm`) as Float32Array, 1e-6, 'the norm before');
+    parameters.forEach((p, i) =>
+      expectClose(
+        read(p).data.map((x) => -x),
+        clipping.values(`${c.name}/out${i}`) as Float32Array,
+        2e-6,
+        `parameter ${i}`,
+      ),
+    );
+  });
+
   // torch.nn.utils.clip_grad_norm_ of [3, 0, -4] and [1, 2]
   test.each([
     [3, 4.641588833612779],

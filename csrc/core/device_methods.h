@@ -123,6 +123,14 @@ SG_METHOD(adagradStep, (In step, double lists, Rest options, Ins tensors))
 SG_METHOD(rmspropStep, (In step, double lists, Rest options, Ins tensors))
 SG_METHOD(lambStep, (In step, double lists, Rest options, Ins tensors))
 SG_METHOD(lionStep, (In step, double lists, Rest options, Ins tensors))
+// The part of a step that looks at all gradients, in one pass: found-inf, the loss scale (absent: 1) and the clip
+// factor go to `step`, the norm of the gradients divided by the scale to `norm` (float32); maxNorm may be infinity.
+SG_METHOD(prepareStep, (In step, MaybeIn scale, Out norm, double maxNorm, Ins gradients))
+// in place: divides by the scale (absent: only looks); `found` becomes 1 if an element is not finite
+SG_METHOD(unscaleMany, (MaybeIn scale, Out found, Ins gradients))
+// what a loss scale (csrc/ops/loss_scale.h) becomes after a step; `scale` is its float32 copy
+SG_METHOD(updateScale, (Out state, Out scale, double growthFactor, double backoffFactor, double growthInterval,
+                        double minScale, Ins found))
 // norm: one float32 element; order 2, 1, or infinity
 SG_METHOD(globalNorm, (Out norm, double order, Ins tensors))
 SG_METHOD(scaleMany, (In factor, Ins tensors))                // in place; factor is one float32 element

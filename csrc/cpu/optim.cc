@@ -14,7 +14,11 @@ namespace {
 template <class F>
 void take_step(const StepKind& kind, const View& step, double lists, Rest options, Ins tensors, const F& run) {
   const StepCall call(kind, step, lists, options, tensors);
-  if (call.buffer.data[kFoundInf] != 0) return;
+  if (call.n == 0) return;
+  if (call.buffer.found_inf()) {
+    call.buffer.data[kSkipped] += 1;
+    return;
+  }
   const StepPlan plan(call, Scratch::kSharedA);
   run(plan, TensorChunks(tensors, plan.n, Scratch::kSharedB));
   plan.advance();

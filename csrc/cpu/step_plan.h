@@ -6,12 +6,15 @@
 namespace sg {
 
 struct StepPlan : StepCall {
-  StepTensor* steps;
+  struct Tensor : StepTensor {
+    bool stochastic;
+  };
+  Tensor* steps;
 
   // The plan lives in the scratch slot.
-  StepPlan(const StepCall& call, Scratch slot) : StepCall(call), steps(scratch<StepTensor>(slot, size_t(call.n))) {
+  StepPlan(const StepCall& call, Scratch slot) : StepCall(call), steps(scratch<Tensor>(slot, size_t(call.n))) {
     for_tensors([&](int i, int64_t group, unsigned lists) {
-      steps[i] = buffer.tensor(group_row(group), group, index(i), lists);
+      steps[i] = {buffer.tensor(options, i, group, lists), stochastic(i, group)};
     });
   }
   // Writes the counts back: every parameter that was not skipped has taken one more step.

@@ -1,4 +1,7 @@
-// The norm over many tensors, and scaling and clamping them in place: a launch each, after that of the table.
+// What is done to the gradients of all parameters at once: their norm, scaling and clamping in place, and the part of
+// loss scaling that looks at them. A launch or two each, after that of the table.
+#include "../ops/loss_scale.h"
+
 #include <limits>
 
 #include "cuda_device.h"
@@ -60,6 +63,95 @@ __global__ void __launch_bounds__(kChunkThreads)
   for (int64_t i = threadIdx.x; i < count; i += kChunkThreads) total[0] = join(order, total[0], parts[i]);
   team_fold<kChunkThreads>(total, [=](double a, double b) { return join(order, a, b); });
   if (threadIdx.x == 0) store_any(norm, dtype, 0, Lane<double>(order == Order::kTwo ? std::sqrt(total[0]) : total[0]));
+}
+
+// ---- loss scaling
+
+// `parts`: of each chunk the sum of squares and the number of threads that met an element that is not finite, or of
+// those in all if the sum says so.
+__global__ void __launch_bounds__(kChunkThreads) squares_kernel(TensorTable<1> table, double (*parts)[2]) {
+  const Chunk<1> chunk(table);
+  const Operand& x = chunk.row->operand[0];
+  double totals[2] = {};
+  walk_chunk(
+      chunk,
+      [&](int64_t i) {
+        RawLanes raw;
+        raw.load(x, i);
+        float values[kLanes];
+        raw.values(x.dtype, values);
+#pragma unroll
+        for (int k = 0; k < kLanes; k++) totals[0] += double(values[k]) * double(values[k]);
+      },
+      [&](int64_t i) {
+        const double value = load_element<Lane<double>>(x, table.layouts, i).v;
+        totals[0] += value * value;
+        if (!is_finite(value)) totals[1] = 1;
+      });
+  team_sums<kChunkThreads>(totals);
+  if (threadIdx.x > 0) return;
+  parts[blockIdx.x][0] = totals[0];
+  parts[blockIdx.x][1] = chunk.row->in_double || is_finite(totals[0]) ? totals[1] : 1;
+}
+
+__global__ void __launch_bounds__(kChunkThreads)
+    finish_preparation_kernel(const double (*parts)[2], int64_t count, const float* scale, double max_norm,
+                              double* step, float* norm) {
+  double totals[2] = {};
+  for (int64_t i = threadIdx.x; i < count; i += kChunkThreads) {
+    totals[0] += parts[i][0];
+    totals[1] += parts[i][1];
+  }
+  team_sums<kChunkThreads>(totals);
+  if (threadIdx.x == 0) prepare_step(step, norm, totals[0], totals[1] != 0, scale ? double(*scale) : 1, max_norm);
+}
+
+// `bad`: of each chunk, whether an element was not finite before it was scaled.
+__global__ void __launch_bounds__(kChunkThreads) unscale_kernel(TensorTable<1> table, const float* scale, double* bad) {
+  const Chunk<1> chunk(table);
+  const Operand& x = chunk.row->operand[0];
+  const float by = scale ? float(1 / double(*scale)) : 1;
+  double found[1] = {};
+  walk_chunk(
+      chunk,
+      [&](int64_t i) {
+        RawLanes raw;
+        raw.load(x, i);
+        float values[kLanes];
+        raw.values(x.dtype, values);
+#pragma unroll
+        for (int k = 0; k < kLanes; k++) {
+          if (!is_finite(double(values[k]))) found[0] = 1;
+          values[k] *= by;
+        }
+        store_lanes(x, i, values);
+      },
+      [&](int64_t i) {
+        const double value = load_element<Lane<double>>(x, table.layouts, i).v;
+        if (!is_finite(value)) found[0] = 1;
+        if (chunk.row->in_double) store_element(x, table.layouts, i, Lane<double>(value * by));
+        else store_element(x, table.layouts, i, Lane<float>(float(value) * by));
+      });
+  team_sums<kChunkThreads>(found);
+  if (threadIdx.x == 0) bad[blockIdx.x] = found[0];
+}
+
+__global__ void __launch_bounds__(kChunkThreads)
+    note_found_kernel(const double* bad, int64_t count, void* found, DType dtype) {
+  double total[1] = {};
+  for (int64_t i = threadIdx.x; i < count; i += kChunkThreads) total[0] += bad[i];
+  team_sums<kChunkThreads>(total);
+  if (threadIdx.x == 0 && total[0] != 0) store_any(found, dtype, 0, Lane<double>(1));
+}
+
+__global__ void __launch_bounds__(1)
+    update_scale_kernel(TensorTable<1> found, ScaleUpdate update, double* state, float* scale) {
+  bool any = false;
+  for (int i = 0; i < found.count; i++) {
+    const Operand& flag = found.rows[i].operand[0];
+    any |= load_any<Lane<double>>(flag.data, flag.dtype, 0).v != 0;
+  }
+  update(state, scale, any);
 }
 
 // ---- changes in place
@@ -131,6 +223,47 @@ void with_table(const char* name, Ins tensors, Scratch& scratch, const F& f) {
 }  // namespace gpu
 
 using namespace gpu;
+
+void CudaDevice::prepareStep(In step, MaybeIn scale, Out norm, double maxNorm, Ins gradients) {
+  SG_ASSERT(norm.numel() == 1 && (!scale || scale->numel() == 1));
+  SG_ASSERT(step.dtype == DType::k_float64 && step.contiguous() && step.numel() >= kStepSlots);
+  const cudaStream_t stream = CudaQueue::current().stream();
+  Scratch scratch;
+  double(*parts)[2] = nullptr;
+  int64_t count = 0;
+  with_table("prepareStep", gradients, scratch, [&](const TensorTable<1>& table, int64_t chunks) {
+    parts = reinterpret_cast<double(*)[2]>(scratch.take<double>(2 * size_t(chunks)));
+    count = chunks;
+    launch(squares_kernel, unsigned(chunks), kChunkThreads, 0, stream, table, parts);
+  });
+  launch(finish_preparation_kernel, 1, kChunkThreads, 0, stream, parts, count,
+         scale ? scale->ptr<const float>() : nullptr, maxNorm, step.ptr<double>(), norm.ptr<float>());
+}
+
+void CudaDevice::unscaleMany(MaybeIn scale, Out found, Ins gradients) {
+  SG_ASSERT(found.numel() == 1 && (!scale || scale->numel() == 1));
+  dispatch_float("unscaleMany", found.dtype, [](auto) {});
+  const cudaStream_t stream = CudaQueue::current().stream();
+  Scratch scratch;
+  with_table("unscaleMany", gradients, scratch, [&](const TensorTable<1>& table, int64_t chunks) {
+    double* const bad = scratch.take<double>(size_t(chunks));
+    launch(unscale_kernel, unsigned(chunks), kChunkThreads, 0, stream, table,
+           scale ? scale->ptr<const float>() : nullptr, bad);
+    launch(note_found_kernel, 1, kChunkThreads, 0, stream, bad, chunks, found.data, found.dtype);
+  });
+}
+
+void CudaDevice::updateScale(Out state, Out scale, double growthFactor, double backoffFactor, double growthInterval,
+                             double minScale, Ins found) {
+  SG_ASSERT(state.dtype == DType::k_float64 && state.contiguous() && state.numel() == kScaleSlots &&
+            scale.numel() == 1);
+  for (int i = 0; i < found.count; i++) SG_ASSERT(found[i].numel() == 1);
+  Scratch scratch;
+  with_table("updateScale", found, scratch, [&](const TensorTable<1>& table, int64_t) {
+    launch(update_scale_kernel, 1, 1, 0, CudaQueue::current().stream(), table,
+           ScaleUpdate{growthFactor, backoffFactor, growthInterval, minScale}, state.ptr<double>(), scale.ptr<float>());
+  });
+}
 
 void CudaDevice::globalNorm(Out norm, double order, Ins tensors) {
   SG_ASSERT(norm.numel() == 1);

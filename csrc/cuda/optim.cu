@@ -20,6 +20,8 @@ namespace {
 enum : int { kTarget, kGradient, kCopy, kState };
 constexpr int kOperands = kState + kMaxStates;
 using StepTable = TensorTable<kOperands>;
+// A row that is stored by stochastic rounding, beside the operands in TensorRow::used.
+constexpr uint16_t kStochastic = 1 << 15;
 
 // A tensor's step and its rule in both arithmetics; rows say which one is meant.
 template <template <class> class Rule>
@@ -36,16 +38,20 @@ struct Prepared {
 
 constexpr int kPrepareThreads = 64;
 
-// `row`: numbers in a group's row of options
+// The first thread counts a skip, which nobody else looks at then.
 template <template <class> class Rule>
 __global__ void __launch_bounds__(kPrepareThreads)
-    prepare_kernel(StepTable table, StepBuffer buffer, int row, Prepared<Rule>* to) {
+    prepare_kernel(StepTable table, StepBuffer buffer, StepOptions options, Prepared<Rule>* to) {
   const int i = blockIdx.x * kPrepareThreads + threadIdx.x;
   if (i >= table.count) return;
-  const double *const rows = table.numbers + 2, *const indices = rows + buffer.groups * row;
+  if (buffer.found_inf()) {
+    to[i].step.skip = true;
+    if (i == 0) buffer.data[kSkipped] += 1;
+    return;
+  }
+  options.numbers = table.numbers;
   const auto& tensor = table.rows[i];
-  const StepTensor step =
-      buffer.tensor(rows + tensor.group * row, tensor.group, int64_t(indices[i]), tensor.used >> kState);
+  const StepTensor step = buffer.tensor(options, i, tensor.group, (tensor.used & ~kStochastic) >> kState);
   to[i] = {step, Rule<Lane<float>>(step), Rule<Lane<double>>(step)};
   if (!step.skip) buffer.counts()[step.index] = step.count;
 }
@@ -63,12 +69,15 @@ struct Outcome {
   }
 };
 
-template <bool kUpdates, class Rule>
-SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, float factor,
+static_assert(kLanes == kRoundingBlock);
+
+template <bool kUpdates, bool kRounds, class Rule>
+SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, const StepTensor& step,
                                Outcome<kUpdates>& outcome) {
   using L = Lane<float>;
   const auto& row = *chunk.row;
   const Operand* const operand = row.operand;
+  const float factor = float(step.gradient_factor);
   for (int64_t i = chunk.begin + threadIdx.x * kLanes; i + kLanes <= chunk.end; i += kChunkThreads * kLanes) {
     RawLanes raw[kOperands];
 #pragma unroll
@@ -89,47 +98,61 @@ SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, 
     for (int k = 0; k < kMaxStates; k++)
       if (row.used >> (kState + k) & 1) store_lanes(operand[kState + k], i, values[kState + k]);
     if (!kUpdates) continue;
+    if (kRounds && row.used & kStochastic) {
+      const Philox4 random = philox(step.rounding, uint64_t(i / kRoundingBlock));
+#pragma unroll
+      for (int j = 0; j < kLanes; j++) {
+        values[kTarget][j] = float_of(round_stochastically(bits_of(values[kTarget][j]), rounding_bits(random, j)));
+      }
+    }
     store_lanes(operand[kTarget], i, values[kTarget]);
     if (row.used >> kCopy & 1) store_lanes(operand[kCopy], i, values[kTarget]);
   }
 }
 
 // Elements [begin, chunk.end), of any type and place.
-template <bool kUpdates, class L, class Rule>
+template <bool kUpdates, bool kRounds, class L, class Rule>
 SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const Layout* layouts, const Rule& rule,
-                           double factor, Outcome<kUpdates>& outcome) {
+                           const StepTensor& step, Outcome<kUpdates>& outcome) {
   const auto& row = *chunk.row;
   const Operand* const operand = row.operand;
+  const typename L::value factor(step.gradient_factor);
   for (int64_t i = begin + threadIdx.x; i < chunk.end; i += kChunkThreads) {
     const auto get = [&](int k) { return load_element<L>(operand[kState + k], layouts, i); };
     const auto set = [&](int k, L v) { store_element(operand[kState + k], layouts, i, v); };
     const L old = load_element<L>(operand[kTarget], layouts, i);
-    const L gradient = load_element<L>(operand[kGradient], layouts, i) * L(typename L::value(factor));
-    const L value = outcome(old, rule(old, gradient, get, set));
+    const L gradient = load_element<L>(operand[kGradient], layouts, i) * L(factor);
+    L value = outcome(old, rule(old, gradient, get, set));
     if (!kUpdates) continue;
+    if constexpr (kRounds && std::is_same_v<L, Lane<float>>) {
+      if (row.used & kStochastic) {
+        const Philox4 random = philox(step.rounding, uint64_t(i / kRoundingBlock));
+        value = float_of(round_stochastically(bits_of(value.v), rounding_bits(random, int(i % kRoundingBlock))));
+      }
+    }
     store_element(operand[kTarget], layouts, i, value);
     if (row.used >> kCopy & 1) store_element(operand[kCopy], layouts, i, value);
   }
 }
 
-// `squares`: of parameter and result, for each chunk; without kUpdates alone.
-template <template <class> class Rule, bool kUpdates>
+// `squares`: of parameter and result, for each chunk; without kUpdates alone. kRounds: some rows round stochastically,
+// which would cost the others registers.
+template <template <class> class Rule, bool kUpdates, bool kRounds>
 __global__ void __launch_bounds__(kChunkThreads)
     step_kernel(StepTable table, const Prepared<Rule>* prepared, double (*squares)[2]) {
   const Chunk<kOperands> chunk(table);
   const Prepared<Rule>& mine = prepared[chunk.tensor];
   if (mine.step.skip) return;
   Outcome<kUpdates> outcome;
-  const double factor = mine.step.gradient_factor;
   if (chunk.row->in_double) {
-    step_singly<kUpdates, Lane<double>>(chunk, chunk.begin, table.layouts, mine.wide, factor, outcome);
+    step_singly<kUpdates, kRounds, Lane<double>>(chunk, chunk.begin, table.layouts, mine.wide, mine.step, outcome);
   } else {
     int64_t begin = chunk.begin;
     if (chunk.row->in_vectors) {
-      step_in_vectors<kUpdates>(chunk, mine.narrow, float(factor), outcome);
+      step_in_vectors<kUpdates, kRounds>(chunk, mine.narrow, mine.step, outcome);
       begin = chunk.end - (chunk.end - chunk.begin) % kLanes;
     }
-    step_singly<kUpdates, Lane<float>>(chunk, begin, table.layouts, mine.narrow, factor, outcome);
+    step_singly<kUpdates, kRounds, Lane<float>>(chunk, begin, table.layouts, mine.narrow, mine.step, outcome);
   }
   if constexpr (!kUpdates) {
     team_sums<kChunkThreads>(outcome.squares);
@@ -144,8 +167,12 @@ __global__ void __launch_bounds__(kWarpSize) lamb_trust_kernel(StepTable table, 
                                                                const double (*squares)[2], Prepared<LambUpdate>* to) {
   const auto& row = table.rows[blockIdx.x];
   const StepTensor& step = moments[blockIdx.x].step;
+  if (step.skip) {
+    if (threadIdx.x == 0) to[blockIdx.x].step.skip = true;
+    return;
+  }
   double sums[2] = {};
-  const int64_t end = step.skip ? 0 : row.first_chunk + (row.count + kChunk - 1) / kChunk;
+  const int64_t end = row.first_chunk + (row.count + kChunk - 1) / kChunk;
   for (int64_t chunk = row.first_chunk + threadIdx.x; chunk < end; chunk += kWarpSize) {
     sums[0] += squares[chunk][0];
     sums[1] += squares[chunk][1];
@@ -167,6 +194,7 @@ TableMaker<kOperands> table_of(const char* name, const StepCall& call) {
     };
     row.group = int32_t(group);
     row.in_double = call.in_double(i);
+    if (call.stochastic(i, group)) row.used = kStochastic;
     use(kTarget, call.target(i));
     use(kGradient, call.gradient(i));
     if (call.copies(i)) use(kCopy, call.parameter(i));
@@ -176,29 +204,33 @@ TableMaker<kOperands> table_of(const char* name, const StepCall& call) {
   return maker;
 }
 
-// f(table, prepared, chunks)
+template <template <class> class Rule>
+void update(const StepTable& table, const Prepared<Rule>* prepared, unsigned chunks, bool rounds) {
+  launch(rounds ? step_kernel<Rule, true, true> : step_kernel<Rule, true, false>, chunks, kChunkThreads, 0,
+         CudaQueue::current().stream(), table, prepared, nullptr);
+}
+
+// f(table, prepared, chunks, whether some rows round stochastically)
 template <template <class> class Rule, class F>
-void with_step(const char* name, const StepKind& kind, const View& step, double lists, Rest options, Ins tensors,
+void with_step(const char* name, const StepKind& kind, const View& step, double lists, Rest numbers, Ins tensors,
                Scratch& scratch, const F& f) {
-  const StepCall call(kind, step, lists, options, tensors);
+  const StepCall call(kind, step, lists, numbers, tensors);
   const TableMaker<kOperands> maker = table_of(name, call);
   if (maker.count() == 0) return;
   const cudaStream_t stream = CudaQueue::current().stream();
-  const StepTable table = maker.upload(options, scratch, stream);
+  const StepTable table = maker.upload(numbers, scratch, stream);
   const auto prepared = scratch.take<Prepared<Rule>>(size_t(maker.count()));
   launch(prepare_kernel<Rule>, unsigned((maker.count() + kPrepareThreads - 1) / kPrepareThreads), kPrepareThreads, 0,
-         stream, table, call.buffer, call.row, prepared);
-  if (maker.chunks() > 0) f(table, prepared, unsigned(maker.chunks()));
+         stream, table, call.buffer, call.options, prepared);
+  bool rounds = false;
+  call.for_tensors([&](int i, int64_t group, unsigned) { rounds |= call.stochastic(i, group); });
+  if (maker.chunks() > 0) f(table, prepared, unsigned(maker.chunks()), rounds);
 }
 
 template <template <class> class Rule>
 void take_step(const char* name, const StepKind& kind, const View& step, double lists, Rest options, Ins tensors) {
   Scratch scratch;
-  with_step<Rule>(name, kind, step, lists, options, tensors, scratch,
-                  [](const StepTable& table, const Prepared<Rule>* prepared, unsigned chunks) {
-                    launch(step_kernel<Rule, true>, chunks, kChunkThreads, 0, CudaQueue::current().stream(), table,
-                           prepared, nullptr);
-                  });
+  with_step<Rule>(name, kind, step, lists, options, tensors, scratch, update<Rule>);
 }
 
 }  // namespace
@@ -231,13 +263,13 @@ void CudaDevice::lambStep(In step, double lists, Rest options, Ins tensors) {
   Scratch scratch;
   with_step<LambMoments>(
       "lambStep", kLambStep, step, lists, options, tensors, scratch,
-      [&](const StepTable& table, const Prepared<LambMoments>* moments, unsigned chunks) {
+      [&](const StepTable& table, const Prepared<LambMoments>* moments, unsigned chunks, bool rounds) {
         const cudaStream_t stream = CudaQueue::current().stream();
         const auto squares = reinterpret_cast<double(*)[2]>(scratch.take<double>(2 * size_t(chunks)));
         const auto updates = scratch.take<Prepared<LambUpdate>>(size_t(table.count));
-        launch(step_kernel<LambMoments, false>, chunks, kChunkThreads, 0, stream, table, moments, squares);
+        launch(step_kernel<LambMoments, false, false>, chunks, kChunkThreads, 0, stream, table, moments, squares);
         launch(lamb_trust_kernel, unsigned(table.count), kWarpSize, 0, stream, table, moments, squares, updates);
-        launch(step_kernel<LambUpdate, true>, chunks, kChunkThreads, 0, stream, table, updates, nullptr);
+        update(table, updates, chunks, rounds);
       });
 }
 

@@ -4,14 +4,16 @@
 #include <cmath>
 
 #include "../core/host_device.h"
+#include "../core/philox.h"
 #include "../core/view.h"
 #include "optim.h"
+#include "stochastic.h"
 
 namespace sg {
 
 inline constexpr int kMaxStates = 3;
 
-// What the steps differ in outside of their kernels: the fields of a group's options, after the three that all have,
+// What the steps differ in outside of their kernels: the fields of a group's options, after the four that all have,
 // and the state lists that a step with these fields touches (bit k: list k).
 struct StepKind {
   int fields;
@@ -32,6 +34,7 @@ struct StepTensor {
   double gradient_factor;  // clip factor / loss scale, negative to maximize
   double count;            // of this step: the first has 1
   int64_t index;           // of the parameter, in the device buffer
+  PhiloxKey rounding;      // of stochastic rounding
   unsigned used;           // state lists
   bool skip;               // nothing of it changes
 };
@@ -41,50 +44,75 @@ SG_HOST_DEVICE inline double lamb_trust(double parameter_squares, double update_
   return parameter_squares > 0 && update_squares > 0 ? std::sqrt(parameter_squares / update_squares) : 1;
 }
 
+// The numbers of a call.
+struct StepOptions {
+  static constexpr int kHeader = 4;  // numbers before the rows
+  static constexpr int kCommon = 4;  // those of a row before its fields
+  const double* numbers;
+  int64_t groups;
+  int row;  // numbers of a group
+  SG_HOST_DEVICE const double* group(int64_t g) const { return numbers + kHeader + g * row; }
+  SG_HOST_DEVICE int64_t index(int i) const { return int64_t(group(groups)[i]); }
+  SG_HOST_DEVICE bool stochastic(int64_t g) const { return group(g)[3] != 0; }
+};
+
 struct StepBuffer {
   double* data;
   int64_t groups, parameters;
 
   SG_HOST_DEVICE double* rates() const { return data + kStepSlots; }
-  SG_HOST_DEVICE double* counts() const { return rates() + groups; }
+  SG_HOST_DEVICE double* counts() const { return rates() + kRateRows * groups; }
   SG_HOST_DEVICE double* skips() const { return counts() + parameters; }
-  // `row`: the options of the group
-  SG_HOST_DEVICE StepTensor tensor(const double* row, int64_t group, int64_t index, unsigned used) const {
+  SG_HOST_DEVICE bool found_inf() const { return data[kFoundInf] != 0; }
+  SG_HOST_DEVICE double rate(int64_t group) const {
+    const double unknown = data[kSkipped] - data[kKnownSkips];
+    const int64_t r = unknown > 0 ? int64_t(unknown < kRateRows - 1 ? unknown : kRateRows - 1) : 0;
+    return rates()[r * groups + group];
+  }
+  // Tensor i of the call. Not to be asked after found-inf: somebody else may be counting the skip just now.
+  SG_HOST_DEVICE StepTensor tensor(const StepOptions& options, int i, int64_t group, unsigned used) const {
+    const double* const row = options.group(group);
     const double factor = data[kClipFactor] / data[kLossScale];
-    return {row + 3,
+    const int64_t index = options.index(i);
+    const double count = counts()[index] + 1;
+    return {row + StepOptions::kCommon,
             row[1],
-            rates()[group],
+            rate(group),
             row[2] != 0 ? -factor : factor,
-            counts()[index] + 1,
+            count,
             index,
+            rounding_key(options.numbers[2], options.numbers[3], index, count),
             used,
-            data[kFoundInf] != 0 || skips()[index] != 0};
+            skips()[index] != 0};
   }
 };
 
 struct StepCall {
   StepBuffer buffer;
   Ins tensors;
-  Rest options;
+  StepOptions options;
+  Rest numbers;
   int n, states;  // tensors in a list; lists of states
-  int row;        // numbers in a group's row of options
   bool masters;
   unsigned (*used)(const double* fields);  // as in StepKind
 
-  StepCall(const StepKind& kind, const View& step, double lists, Rest numbers, Ins all)
-      : tensors(all), options(numbers), row(3 + kind.fields), used(kind.used) {
-    SG_ASSERT(lists >= 2 && options.count >= 2 && options[0] >= 0 && options[0] <= options.count);
-    const int count = int(lists), groups = int(options[0]);
+  StepCall(const StepKind& kind, const View& step, double lists, Rest all_numbers, Ins all)
+      : tensors(all), numbers(all_numbers), used(kind.used) {
+    constexpr int kHeader = StepOptions::kHeader;
+    SG_ASSERT(lists >= 2 && numbers.count >= kHeader && numbers[0] >= 0 && numbers[0] <= numbers.count);
+    const int count = int(lists), groups = int(numbers[0]);
+    options = {numbers.first, groups, StepOptions::kCommon + kind.fields};
     n = tensors.count / count;
-    masters = options[1] != 0;
+    masters = numbers[1] != 0;
     states = count - 2 - int(masters);
-    SG_ASSERT(states >= 0 && tensors.count == n * count && options.count == 2 + groups * row + n);
+    SG_ASSERT(states >= 0 && tensors.count == n * count && numbers.count == kHeader + groups * options.row + n);
+    for (int half = 2; half < kHeader; half++) SG_ASSERT(numbers[half] >= 0 && numbers[half] <= UINT32_MAX);
     SG_ASSERT(step.dtype == DType::k_float64 && step.contiguous());
-    const int64_t parameters = (step.numel() - kStepSlots - groups) / 2;
-    SG_ASSERT(parameters >= 0 && step.numel() == kStepSlots + groups + 2 * parameters);
+    const int64_t fixed = kStepSlots + int64_t(kRateRows) * groups, parameters = (step.numel() - fixed) / 2;
+    SG_ASSERT(parameters >= 0 && step.numel() == fixed + 2 * parameters);
     buffer = {step.ptr<double>(), groups, parameters};
     for (int i = 0; i < n; i++) {
-      const double place = group_row(groups)[i];
+      const double place = options.group(groups)[i];
       SG_ASSERT(place >= 0 && place < double(parameters));
       for (int k = 1; k < count; k++) SG_ASSERT(tensors[k * n + i].numel() == tensors[i].numel());
     }
@@ -99,16 +127,18 @@ struct StepCall {
   bool copies(int i) const { return masters && target(i).data != parameter(i).data; }
   bool in_double(int i) const { return target(i).dtype == DType::k_float64; }
 
-  const double* group_row(int64_t group) const { return options.first + 2 + group * row; }
-  int64_t index(int i) const { return int64_t(group_row(buffer.groups)[i]); }
+  bool stochastic(int i, int64_t group) const {
+    return options.stochastic(group) && target(i).dtype == DType::k_bfloat16;
+  }
 
   // f(tensor, group, the state lists that the group uses), in order.
   template <class F>
   void for_tensors(const F& f) const {
     int i = 0;
     for (int64_t g = 0; g < buffer.groups; g++) {
-      const double count = group_row(g)[0];
-      const unsigned lists = used(group_row(g) + 3);
+      const double* const row = options.group(g);
+      const double count = row[0];
+      const unsigned lists = used(row + StepOptions::kCommon);
       SG_ASSERT(count >= 0 && count <= n - i && (count == 0 || lists >> states == 0));
       for (const int end = i + int(count); i < end; i++) f(i, g, lists);
     }

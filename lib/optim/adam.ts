@@ -1,5 +1,6 @@
 // Adam and AdamW: one kernel, two ways to decay weights.
-import { checkRange, type GroupOptions, Optimizer, type ParamGroup, type Params } from './optimizer.js';
+import { Optimizer } from './optimizer.js';
+import { checkRange, type GroupOptions, type ParamGroup, type Params } from './options.js';
 
 export interface AdamOptions extends GroupOptions {
   /** Decay rates of the averages of the gradient and its square. */

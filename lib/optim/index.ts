@@ -3,6 +3,7 @@
 export { Adam, type AdamOptions, AdamW } from './adam.js';
 export { type ClipOptions, clipGradNorm, clipGradValue, gradNorm } from './clip.js';
 export { CyclicLR, type CyclicOptions, OneCycleLR, type OneCycleOptions, type PlateauOptions, ReduceLROnPlateau, SequentialLR } from './cyclic.js';
-export { type GroupOptions, Optimizer, type OptimizerState, type ParamGroup, type Params } from './optimizer.js';
+export { Optimizer, type OptimizerState, type StepOptions } from './optimizer.js';
+export type { GroupOptions, ParamGroup, Params } from './options.js';
 export { Adagrad, type AdagradOptions, LAMB, type LAMBOptions, Lion, type LionOptions, RMSprop, type RMSpropOptions, SGD, type SGDOptions } from './others.js';
 export * from './schedule.js';

@@ -1,34 +1,42 @@
 // Optimizer: parameter groups, state, and the one native call a step. What changes from step to step lies in a device buffer
 // (step_buffer.ts), so nothing here waits for the device.
 
+import type { GradScaler } from '../amp/grad_scaler.js';
 import { noGrad } from '../autograd/modes.js';
 import type { StructuredName } from '../autograd/rules/types.js';
 import { everyStep } from '../capture.js';
-import { full } from '../create.js';
-import { type DType, dtypeSize } from '../dtype.js';
-import { DeviceError, describe, ShapeError, ValueError } from '../errors.js';
-import { copy_, to } from '../ops/copy.js';
+import { full, zeros } from '../create.js';
+import { dtypeSize } from '../dtype.js';
+import { DeviceError, DTypeError, describe, ValueError } from '../errors.js';
+import { to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
-import { takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
+import { checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
+import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
-
-/** Options every optimizer has, per group. */
-export interface GroupOptions {
-  /** Learning rate. */
-  lr: number;
-  weightDecay: number;
-  /** Ascend instead of descend. */
-  maximize: boolean;
-}
-export type ParamGroup<O extends GroupOptions> = O & { params: Tensor[] };
-/** Parameters alone, or groups that override some of the options. */
-export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly (Partial<O> & { params: Iterable<Tensor> })[];
 
 export interface OptimizerState {
   state: Record<string, Record<string, Tensor | number>>;
   paramGroups: Record<string, unknown>[];
+  /** Of stochastic rounding, where a group uses it. */
+  seed?: string;
+}
+
+export interface StepOptions {
+  /** Scale all gradients for this step so that their common norm is at most this (Pascanu et al., 2013). Default: no limit. */
+  maxNorm?: number;
+  /** The gradients are those of a loss that it scaled: the same as `scaler.step(optimizer, { maxNorm })`. */
+  scaler?: GradScaler;
+}
+
+/** What a step is prepared by, between writing the rates and the step itself. */
+export type Preparation<T> = (buffer: StepBuffer, gradients: readonly Tensor[]) => T;
+
+/** A schedule, as its optimizer sees it. */
+export interface RateSource {
+  rateAfterSkips(group: number, skips: number): number;
+  noticeSkips(): void;
 }
 
 export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
@@ -40,8 +48,16 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   private readonly buffer = new StepBuffer();
   private readonly order: Tensor[] = [];
   private readonly position = new Map<Tensor, number>();
-  /** Steps taken by calls of step(); a schedule reads it. */
+  /** Of stochastic rounding. */
+  private seed = defaultGenerator().seed;
+  private source: RateSource | null = null;
+  /** Steps taken by calls of step(), but for skipped ones that the host knows of. */
   steps = 0;
+
+  /** Steps that were skipped because gradients were not finite, as far as the host knows: it hears of one some steps later. */
+  get skipped(): number {
+    return this.buffer.knownSkips;
+  }
 
   protected abstract readonly op: StructuredName;
   /** Names of the state lists as in PyTorch's state dicts. */
@@ -55,7 +71,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 
   protected constructor(params: Params<O>, defaults: O, options?: Partial<O>) {
-    this.defaults = { ...defaults, ...definedOnly(options ?? {}) };
+    this.defaults = { stochasticRounding: false, ...defaults, ...definedOnly(options ?? {}) };
     if (params === null || params === undefined || typeof (params as Iterable<unknown>)[Symbol.iterator] !== 'function') {
       throw new ValueError(`${this.constructor.name}: expected parameters or groups of them, got ${describe(params)}`);
     }
@@ -91,31 +107,56 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     checkRange(where, 'lr', group.lr, 0);
     checkRange(where, 'weightDecay', group.weightDecay, 0);
     this.checkOptions(group, where);
+    if (typeof group.stochasticRounding !== 'boolean')
+      throw new ValueError(`${where}: stochasticRounding must be true or false, got ${describe(group.stochasticRounding)}`);
+    if (group.stochasticRounding && group.params.some((p) => p.dtype === 'float16'))
+      throw new DTypeError(`${where}: stochasticRounding is for bfloat16 parameters; float16 ones need masters, since their range is too small for sums`);
   }
 
-  /** Updates every parameter that has a gradient; one that is marked `absent` counts as none, on the device. Enqueues one native call; nothing waits. */
-  step(): void {
+  /**
+   * Updates every parameter that has a gradient; one that is marked `absent` counts as none, on the device. Nothing waits.
+   *
+   * With `maxNorm`, gradients are clipped as by clipGradNorm, but within the step: `.grad` stays as it is. A look at all gradients comes
+   * before the step then, and the whole step is skipped, on the device, if one of them is not finite.
+   *
+   * @returns with maxNorm the norm before clipping (and after unscaling), a device tensor
+   */
+  step(options: StepOptions & { maxNorm: number }): Tensor;
+  step(options?: StepOptions): Tensor | undefined;
+  step(options: StepOptions = {}): Tensor | undefined {
+    const { maxNorm, scaler } = options ?? {};
+    if (maxNorm !== undefined) checkMaxNorm(maxNorm, `${this.constructor.name}.step`);
+    if (scaler) return scaler.step(this, { maxNorm });
+    if (maxNorm === undefined) return this.takeStep(null) ?? undefined;
+    return this.takeStep((buffer, gradients) => buffer.prepare(gradients, null, maxNorm)) ?? zeros([]);
+  }
+
+  /** A step that something else prepares; null without gradients. For GradScaler. */
+  takeStep<T>(preparation: Preparation<T> | null): T | null {
     this.groups.forEach((g, i) => this.checkGroup(g, `${this.constructor.name}: group ${i}`));
     const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
     const params = used.flat();
     const generator = defaultGenerator();
     everyStep(() => {
+      this.noticeSkips();
       this.steps++;
       generator.step++;
       for (const p of params) p.storage.wrote('step');
     });
-    if (params.length === 0) return;
-    noGrad(() => {
+    if (params.length === 0) return null;
+    return noGrad(() => {
       const names = this.stateNames();
-      const rates = (): Float64Array => Float64Array.from(this.groups, (g) => g.lr);
-      const buffer = this.buffer.ready(rates, this.order);
+      const gradients = params.map((p) => gradientOf(p));
+      const rate = (g: number, skips: number): number => (skips > 0 && this.source ? this.source.rateAfterSkips(g, skips) : this.groups[g]!.lr);
+      const buffer = this.buffer.ready(rate, this.groups.length, this.order, preparation !== null);
+      const result = preparation?.(this.buffer, gradients) ?? null;
       const states = this.groups.flatMap((g, i) => used[i]!.map((p) => this.stateOf(p, g)));
       const withMasters = this.masters.size > 0;
-      const lists: Tensor[][] = [params, params.map((p) => checkGrad(p))];
+      const lists: Tensor[][] = [params, gradients];
       for (const name of names) lists.push(states.map((s) => s.get(name)!));
       if (withMasters) lists.push(params.map((p) => this.masters.get(p) ?? p));
-      const numbers = [lists.length, this.groups.length, Number(withMasters)];
-      this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), ...this.fields(g)));
+      const numbers = [lists.length, this.groups.length, Number(withMasters), Number(this.seed & 0xffffffffn), Number(this.seed >> 32n)];
+      this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), Number(g.stochasticRounding), ...this.fields(g)));
       for (const p of params) numbers.push(this.position.get(p)!);
       invoke(
         this.op as 'adamStep',
@@ -123,7 +164,30 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         [buffer, ...lists.flat()].map((t) => t.detach()),
         numbers,
       );
+      if (preparation) this.buffer.ask();
+      return result;
     });
+  }
+
+  /** Gradients there are, for what is done to all of them at once. */
+  gradients(): Tensor[] {
+    return this.order.filter((p) => p.grad !== null).map((p) => gradientOf(p));
+  }
+
+  /** Called by a schedule that sets the rates. */
+  follow(source: RateSource): void {
+    this.source = source;
+  }
+  /** Waits for the true number of skipped steps, if any can have been skipped, and takes notice of them. */
+  settleSkips(): void {
+    this.buffer.hear();
+    this.noticeSkips();
+  }
+  private noticeSkips(): void {
+    const late = this.buffer.notice();
+    if (late === 0) return;
+    this.steps -= late;
+    this.source?.noticeSkips();
   }
 
   /** Drops the gradients and frees them. */
@@ -137,6 +201,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
 
   /** State by the parameter's position, as torch.optim's state dicts; tensors are not copied. */
   stateDict(): OptimizerState {
+    this.settleSkips();
     const counts = this.buffer.counts();
     const state: OptimizerState['state'] = {};
     this.order.forEach((p, i) => {
@@ -150,7 +215,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     });
     let at = 0;
     const paramGroups = this.groups.map(({ params, ...options }) => ({ ...options, params: params.map(() => at++) }));
-    return { state, paramGroups };
+    if (!this.groups.some((g) => g.stochasticRounding)) return { state, paramGroups };
+    return { state, paramGroups, seed: this.seed.toString() };
   }
 
   /** Restores a state dict of an optimizer with the same groups. Values are copied. */
@@ -174,6 +240,10 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
         throw new ValueError(`${where}: state ${i}.step must be a whole number from 0, got ${describe(step)}`);
       return step as number;
     });
+    if (dict.seed !== undefined && !/^\d{1,20}$/.test(String(dict.seed)))
+      throw new ValueError(`${where}: seed must be a whole number as text, got ${describe(dict.seed)}`);
+    this.settleSkips();
+    if (dict.seed !== undefined) this.seed = BigInt.asUintN(64, BigInt(dict.seed));
     this.groups.forEach((g, i) => Object.assign(g, groups[i]));
     noGrad(() => {
       const owners = this.groups.flatMap((g) => g.params.map(() => g));
@@ -207,8 +277,12 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     if (!tensors) {
       tensors = new Map();
       this.state.set(p, tensors);
-      if (dtypeSize[p.dtype] < 4) this.masters.set(p, stateTensor(to(p.detach(), 'float32')));
     }
+    const master = this.masters.get(p);
+    if (dtypeSize[p.dtype] >= 4 || group.stochasticRounding) {
+      master?.dispose();
+      this.masters.delete(p);
+    } else if (!master) this.masters.set(p, stateTensor(to(p.detach(), 'float32')));
     for (const name of this.stateNames()) {
       if (!tensors.has(name)) tensors.set(name, stateTensor(full(p.shape, this.startOf(name, group), { dtype: stateType(p.dtype), device: p.device })));
     }
@@ -216,40 +290,6 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 }
 
-function stateTensor(t: Tensor): Tensor {
-  takeOut(t.storage, 'optimizer state');
-  return t;
-}
-
-/** Low-precision parameters keep float32 masters and states. */
-function stateType(dtype: DType): DType {
-  return dtype === 'float64' ? 'float64' : 'float32';
-}
-
-function checkGrad(p: Tensor): Tensor {
-  const g = p.grad!;
-  if (g.shape.length !== p.shape.length || g.shape.some((s, i) => s !== p.shape[i])) {
-    throw new ShapeError(`step: a gradient of shape [${g.shape}] belongs to a parameter of shape [${p.shape}]`);
-  }
-  return g;
-}
-
-function restore(target: Tensor, source: Tensor | number | undefined, where: string): void {
-  if (!(source instanceof Tensor)) throw new ValueError(`${where} must be a tensor, got ${describe(source)}`);
-  if (source.shape.length !== target.shape.length || source.shape.some((s, i) => s !== target.shape[i])) {
-    throw new ShapeError(`${where} has shape [${source.shape}], expected [${target.shape}]`);
-  }
-  copy_(target, source);
-}
-
-/** An option given as undefined means the default. */
-function definedOnly<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T;
-}
-
-export function checkRange(where: string, name: string, value: unknown, min: number, below = Number.POSITIVE_INFINITY): void {
-  if (typeof value !== 'number' || !Number.isFinite(value) || value < min || value >= below) {
-    const range = below === Number.POSITIVE_INFINITY ? `a finite number from ${min}` : `in [${min}, ${below})`;
-    throw new ValueError(`${where}: ${name} must be ${range}, got ${describe(value)}`);
-  }
+export function checkMaxNorm(maxNorm: unknown, where: string): void {
+  if (typeof maxNorm !== 'number' || !(maxNorm >= 0)) throw new ValueError(`${where}: maxNorm must be a number from 0, got ${describe(maxNorm)}`);
 }

@@ -1,6 +1,7 @@
 // SGD, Adagrad, RMSprop, LAMB and Lion: one row of options each for the step kernels of csrc/ops/optim.h.
 import { ValueError } from '../errors.js';
-import { checkRange, type GroupOptions, Optimizer, type ParamGroup, type Params } from './optimizer.js';
+import { Optimizer } from './optimizer.js';
+import { checkRange, type GroupOptions, type ParamGroup, type Params } from './options.js';
 
 export interface SGDOptions extends GroupOptions {
   momentum: number;

@@ -165,4 +165,41 @@ def schedulers():
     return f
 
 
-FAMILIES = [optimizers, clipping, schedulers]
+def grad_scaler():
+    """The scale after each of 60 steps, some of which have an inf or a NaN in their gradients, and the parameter."""
+    f = Family("grad_scaler")
+    for clip, initial, options in [
+        (None, 65536.0, {}),
+        (None, 2.0**126, {"growth_interval": 1}),  # stops short of infinity
+        (None, 1000.0, {"growth_factor": 3.0, "backoff_factor": 0.3, "growth_interval": 4}),
+        (0.5, 256.0, {"growth_interval": 2}),
+    ]:
+        p = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+        optimizer = optim.Adam([p], lr=0.05)
+        scaler = torch.amp.GradScaler("cpu", init_scale=initial, **options)
+        bad, scales, values = [], [], []
+        for step in range(60):
+            inputs = torch.sin(torch.arange(3) + 1.7 * step)
+            bad.append([0, 0, 0, 1, 0, 0, 0, 0, 2][torch.randint(9, [], generator=f.generator).item()])
+            if bad[-1]:
+                inputs[step % 3] = [math.inf, math.nan][bad[-1] - 1]
+            optimizer.zero_grad()
+            scaler.scale((p * inputs).sum()).backward()
+            if clip is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_([p], clip)
+            scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+            values.append([float(f"{x:.9g}") for x in p.tolist()])
+        f.case("GradScaler", clip=clip, options={"initScale": initial, **{snake_to_camel(k): v for k, v in options.items()}}, bad=bad,
+               scales=scales, values=values)
+    return f
+
+
+def snake_to_camel(name):
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+FAMILIES = [optimizers, clipping, schedulers, grad_scaler]

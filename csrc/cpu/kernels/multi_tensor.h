@@ -21,6 +21,33 @@ KT double norm_part(double order, const T* x, int64_t n) {
   return any(nan) ? std::numeric_limits<double>::quiet_NaN() : reduce_max(top);
 }
 
+template <class V>
+KI typename V::mask not_finite(V v) {
+  return !(abs(v) <= V(std::numeric_limits<typename V::value>::max()));
+}
+
+// Whether all n elements are finite.
+template <class T>
+KT bool all_finite(const T* x, int64_t n) {
+  using V = lanes_of<T>;
+  typename V::mask bad = V(0) != V(0);
+  each<V>(n, [&](int64_t i, auto... rest) KL { bad = bad | not_finite(load<V>(x + i, rest...)); });
+  return !any(bad);
+}
+
+// The same of the elements before they are scaled.
+template <class A>
+KT bool scale_finite(A* x, int64_t n, A factor) {
+  using V = lanes_of<A>;
+  typename V::mask bad = V(0) != V(0);
+  each<V>(n, [&](int64_t i, auto... rest) KL {
+    const V v = load<V>(x + i, rest...);
+    bad = bad | not_finite(v);
+    store(x + i, v * V(factor), rest...);
+  });
+  return !any(bad);
+}
+
 template <class A>
 KT void scale_block(A* x, int64_t n, A factor) {
   using V = lanes_of<A>;

@@ -1,6 +1,19 @@
 // The optimizer rules applied to chunks of tensors.
 #include "../../ops/optim_rules.h"
 #include "loops.h"
+#include "philox.h"
+
+// Rounds the n elements from `first` of a tensor to bfloat16, in place; at most one block of BlockAccess.
+KT void round_stochastically_all(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
+  constexpr int64_t kMost = BlockAccess<float>::kElements;
+  alignas(64) uint16_t random[kMost + 8 * kPhiloxLanes];  // the halves of the words, the lower ones first
+  philox_words(key, uint64_t(first / kRoundingBlock), (n + kRoundingBlock - 1) / kRoundingBlock,
+               reinterpret_cast<uint32_t*>(random));
+  uint32_t bits[kMost];
+  std::memcpy(bits, x, size_t(n) * 4);
+  for (int64_t i = 0; i < n; i++) bits[i] = round_stochastically(bits[i], random[i]);
+  std::memcpy(x, bits, size_t(n) * 4);
+}
 
 // One chunk of one tensor under a rule, a block at a time: what is not of type A is converted on the way. Without
 // kUpdates the parameter stays, and the squared norms of it and of what the rule returns are written to `squares`.
@@ -9,7 +22,7 @@ KT void run_chunk(const StepPlan& plan, int tensor, int64_t begin, const Rule& r
   using A = typename V::value;
   using Access = BlockAccess<A>;
   const Access target(plan.target(tensor)), gradient(plan.gradient(tensor)), copy(plan.parameter(tensor));
-  const StepTensor& step = plan.steps[tensor];
+  const StepPlan::Tensor& step = plan.steps[tensor];
   const V factor(A(step.gradient_factor));
   A* const buffer = scratch<A>(Scratch::kLocalA, (2 + kMaxStates) * Access::kElements);
   const auto piece = [&](int k) { return buffer + k * Access::kElements; };
@@ -36,6 +49,8 @@ KT void run_chunk(const StepPlan& plan, int tensor, int64_t begin, const Rule& r
     for (int k = 0; k < kMaxStates; k++)
       if (state[k]) Access(plan.state(k, tensor)).close(b, n, state[k]);
     if (!kUpdates) continue;
+    if constexpr (std::is_same_v<A, float>)
+      if (step.stochastic) round_stochastically_all(step.rounding, b, p, n);
     target.close(b, n, p);
     if (plan.copies(tensor)) copy.store(b, n, p);
   }

@@ -132,6 +132,9 @@ export type StructuredName =
   | 'rmspropStep'
   | 'lambStep'
   | 'lionStep'
+  | 'prepareStep'
+  | 'unscaleMany'
+  | 'updateScale'
   | 'globalNorm'
   | 'scaleMany'
   | 'clampMany';

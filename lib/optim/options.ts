@@ -1,0 +1,35 @@
+// What optimizers are made with: options every group has, and the checks all of them share.
+import { describe, ValueError } from '../errors.js';
+import type { Tensor } from '../tensor.js';
+
+/** Options every optimizer has, per group. */
+export interface GroupOptions {
+  /** Learning rate. */
+  lr: number;
+  weightDecay: number;
+  /** Ascend instead of descend. */
+  maximize: boolean;
+  /**
+   * bfloat16 parameters have no float32 master: the step is done in float32 and stored by stochastic rounding, up or down with the
+   * probabilities that keep the expected value, so steps below the spacing of the parameters are not lost (Gupta et al., 2015). Saves 4
+   * bytes a parameter. The bits depend on the seed that the default generator had when the optimizer was made (saved with its state), the
+   * parameter's place in the optimizer, its step and the element; ranks that hold the same parameters need the same seed. Parameters of
+   * 32 and 64 bits are not concerned, float16 ones need masters. Default false.
+   */
+  stochasticRounding?: boolean;
+}
+export type ParamGroup<O extends GroupOptions> = O & { params: Tensor[] };
+/** Parameters alone, or groups that override some of the options. */
+export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly (Partial<O> & { params: Iterable<Tensor> })[];
+
+/** An option given as undefined means the default. */
+export function definedOnly<T extends object>(options: T): T {
+  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T;
+}
+
+export function checkRange(where: string, name: string, value: unknown, min: number, below = Number.POSITIVE_INFINITY): void {
+  if (typeof value !== 'number' || !Number.isFinite(value) || value < min || value >= below) {
+    const range = below === Number.POSITIVE_INFINITY ? `a finite number from ${min}` : `in [${min}, ${below})`;
+    throw new ValueError(`${where}: ${name} must be ${range}, got ${describe(value)}`);
+  }
+}
