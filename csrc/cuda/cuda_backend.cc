@@ -9,6 +9,7 @@
 #include "cuda_device.h"
 #include "cuda_error.h"
 #include "cuda_queue.h"
+#include "kernel_image.h"
 #include "nvtx.h"
 #include "pinned_pool.h"
 
@@ -78,6 +79,21 @@ bool gpus_are_shared() {
   return text && *text && std::strcmp(text, "0") != 0;
 }
 
+// Otherwise the first launch would fail, and without saying what to do.
+void require_kernels(const GpuInfo& gpu, int index) {
+  check(cudaSetDevice(gpu.ordinal), "cudaSetDevice");
+  const cudaError_t error = look_for_kernels();
+  if (error == cudaSuccess) return;
+  const bool other = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction;
+  if (!other || gpu.major < 8) {
+    fail(ErrorCode::Device, "no device cuda:", index, ": ", gpu.name, " cannot run the kernels of this binary",
+         gpu.major < 8 ? ", which take compute capability 8.0 or newer" : "", ": ", cudaGetErrorString(error));
+  }
+  fail(ErrorCode::Device, "no device cuda:", index, ": this binary was not compiled for ", gpu.name,
+       ", of compute capability ", gpu.major, ".", gpu.minor,
+       "; build it with SHARDGRAD_CUDA_ARCHITECTURES=", gpu.major, gpu.minor, ", or =release for every GPU");
+}
+
 }  // namespace
 
 std::unique_ptr<Backend> open_cuda(int index) {
@@ -90,6 +106,7 @@ std::unique_ptr<Backend> open_cuda(int index) {
          ", cuda:0", count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string());
   }
   look_for_profiler();
+  require_kernels(survey.gpus[size_t(ordinal)], index);
   return std::make_unique<CudaBackend>(survey.gpus[size_t(ordinal)]);
 }
 
