@@ -3,6 +3,7 @@
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';
+export { type DistributeOptions, distributeTensor, fullTensor, layoutOf, type RedistributeOptions, redistribute } from './distribute.js';
 export type { Ensemble } from './ensemble.js';
 export {
   detectLaunch,
@@ -24,6 +25,8 @@ export { PowerSGD, type PowerSGDOptions } from './hooks/power_sgd.js';
 export { TopK, type TopKOptions } from './hooks/top_k.js';
 export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
+export type { Layout, Placements } from './layout.js';
+export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
 export { meet, type Rendezvous } from './rendezvous.js';
