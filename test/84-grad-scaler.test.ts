@@ -1,5 +1,8 @@
 // Loss scaling: the scale against PyTorch's, steps that are skipped on the device and what the host makes of them later, the fused step
 // against its parts, and what is saved.
+import { mkdtempSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
@@ -259,6 +262,37 @@ describe.each(devices)('GradScaler on %s', (device) => {
     };
     const whole = await through(null);
     for (const stop of [4, 9]) expect(await through(stop)).toEqual(whole);
+  });
+
+  test('through a checkpoint', async () => {
+    const root = mkdtempSync(join(tmpdir(), 'scaler-'));
+    const begin = () => {
+      const p = parameter([1, -2, 0.5, 3], device, 'bfloat16');
+      const optimizer = new optim.AdamW([p], { lr: 0.05, stochasticRounding: true });
+      return { p, optimizer, schedule: new optim.CosineWithWarmup(optimizer, { warmup: 3, total: 30 }), scaler: new amp.GradScaler({ growthInterval: 2 }) };
+    };
+    const train = (now: ReturnType<typeof begin>, from: number, to: number): void => {
+      for (let step = from; step < to; step++) {
+        now.scaler.scale(now.p.mul(sg.full([4], step === 1 ? INF : Math.sin(step), { device })).sum()).backward();
+        now.optimizer.step({ scaler: now.scaler, maxNorm: 0.5 });
+        now.scaler.update();
+        now.schedule.step();
+        now.optimizer.zeroGrad();
+      }
+    };
+    sg.manualSeed(7);
+    const whole = begin();
+    train(whole, 0, 4);
+    const { p, ...rest } = whole;
+    await sg.io.saveCheckpoint(root, { ...rest, step: 4, p: p.detach() });
+    train(whole, 4, 9);
+    sg.manualSeed(8);
+    const resumed = begin();
+    const { p: q, ...into } = resumed;
+    const saved = await sg.io.loadCheckpoint(`${root}/latest`, into, { device });
+    q.detach().copy_(saved['p'] as sg.Tensor);
+    train(resumed, 4, 9);
+    expect([bits(q), resumed.schedule.lrs, await resumed.scaler.stateDict()]).toEqual([bits(p), whole.schedule.lrs, await whole.scaler.stateDict()]);
   });
 
   test('at the smallest scale a later call throws', async () => {

@@ -58,7 +58,8 @@ type Stage = 'ready' | 'unscaled' | 'stepped';
  * scaler.update();
  * ```
  *
- * Optimizers and schedules count no skipped step. float16 gradients may be unscaled; those of float16 parameters go to float32 masters.
+ * Optimizers and schedules count no skipped step. The host hears of one when the loop awaits something, and schedules are exact before that
+ * for up to 15 skips that it has not heard of. float16 gradients may be unscaled; those of float16 parameters go to float32 masters.
  */
 export class GradScaler {
   readonly isEnabled: boolean;

@@ -221,7 +221,7 @@ export class LinearLR extends FromStart {
   }
 }
 
-/** The base rate times any function of the step; one function, or one for each group. */
+/** The base rate times any function of the step; one function, or one for each group. It is asked for earlier steps, too. */
 export class LambdaLR extends FromStart {
   private readonly factors: readonly ((step: number) => number)[];
   constructor(optimizer: OptimizerLike, factor: ((step: number) => number) | readonly ((step: number) => number)[]) {

@@ -3,8 +3,9 @@
 #include "loops.h"
 #include "philox.h"
 
-// Rounds the n elements from `first` of a tensor to bfloat16, in place; at most one block of BlockAccess.
-KT void round_stochastically_all(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
+// Rounds the n elements from `first` of a tensor to bfloat16, in place; at most one block of BlockAccess. Out of line:
+// its memory would burden the loops of those who do not round.
+[[gnu::noinline]] KT void round_stochastically_all(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
   constexpr int64_t kMost = BlockAccess<float>::kElements;
   alignas(64) uint16_t random[kMost + 8 * kPhiloxLanes];  // the halves of the words, the lower ones first
   philox_words(key, uint64_t(first / kRoundingBlock), (n + kRoundingBlock - 1) / kRoundingBlock,
