@@ -52,6 +52,9 @@ function byReport(file, filtered) {
 }
 
 const OF_CUDA = /^9\d-cuda/;
+// What lets ranks share the GPU: device contexts of ours, and from NCCL 2.30 on its own. NCCL's kernels of two ranks must be able to run
+// beside each other, and nothing may be loaded while one waits for the other.
+const SHARING = { SHARDGRAD_SHARE_GPUS: '1', NCCL_MULTI_RANK_GPU_ENABLE: '1', NCCL_MAX_CTAS: '4', CUDA_MODULE_LOADING: 'EAGER' };
 
 /** The test files that run on every device, as they say themselves, and those that are about CUDA; the op table family by family. */
 function testSteps({ root, node, work }) {
@@ -60,15 +63,18 @@ function testSteps({ root, node, work }) {
     return OF_CUDA.test(file) || readFileSync(join(root, 'test', file), 'utf8').includes('helpers/devices');
   });
   const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs');
-  const step = (name, file, pattern) => {
+  const step = (name, file, pattern, { stage = 'tests', env = {} } = {}) => {
     const report = join(work, `${name.replace(/\W+/g, '-')}.json`);
     const filter = pattern ? ['-t', pattern] : [];
     const command = [node, vitest, 'run', `test/${file}`, ...filter, '--reporter=default', '--reporter=json', `--outputFile=${report}`];
-    return { name, stage: 'tests', command, seconds: 200, read: byReport(report, pattern !== null) };
+    return { name, stage, command, env, seconds: 200, read: byReport(report, pattern !== null) };
   };
   const onCuda = 'cuda|captured';
+  const ranks = { stage: 'ranks', env: SHARING };
   return files.flatMap((file) => {
     const name = file.replace('.test.ts', '');
+    if (name === '90-cuda-groups') return [step(`${name} staged`, file, '^staged', ranks), step(`${name} nccl`, file, '^(?!staged)', ranks)];
+    if (name === '91-cuda-jobs') return [step(name, file, null, ranks)];
     if (OF_CUDA.test(file)) return [step(name, file, null)];
     if (name !== '10-ops') return [step(name, file, onCuda)];
     const table = /const families = \{([^}]*)\}/.exec(readFileSync(join(root, 'test', file), 'utf8'))[1];
@@ -140,7 +146,7 @@ export function allSteps(at) {
     name: `NCCL, ${n} rank${n > 1 ? 's on one GPU' : ''}`,
     stage: 'ranks',
     command: [node, join(root, 'scripts', 'kit', 'ranks.mjs'), String(n)],
-    env: { SHARDGRAD_SHARE_GPUS: '1', NCCL_MULTI_RANK_GPU_ENABLE: '1', NCCL_MAX_CTAS: '4', CUDA_MODULE_LOADING: 'EAGER' },
+    env: SHARING,
     seconds: 60,
     read: byCounts,
   });
