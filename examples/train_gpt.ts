@@ -3,16 +3,16 @@
 //
 //   npm run quickstart                         about two minutes on a laptop's CPU
 //   npm run quickstart -- --resume             goes on where the last run stopped
-//   npm run quickstart -- --steps 5000 --dtype bfloat16
+//   npm run quickstart -- --steps 5000 --autocast bfloat16     in mixed precision; --dtype bfloat16 for 16-bit parameters too
 //   node dist/examples/train_gpt.js            one process; npx shardgrad run --nproc-per-node 4 dist/examples/train_gpt.js: four
 //
 // The batch is that of all processes, so the loss curve does not depend on their number, and a run may go on with another one.
-// Options: --steps --batch --layers --heads --dim --context --lr --dropout --dtype --device --seed --out --eval-every --save-every
-// --seconds (stop after so many) --resume. Ctrl-C saves a checkpoint and ends cleanly; a second Ctrl-C ends at once.
+// Options: --steps --batch --layers --heads --dim --context --lr --dropout --dtype --autocast --device --seed --out --eval-every
+// --save-every --seconds (stop after so many) --resume. Ctrl-C saves a checkpoint and ends cleanly; a second Ctrl-C ends at once.
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as sg from 'shardgrad';
-import { data, io, nn, optim } from 'shardgrad';
+import { amp, data, io, nn, optim } from 'shardgrad';
 import * as dist from 'shardgrad/distributed';
 import { curve, explainMistakes, progressLine, readOptions } from './report.js';
 
@@ -29,6 +29,7 @@ const options = {
   lr: { type: 'string', default: '3e-3' },
   dropout: { type: 'string', default: '0' },
   dtype: { type: 'string', default: 'float32' },
+  autocast: { type: 'string', default: 'none' },
   device: { type: 'string', default: 'cpu' },
   seed: { type: 'string', default: '1337' },
   out: { type: 'string', default: 'runs/gpt' },
@@ -46,6 +47,9 @@ const deadline = number('seconds') > 0 ? Date.now() + 1000 * number('seconds') :
 if (!['float32', 'float64', 'float16', 'bfloat16'].includes(args.dtype)) {
   throw new sg.ValueError(`--dtype must be float32, float64, float16 or bfloat16, got "${args.dtype}"`);
 }
+
+if (!['none', 'float16', 'bfloat16'].includes(args.autocast)) throw new sg.ValueError(`--autocast must be none, float16 or bfloat16, got "${args.autocast}"`);
+const autocast = args.autocast === 'none' ? null : (args.autocast as amp.AutocastDType);
 
 // Job: this process is one of `world.size` ranks; started by itself, the only one. The first one prints, saves and samples.
 const { rank, world, device, restartCount, close } = await dist.init({ device: args.device });
@@ -92,11 +96,14 @@ const optimizer = new optim.AdamW(
 );
 const schedule = new optim.CosineWithWarmup(optimizer, { warmup: Math.min(100, steps), total: steps, minLr: number('lr') / 10 });
 
+// float16 gradients need a loss that is scaled; otherwise the scaler passes everything on
+const scaler = new amp.GradScaler({ enabled: autocast === 'float16' || args.dtype === 'float16' });
+
 let step = 0;
 const history: { step: number; loss: number; validation?: number }[] = [];
 const resumes = args.resume || (restartCount > 0 && (await io.latestCheckpoint(args.out)) !== null);
 if (resumes) {
-  const saved = await io.loadCheckpoint(join(args.out, 'latest'), { model, optimizer, schedule, loader });
+  const saved = await io.loadCheckpoint(join(args.out, 'latest'), { model, optimizer, schedule, scaler, loader });
   step = saved.step;
   history.push(...(saved['history'] as typeof history));
   if (step >= steps) throw new sg.ValueError(`the run in ${args.out} stands at step ${step}: give --steps more than that`);
@@ -104,7 +111,7 @@ if (resumes) {
 }
 // every rank has the same state, so one saves it, and all load it, however many they are then
 const save = (): Promise<string> =>
-  io.saveCheckpoint(args.out, { model, optimizer, schedule, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
+  io.saveCheckpoint(args.out, { model, optimizer, schedule, scaler, loader, step, history, tokenizer: tokenizer.toJSON() }, { keep: 2 });
 // at once, so that a folder that cannot be written is found now
 if (first && !resumes) await save();
 
@@ -124,7 +131,7 @@ async function evaluate(): Promise<number> {
   let count = 0;
   validation.setEpoch(0);
   for await (const batch of validation) {
-    const loss = sg.scope(() => sg.inferenceMode(() => model.forward(batch.inputs, batch.targets)));
+    const loss = sg.scope(() => sg.inferenceMode(() => amp.autocast(autocast, () => model.forward(batch.inputs, batch.targets))));
     sum += (await loss.item()) * batch.inputs.shape[0]!;
     loss.dispose();
     count += batch.inputs.shape[0]!;
@@ -137,7 +144,9 @@ async function evaluate(): Promise<number> {
 if (first) {
   const size = model.parameters().reduce((n, p) => n + p.numel, 0);
   const ranks = world.size === 1 ? '' : `${world.size} ranks, `;
-  console.log(`${size.toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ${ranks}${sg.getNumThreads()} threads, ${args.dtype}, ${device}`);
+  console.log(
+    `${size.toLocaleString('en')} parameters, ${tokenizer.vocabSize} characters, ${ranks}${sg.getNumThreads()} threads, ${args.dtype}${autocast ? ` under ${autocast} autocast` : ''}, ${device}`,
+  );
 }
 
 // A signal may reach one rank a step before the others: what each has heard goes around with the loss, and all stop at the same step.
@@ -157,10 +166,10 @@ let valid = history.findLast((h) => h.validation !== undefined)?.validation ?? N
 training: while (step < steps) {
   for await (const batch of loader) {
     const loss = sg.scope(() => {
-      const loss = ddp.forward(batch.inputs, batch.targets);
-      loss.backward(); // the gradients become the mean over all ranks
-      optim.clipGradNorm(model.parameters(), 1);
-      optimizer.step();
+      const loss = amp.autocast(autocast, () => ddp.forward(batch.inputs, batch.targets));
+      scaler.scale(loss).backward(); // the gradients become the mean over all ranks
+      scaler.step(optimizer, { maxNorm: 1 });
+      scaler.update();
       optimizer.zeroGrad();
       schedule.step();
       return loss.detach().float();
@@ -194,12 +203,8 @@ async function finish(): Promise<void> {
   writeFileSync(join(args.out, 'loss.svg'), curve(history));
   if (stop) console.log(`${stop} at step ${step}`);
   const prompt = tokenizer.encode('CHAPTER ');
-  const sample = model.generate(sg.tensor([Array.from(prompt)], { dtype: 'int64', device }), {
-    maxNewTokens: 400,
-    temperature: 0.8,
-    topK: 40,
-    seed: 1,
-  });
+  const prompts = sg.tensor([Array.from(prompt)], { dtype: 'int64', device });
+  const sample = amp.autocast(autocast, () => model.generate(prompts, { maxNewTokens: 400, temperature: 0.8, topK: 40, seed: 1 }));
   console.log(`\n${tokenizer.decode(((await sample.toArray()) as number[][])[0]!)}\n`);
   const more = stop ? steps : steps + 1000;
   const kept = (Object.keys(options) as (keyof typeof options)[])

@@ -2,7 +2,6 @@
 import { defineFunction, type FunctionContext } from '../autograd/function.js';
 import { noGrad } from '../autograd/modes.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
-import { scope } from '../memory.js';
 import { clone } from '../ops/copy.js';
 import { sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
