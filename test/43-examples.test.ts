@@ -38,6 +38,7 @@ test.each([
   ['train_gpt --dtype float31', /^--dtype must be float32, float64, float16 or bfloat16, got "float31"\n$/],
   ['train_gpt --layers 0', /^--layers must be a whole number from 1, got "0"\n$/],
   ['train_gpt --lr fast', /^--lr must be a number from 0, got "fast"\n$/],
+  ['train_gpt --autocast int8', /^--autocast must be none, float16 or bfloat16, got "int8"\n$/],
   ['train_gpt --heads 3', /^GPT: dim 128 is not a multiple of 3 heads\n$/],
   ['train_gpt --unknown 3', /^Unknown option '--unknown'.*\n$/],
   ['train_gpt --steps', /^Option '--steps <value>' argument missing\n$/],
