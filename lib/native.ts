@@ -55,6 +55,8 @@ export interface Native {
   write(handle: number, byteOffset: number, bytes: ArrayBufferView): void;
   read(handle: number, byteOffset: number, target: Uint8Array): void;
   readAsync(handle: number, byteOffset: number, target: Uint8Array): Promise<void>;
+  /** readAsync that leaves faults of the stream to those who wait for values; where there is one, all bits of the target are set (NaN). */
+  overhear(handle: number, byteOffset: number, target: Uint8Array): Promise<void>;
   item(handle: number, byteOffset: number, dtype: number): Promise<number>;
   itemSync(handle: number, byteOffset: number, dtype: number): number;
   synchronize(device: number): void;

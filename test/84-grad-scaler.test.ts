@@ -373,6 +373,17 @@ describe.each(devices)('GradScaler on %s', (device) => {
     expect(bits(a.params[0]!)).not.toEqual([1, -2, 0.5]);
   });
 
+  test('what the host reads in passing takes no fault from those who wait', async () => {
+    const t = trainer(device, adamw());
+    const scaler = new amp.GradScaler();
+    t.take(0, scaler);
+    await hear(device);
+    sg.embedding(sg.tensor([7], { dtype: 'int64', device }), sg.ones([2, 2], { device }));
+    t.take(1, scaler);
+    await wait(20);
+    await expect(t.params[0]!.toArray()).rejects.toThrow(/embedding: index 7 at position 0 is out of range/);
+  });
+
   test('nothing is left behind', async () => {
     const t = trainer(device, adamw());
     const scaler = new amp.GradScaler();

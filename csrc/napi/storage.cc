@@ -101,12 +101,14 @@ void mark_time(Stream&, void* payload) {
 }
 
 // A promise's value on its way to the host. It takes the fault of the commands before it: known when its turn comes,
-// as it skips the copy, or found by the device until the copy is done. One of a later command is not its own.
+// as it skips the copy, or found by the device until the copy is done. One of a later command is not its own. A reader
+// aside leaves every fault to those who wait for values, and gets bytes of ones where there was one: NaN.
 struct Reading {
   Settlement* settlement;
   Backend* backend;
   const char* from;
   DType dtype;
+  bool aside;
   uint64_t command = 0;
 };
 
@@ -115,13 +117,14 @@ void read_to_host(Stream& stream, void* payload) {
   const auto finish = [](Stream& self, void* argument) {
     const std::unique_ptr<Reading> reading(static_cast<Reading*>(argument));
     Settlement& s = *reading->settlement;
-    if (!s.fault) s.fault = self.take_fault(reading->command);
+    if (!s.fault && !reading->aside) s.fault = self.take_fault(reading->command);
     if (!s.fault && s.has_value) s.value = read_element(s.bytes.data(), reading->dtype);
     settle(&s);
   };
   Settlement& s = *r->settlement;
   r->command = stream.running();
-  s.fault = stream.take_fault();
+  if (r->aside) std::memset(s.bytes.data(), 0xff, s.count);
+  else s.fault = stream.take_fault();
   if (!s.fault) {
     unless_faulted(stream, [&] { r->backend->copy_out(s.bytes.data(), r->from, s.count); });
   }
@@ -130,7 +133,7 @@ void read_to_host(Stream& stream, void* payload) {
 
 // Of the bytes in `target`, a typed array, or of one number.
 napi_value promise_of(Environment& e, const char* name, const Storage& s, const char* from, size_t bytes, DType dtype,
-                      napi_value target) {
+                      napi_value target, bool aside = false) {
   refuse_while_capturing(*s.device, name, kValueRead);
   Backend& backend = s.device->backend();
   auto settlement = std::make_unique<Settlement>();
@@ -143,7 +146,7 @@ napi_value promise_of(Environment& e, const char* name, const Storage& s, const 
   if (target) napi_create_reference(e.env, target, 1, &settlement->target);
   napi_value promise = make_promise(e, settlement.get());
   if (!promise) return nullptr;
-  new (place) Reading* {new Reading{settlement.release(), &backend, from, dtype}};
+  new (place) Reading* {new Reading{settlement.release(), &backend, from, dtype, aside}};
   stream.commit(read_to_host, name, sizeof(Reading*), true);
   return promise;
 }
@@ -275,7 +278,7 @@ napi_value read(Environment&, const Arguments& a) {
   return nullptr;
 }
 
-napi_value readAsync(Environment& e, const Arguments& a) {
+napi_value read_into(Environment& e, const Arguments& a, bool aside) {
   const Storage& s = a.storage(0);
   const Bytes to = a.bytes(2, "the target");
   const char* from = a.range(s, 1, to.size);
@@ -283,9 +286,14 @@ napi_value readAsync(Environment& e, const Arguments& a) {
   napi_is_typedarray(e.env, a.value(2), &is_bytes);
   napi_typedarray_type type = napi_int8_array;
   if (is_bytes) napi_get_typedarray_info(e.env, a.value(2), &type, nullptr, nullptr, nullptr, nullptr);
-  if (type != napi_uint8_array) fail(ErrorCode::Value, "readAsync: the target must be a Uint8Array");
-  return promise_of(e, "readAsync", s, from, to.size, DType::k_uint8, a.value(2));
+  if (type != napi_uint8_array) fail(ErrorCode::Value, a.function(), ": the target must be a Uint8Array");
+  return promise_of(e, a.function(), s, from, to.size, DType::k_uint8, a.value(2), aside);
 }
+
+// readAsync(handle, byteOffset, target)
+napi_value readAsync(Environment& e, const Arguments& a) { return read_into(e, a, false); }
+// overhear(handle, byteOffset, target): the same by somebody to whom faults are not to be told
+napi_value overhear(Environment& e, const Arguments& a) { return read_into(e, a, true); }
 
 napi_value itemSync(Environment& e, const Arguments& a) {
   const Storage& s = a.storage(0);
@@ -324,9 +332,9 @@ napi_value storageInfo(Environment& e, const Arguments& a) {
 }  // namespace js
 
 std::vector<FunctionRow> storage_functions() {
-  return {SG_FUNCTION(alloc), SG_FUNCTION(free),     SG_FUNCTION(freeMany),   SG_FUNCTION(upload),
-          SG_FUNCTION(write), SG_FUNCTION(read),     SG_FUNCTION(readAsync),  SG_FUNCTION(itemSync),
-          SG_FUNCTION(item),  SG_FUNCTION(markTime), SG_FUNCTION(storageInfo)};
+  return {SG_FUNCTION(alloc), SG_FUNCTION(free),     SG_FUNCTION(freeMany),  SG_FUNCTION(upload),
+          SG_FUNCTION(write), SG_FUNCTION(read),     SG_FUNCTION(readAsync), SG_FUNCTION(itemSync),
+          SG_FUNCTION(item),  SG_FUNCTION(overhear), SG_FUNCTION(markTime),  SG_FUNCTION(storageInfo)};
 }
 
 }  // namespace sg

@@ -8,6 +8,7 @@ import { LossScaleError } from '../errors.js';
 import { fill_ } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { narrow } from '../ops/view.js';
+import { Overhearing } from '../optim/overhear.js';
 import { stateTensor } from '../optim/state.js';
 import type { Tensor } from '../tensor.js';
 
@@ -18,6 +19,7 @@ enum Slot {
   Skipped = 2,
   Stuck = 3,
 }
+const SLOTS = 4;
 
 /** The factors of an update, in the order of the operation. */
 export type ScaleRule = readonly [growthFactor: number, backoffFactor: number, growthInterval: number, minScale: number];
@@ -29,7 +31,7 @@ export class LossScale {
   /** Skipped steps that the host has heard of. */
   skips = 0;
   private updates = 0;
-  private asking = false;
+  private readonly overhearing = new Overhearing();
   /** Counts sets: what was asked for before one says nothing of what is stuck now. */
   private sets = 0;
   private stuck: { readonly step: number; readonly scale: number } | null = null;
@@ -42,7 +44,7 @@ export class LossScale {
   /** Brings the state to a device, once. */
   place(device: Device): Tensor {
     if (!this.factor) {
-      this.state = stateTensor(fromTypedArray(Float64Array.of(this.scale, this.tracker, 0, 0), undefined, { device }));
+      this.state = stateTensor(fromTypedArray(Float64Array.of(this.scale, this.tracker, 0, 0), [SLOTS], { device }));
       this.factor = stateTensor(fromTypedArray(Float32Array.of(this.scale), [], { device }));
     }
     return this.factor;
@@ -93,21 +95,12 @@ export class LossScale {
     });
   }
 
-  /** Asks the device for the state, unless a question is on its way. */
+  /** Asks the device for the state; nothing waits. */
   private ask(): void {
-    if (this.asking) return;
-    this.asking = true;
     const { updates: step, sets } = this;
-    this.state!.toTypedArray()
-      .then(
-        (values) => {
-          this.skips = values[Slot.Skipped] as number;
-          if (sets === this.sets && (values[Slot.Stuck] as number) > 0) this.stuck ??= { step, scale: values[Slot.Scale] as number };
-        },
-        () => {}, // a fault of the stream: whoever waits for it is told
-      )
-      .finally(() => {
-        this.asking = false;
-      });
+    this.overhearing.ask(this.state!, 0, SLOTS, (values) => {
+      this.skips = values[Slot.Skipped]!;
+      if (sets === this.sets && values[Slot.Stuck]! > 0) this.stuck ??= { step, scale: values[Slot.Scale]! };
+    });
   }
 }

@@ -11,6 +11,7 @@ import { fresh, invoke } from '../ops/door.js';
 import { cat } from '../ops/pieces.js';
 import { narrow } from '../ops/view.js';
 import type { Tensor } from '../tensor.js';
+import { Overhearing } from './overhear.js';
 import { stateTensor } from './state.js';
 
 /** Places of the buffer; the rates follow the known skips. */
@@ -40,7 +41,7 @@ export class StepBuffer {
   private before = 0;
   private heard = 0;
   private known = 0;
-  private asking = false;
+  private readonly overhearing = new Overhearing();
 
   /** Skipped steps that the host has taken notice of. */
   get knownSkips(): number {
@@ -108,24 +109,15 @@ export class StepBuffer {
     return narrow(this.tensor!, 0, Slot.foundInf, 1);
   }
 
-  /** After a prepared step: asks the device how many were skipped, unless a question is on its way. Nothing waits. */
+  /** After a prepared step: asks the device how many were skipped. Nothing waits. */
   ask(): void {
     everyStep(() => {
       const { tensor, before } = this;
-      if (this.asking || !tensor) return;
-      this.asking = true;
-      narrow(tensor, 0, Slot.skipped, 1)
-        .item()
-        .then(
-          (skipped) => {
-            // a later layout has its own count; and this one may have been read since
-            if (this.tensor === tensor) this.heard = Math.max(this.heard, before + skipped);
-          },
-          () => {}, // a fault of the stream: whoever waits for it is told
-        )
-        .finally(() => {
-          this.asking = false;
-        });
+      if (!tensor) return;
+      this.overhearing.ask(tensor, Slot.skipped, 1, ([skipped]) => {
+        // a later layout has its own count, and this one may have been read since
+        if (this.tensor === tensor) this.heard = Math.max(this.heard, before + skipped!);
+      });
     });
   }
 
