@@ -34,7 +34,7 @@ export interface SafetensorsReader extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-class SafetensorsFile implements SafetensorsReader {
+export class SafetensorsFile implements SafetensorsReader {
   readonly names: readonly string[];
   readonly metadata: Readonly<Record<string, string>>;
 
@@ -66,10 +66,7 @@ class SafetensorsFile implements SafetensorsReader {
     if (entry.shape.length > 8) throw new CheckpointError(`${where}: ${entry.shape.length} dimensions, at most 8 are supported`);
     const tensor = empty(entry.shape, { dtype: entry.dtype, device: options.device ?? 'cpu' });
     try {
-      await fillFrom(tensor, async (into, offset) => {
-        await this.file.read(into, this.dataStart + entry.start + offset);
-        sanitize(into, entry.stored, where);
-      });
+      await fillFrom(tensor, (into, offset) => this.read(name, into, offset));
     } catch (error) {
       tensor.dispose();
       throw error;
@@ -78,6 +75,13 @@ class SafetensorsFile implements SafetensorsReader {
     const cast = tensor.to(options.dtype);
     tensor.dispose();
     return cast;
+  }
+
+  /** Bytes of a tensor from `offset` on, in row-major order. */
+  async read(name: string, into: Uint8Array, offset: number): Promise<void> {
+    const { start, stored } = this.info(name);
+    await this.file.read(into, this.dataStart + start + offset);
+    sanitize(into, stored, `load: "${this.file.path}": tensor ${show(name)}`);
   }
 
   async close(): Promise<void> {
@@ -98,7 +102,7 @@ function sanitize(bytes: Uint8Array, stored: string, where: string): void {
 }
 
 /** Opens and checks one file. Use openSafetensors unless the path is known to be a single file. */
-export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs): Promise<SafetensorsReader> {
+export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs): Promise<SafetensorsFile> {
   const where = `openSafetensors: "${path}"`;
   const file = await RangeReader.open(path, 'openSafetensors', fs);
   try {

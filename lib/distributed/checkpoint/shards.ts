@@ -1,0 +1,190 @@
+// Tensors of all ranks in one folder, in the layout of PyTorch's HuggingFaceStorageWriter: each rank writes safetensors files with its own
+// boxes, and says in the header where in the whole they begin. Nothing says who had them, so any number of ranks, cut in any
+// way, reads what it needs; a file without such a header holds whole tensors.
+import nodeFs from 'node:fs/promises';
+import { join } from 'node:path';
+import { empty } from '../../create.js';
+import { dtypeSize } from '../../dtype.js';
+import { CheckpointError, ShapeError } from '../../errors.js';
+import { CHUNK_BYTES, fillFrom } from '../../io/chunks.js';
+import { type FileSink, type FileSystem, fileError } from '../../io/files.js';
+import { openSafetensorsFile, type SafetensorsFile, writeSafetensors } from '../../io/safetensors.js';
+import { show } from '../../io/safetensors_header.js';
+import { scope } from '../../memory.js';
+import { copy_ } from '../../ops/copy.js';
+import { narrow } from '../../ops/view.js';
+import { numel, type Shape, sameShape, showShape } from '../../shape.js';
+import type { Tensor } from '../../tensor.js';
+import { layoutOf } from '../distribute.js';
+import type { ProcessGroup } from '../process_group.js';
+import { type Box, boxesOf, intersection, ownBoxes } from './boxes.js';
+
+const SHARDING = 'DCP_SHARDING_INFO';
+const digits = (n: number): string => String(n).padStart(5, '0');
+
+/** The files this rank writes, by name. Tensors without a layout are the same on all ranks of the group, and written once. */
+export function shardFiles(tensors: ReadonlyMap<string, Tensor>, group: ProcessGroup): Map<string, (sink: FileSink) => Promise<void>> {
+  const files: Map<string, { tensor: Tensor; box: Box }>[] = [];
+  let turn = 0;
+  for (const [name, tensor] of [...tensors].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
+    const layout = layoutOf(tensor);
+    const whole = boxesOf(tensor.shape.map((length) => [{ start: 0, length }]));
+    const boxes = layout ? ownBoxes(layout, turn) : turn % group.size === group.rank ? whole : [];
+    turn++;
+    // a file holds a name once
+    boxes.forEach((box, i) => {
+      files[i] ??= new Map();
+      files[i]!.set(name, { tensor, box });
+    });
+  }
+  return new Map(
+    files.map((parts, i) => [
+      `shard-${digits(group.rank + 1)}-model-${digits(i + 1)}-of-${digits(files.length)}.safetensors`,
+      (sink) => {
+        const own = [...parts].map(([name, { tensor, box }]) => [name, part(tensor, box)] as const);
+        const offsets = Object.fromEntries([...parts].map(([name, { box }]) => [name, { saved_offsets: box.offsets }]));
+        return writeSafetensors(sink, new Map(own), { [SHARDING]: JSON.stringify(offsets), DCP_VERSION: '1.0' }, 'saveCheckpoint');
+      },
+    ]),
+  );
+}
+
+function part(tensor: Tensor, { local, sizes }: Box): Tensor {
+  return sizes.reduce((t, size, d) => narrow(t, d, local[d]!, size), tensor.detach());
+}
+
+/** A stored box. */
+interface Stored {
+  readonly file: SafetensorsFile;
+  readonly offsets: readonly number[];
+  readonly sizes: Shape;
+}
+
+/** An opened folder: the tensors in it, as wholes. Close it. */
+export class ShardReader implements AsyncDisposable {
+  private constructor(
+    private readonly folder: string,
+    private readonly files: readonly SafetensorsFile[],
+    private readonly stored: ReadonlyMap<string, readonly Stored[]>,
+  ) {}
+
+  /** Opens the safetensors files of a folder. Reads headers alone. */
+  static async open(folder: string, fs: FileSystem = nodeFs): Promise<ShardReader> {
+    const files: SafetensorsFile[] = [];
+    const stored = new Map<string, Stored[]>();
+    try {
+      const names = (await fs.readdir(folder)).filter((name) => name.endsWith('.safetensors')).toSorted();
+      for (const name of names) {
+        const file = await openSafetensorsFile(join(folder, name), fs);
+        files.push(file);
+        const sharding = shardingOf(file, join(folder, name));
+        for (const tensor of file.names) {
+          const sizes = file.info(tensor).shape;
+          const offsets = sharding ? sharding(tensor, sizes) : sizes.map(() => 0);
+          stored.set(tensor, [...(stored.get(tensor) ?? []), { file, offsets, sizes }]);
+        }
+      }
+    } catch (error) {
+      for (const file of files) await file.close();
+      throw fileError(error, `loadCheckpoint: cannot read "${folder}"`);
+    }
+    return new ShardReader(folder, files, stored);
+  }
+
+  get names(): string[] {
+    return [...this.stored.keys()];
+  }
+  /** The shape of the whole: PyTorch stores none, so it is where the last box ends. */
+  shape(name: string): number[] {
+    const parts = this.partsOf(name);
+    return parts[0]!.sizes.map((_, d) => Math.max(...parts.map((p) => p.offsets[d]! + p.sizes[d]!)));
+  }
+
+  private partsOf(name: string): readonly Stored[] {
+    const parts = this.stored.get(name);
+    if (!parts) throw new CheckpointError(`loadCheckpoint: "${this.folder}" has no tensor ${show(name)}; it has ${this.names.length}`);
+    return parts;
+  }
+
+  /** Fills what this rank has of a tensor, in the tensor's own dtype. @throws CheckpointError where the files lack some of it */
+  async fill(name: string, target: Tensor): Promise<void> {
+    const layout = layoutOf(target);
+    const whole = layout?.shape ?? target.shape;
+    const shape = this.shape(name);
+    if (!sameShape(shape, whole))
+      throw new ShapeError(`loadCheckpoint: tensor ${show(name)} is ${showShape(shape)} in "${this.folder}", expected ${showShape(whole)}`);
+    const ranges = layout ? layout.ranges() : whole.map((length) => [{ start: 0, length }]);
+    for (const box of boxesOf(ranges)) await this.fillBox(name, target, box);
+  }
+
+  private async fillBox(name: string, target: Tensor, box: Box): Promise<void> {
+    let missing = numel(box.sizes);
+    const taken: Omit<Box, 'local'>[] = [];
+    for (const stored of this.partsOf(name)) {
+      const common = intersection(box, stored);
+      if (!common) continue;
+      const before = taken.find((t) => intersection(t, common));
+      if (before && !sameBox(before, common)) throw new CheckpointError(`loadCheckpoint: "${this.folder}" has elements of tensor ${show(name)} twice`);
+      if (before) continue; // a replica
+      taken.push(common);
+      missing -= numel(common.sizes);
+      await this.copyBox(name, stored, common, target, box);
+    }
+    if (missing > 0)
+      throw new CheckpointError(`loadCheckpoint: "${this.folder}" lacks ${missing} elements of tensor ${show(name)}: files of a rank are missing`);
+  }
+
+  /** Rows of dimension 0 at a time: whole stored rows are read, and what is wanted of them is copied on the device. */
+  private async copyBox(name: string, stored: Stored, common: Omit<Box, 'local'>, target: Tensor, box: Box): Promise<void> {
+    const { dtype } = stored.file.info(name);
+    if (dtype === null) throw new CheckpointError(`loadCheckpoint: tensor ${show(name)}: its dtype has no counterpart here`);
+    const inner = stored.sizes.slice(1);
+    const rowBytes = numel(inner) * dtypeSize[dtype];
+    const scalar = stored.sizes.length === 0;
+    const rows = scalar ? 1 : common.sizes[0]!;
+    const step = Math.max(1, Math.floor(CHUNK_BYTES / Math.max(1, rowBytes)));
+    for (let at = 0; at < rows; at += step) {
+      const count = Math.min(step, rows - at);
+      const first = scalar ? 0 : common.offsets[0]! - stored.offsets[0]! + at;
+      const read = empty(scalar ? [] : [count, ...inner], { dtype, device: target.device });
+      await fillFrom(read, (into, offset) => stored.file.read(name, into, first * rowBytes + offset));
+      scope(() => {
+        let [from, to] = [read, target.detach()];
+        for (let d = 0; d < stored.sizes.length; d++) {
+          const size = d === 0 ? count : common.sizes[d]!;
+          if (d > 0) from = narrow(from, d, common.offsets[d]! - stored.offsets[d]!, size);
+          to = narrow(to, d, box.local[d]! + common.offsets[d]! - box.offsets[d]! + (d === 0 ? at : 0), size);
+        }
+        copy_(to, from);
+      });
+      read.dispose();
+    }
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.files.map((file) => file.close()));
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+const sameBox = (a: Omit<Box, 'local'>, b: Omit<Box, 'local'>): boolean => `${a.offsets}:${a.sizes}` === `${b.offsets}:${b.sizes}`;
+
+/** Where each tensor of a file begins in its whole; null when they are whole. The header may be anybody's. */
+function shardingOf(file: SafetensorsFile, path: string): ((name: string, sizes: Shape) => number[]) | null {
+  const text = file.metadata[SHARDING];
+  if (text === undefined) return null;
+  let json: Record<string, { saved_offsets?: unknown } | undefined> | null;
+  try {
+    json = JSON.parse(text) as typeof json;
+  } catch (cause) {
+    throw new CheckpointError(`loadCheckpoint: "${path}": ${SHARDING} is not JSON`, { cause });
+  }
+  return (name, sizes) => {
+    const offsets = json && Object.hasOwn(json, name) ? json[name]?.saved_offsets : undefined;
+    const valid = Array.isArray(offsets) && offsets.length === sizes.length && offsets.every((o, d) => Number.isSafeInteger(o + sizes[d]!) && o >= 0);
+    if (!valid) throw new CheckpointError(`loadCheckpoint: "${path}": ${SHARDING} has no valid offsets of tensor ${show(name)}`);
+    return offsets as number[];
+  };
+}
