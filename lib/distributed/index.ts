@@ -36,5 +36,19 @@ export { StoreServer, type StoreServerOptions } from './store_server.js';
 export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
 export type { Backend, Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
+export {
+  ColumnParallelLinear,
+  type ColumnParallelOptions,
+  gateUpBlocks,
+  qkvBlocks,
+} from './tensor_parallel/column_linear.js';
+export {
+  copyToTensorParallel,
+  gatherFromSequence,
+  reduceFromTensorParallel,
+  reduceScatterToSequence,
+  scatterToSequence,
+} from './tensor_parallel/regions.js';
+export { RowParallelLinear, type RowParallelOptions } from './tensor_parallel/row_linear.js';
 export type { Work } from './work.js';
 export type { ReachOptions, TransportName } from './world.js';

@@ -1,0 +1,17 @@
+// Activations from one layout to another, differentiably, without their having to know their layout.
+import { defineFunction, type FunctionContext } from '../../autograd/function.js';
+import { clone } from '../../ops/copy.js';
+import type { Tensor } from '../../tensor.js';
+import type { Layout } from '../layout.js';
+import { convert } from '../redistribute.js';
+
+/** `x`, which lies as `from`, as it lies in `to`; its gradient comes as `to` and goes as `from`. Neither is a sum that is still to be made. */
+export const convertBetween: (x: Tensor, from: Layout, to: Layout) => Tensor = defineFunction({
+  name: 'redistribute',
+  forward: (ctx: FunctionContext, x: Tensor, from: Layout, to: Layout): Tensor => {
+    Object.assign(ctx, { from, to });
+    const y = convert(x, from, to);
+    return y === x ? clone(x) : y;
+  },
+  backward: (ctx, g) => [convertBetween(g, ctx['to'] as Layout, ctx['from'] as Layout), null, null],
+});

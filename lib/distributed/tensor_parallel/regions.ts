@@ -1,0 +1,73 @@
+// Differentiable collectives with an explicit backward: what a gradient means depends on what the ranks do with a tensor, not on how it came to
+// them. (The conjugate operators f and g of Shoeybi et al., "Megatron-LM", 2019; those along the sequence of Korthikanti et al., 2022.)
+// The backward of each is another one of them, so they can be differentiated as often as one likes.
+import { defineFunction, type FunctionContext } from '../../autograd/function.js';
+import { describe, ValueError } from '../../errors.js';
+import { clone } from '../../ops/copy.js';
+import { Tensor } from '../../tensor.js';
+import { ProcessGroup } from '../process_group.js';
+import { pieceOfSequence, startGather, startReduceScatter } from './sequence.js';
+
+/** `label` names the collective in errors and in the flight recorder: `of gradients of ln_f`. */
+type Region = (x: Tensor, group: ProcessGroup, label?: string) => Tensor;
+type Direction = (x: Tensor, group: ProcessGroup, label: string) => Tensor;
+
+/** In a group of one rank a region is the identity. */
+function region(name: string, forward: Direction, backward: Direction): Region {
+  const apply = defineFunction({
+    name,
+    forward: (ctx: FunctionContext, x: Tensor, group: ProcessGroup, label: string) => {
+      Object.assign(ctx, { group, label });
+      return forward(x, group, label);
+    },
+    backward: (ctx, g) => [backward(g, ctx['group'] as ProcessGroup, ctx['label'] as string), null, null],
+  });
+  return (x, group, label = `of ${name}`) => {
+    if (!(x instanceof Tensor)) throw new ValueError(`${name}: expected a tensor, got ${describe(x)}`);
+    if (!(group instanceof ProcessGroup)) throw new ValueError(`${name}: expected a process group, got ${describe(group)}`);
+    return group.size === 1 ? x : apply(x, group, label);
+  };
+}
+
+/** Into computation that differs between the ranks: the same tensor on each; its gradients are summed. */
+export const copyToTensorParallel: Region = region(
+  'copyToTensorParallel',
+  (x) => x,
+  (g, group, label) => reduceFromTensorParallel(g, group, label),
+);
+
+/** Out of it: the sum of what the ranks have made, on each; they all have its gradient. */
+export const reduceFromTensorParallel: Region = region(
+  'reduceFromTensorParallel',
+  (x, group, label) => group.allReduce(clone(x), { label }).wait(),
+  (g, group, label) => copyToTensorParallel(g, group, label),
+);
+
+/** Of a sequence that every rank has whole, its own piece: [.., T, C] to [.., T / ranks, C]. */
+export const scatterToSequence: Region = region(
+  'scatterToSequence',
+  (x, group) => clone(pieceOfSequence(x, group)),
+  (g, group, label) => gatherReplicated(g, group, label),
+);
+
+/** Of the sum of what the ranks have made, each one's piece of the sequence: [.., T, C] to [.., T / ranks, C]. */
+export const reduceScatterToSequence: Region = region(
+  'reduceScatterToSequence',
+  (x, group, label) => startReduceScatter(x, group, label)(),
+  (g, group, label) => gatherParallel(g, group, label),
+);
+
+const gather: Direction = (x, group, label) => startGather(x, group, label)();
+const gatherParallel: Region = region('gatherFromSequence', gather, (g, group, label) => reduceScatterToSequence(g, group, label));
+const gatherReplicated: Region = region('gatherFromSequence', gather, (g, group, label) => scatterToSequence(g, group, label));
+
+/**
+ * The whole sequence on every rank: [.., T / ranks, C] to [.., T, C].
+ * @param options.gradient `sum` (default): the ranks compute different things with it, and their gradients are summed. `slice`: they all compute
+ * the same, and have the same gradient, of which each keeps its piece. The wrong one is wrong by a factor or a missing sum.
+ */
+export function gatherFromSequence(x: Tensor, group: ProcessGroup, options: { readonly gradient?: 'sum' | 'slice' } = {}): Tensor {
+  const gradient = options?.gradient ?? 'sum';
+  if (gradient !== 'sum' && gradient !== 'slice') throw new ValueError(`gatherFromSequence: gradient must be sum or slice, got ${describe(gradient)}`);
+  return (gradient === 'sum' ? gatherParallel : gatherReplicated)(x, group);
+}
