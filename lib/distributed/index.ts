@@ -50,5 +50,10 @@ export {
   scatterToSequence,
 } from './tensor_parallel/regions.js';
 export { RowParallelLinear, type RowParallelOptions } from './tensor_parallel/row_linear.js';
+export { type VocabParallelLossOptions, vocabParallelCrossEntropy } from './tensor_parallel/vocab_cross_entropy.js';
+export { VocabParallelEmbedding, type VocabParallelOptions } from './tensor_parallel/vocab_embedding.js';
+export { VocabParallelHead } from './tensor_parallel/vocab_head.js';
+export type { Backend, Transport } from './transport.js';
+export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';
 export type { ReachOptions, TransportName } from './world.js';

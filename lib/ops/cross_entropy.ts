@@ -51,14 +51,15 @@ export function checkReduction(reduction: unknown, op: string): Reduction {
   return checkChoice(reduction, REDUCTIONS, 'reduction', op);
 }
 
-interface Settings {
+export interface Settings {
   readonly weight: Tensor | null;
   readonly ignoreIndex: number;
   readonly reduction: Reduction;
   readonly normalizer: number | Tensor | null;
 }
 
-function settingsOf(o: ClassLossOptions, classes: number, op: string): Settings {
+/** The checked options of a loss over `classes`. */
+export function settingsOf(o: ClassLossOptions, classes: number, op: string): Settings {
   const weight = checkParameter(o.weight, [classes], op, 'the class weight');
   if (weight?.requiresGrad && context().gradEnabled) throw new AutogradError(`${op}: the class weight has no gradient; detach() it`);
   const reduction = checkReduction(o.reduction ?? 'mean', op);
@@ -150,7 +151,7 @@ function fusedCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothi
 }
 
 /** The sum of losses over what the settings divide it by. */
-function divided(total: Tensor, settings: Settings, count?: () => Tensor): Tensor {
+export function divided(total: Tensor, settings: Settings, count?: () => Tensor): Tensor {
   if (settings.normalizer !== null) return normalized(total, settings.normalizer);
   return settings.reduction === 'sum' || !count ? total : div(total, count());
 }

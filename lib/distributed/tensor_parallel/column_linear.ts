@@ -72,16 +72,21 @@ export class ColumnParallelLinear extends Module {
   }
 
   override forward(x: Tensor): Tensor {
+    const y = this.part(x);
+    if (!this.gatherOutput || this.mesh.size('tp') === 1) return y;
+    const shape = [...y.shape.slice(0, -1), this.outFeatures];
+    const split = new Layout(this.mesh, shape, { tp: { ...this.rows, dim: y.ndim - 1 } });
+    return convertBetween(y, split, split.with({ tp: Replicate() }));
+  }
+
+  /** The outputs of this rank. */
+  protected part(x: Tensor): Tensor {
     const group = this.mesh.group('tp');
     if (group.size === 1) return linear(x, this.weight, this.bias);
     const { sequenceParallel, label: name } = this;
     if (!(x instanceof Tensor) || x.shape[x.ndim - 1] !== this.inFeatures)
       throw new ShapeError(`${name}: expected [.., ${this.inFeatures}], got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
-    const y = columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, even: true });
-    if (!this.gatherOutput) return y;
-    const shape = [...y.shape.slice(0, -1), this.outFeatures];
-    const split = new Layout(this.mesh, shape, { tp: { ...this.rows, dim: y.ndim - 1 } });
-    return convertBetween(y, split, split.with({ tp: Replicate() }));
+    return columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, even: true });
   }
 }
 
