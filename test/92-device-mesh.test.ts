@@ -83,3 +83,20 @@ test.each<[MeshSizes, RegExp]>([
     await expect(initDeviceMesh({ tp: 4 }, {} as never)).rejects.toThrow(/expected \{ group \}/);
   });
 });
+
+test('a rank that fails ends the waits of the others in every group', async () => {
+  const waited: string[] = [];
+  const job = simulate(4, async ({ rank, world, device }) => {
+    const mesh = await initDeviceMesh({ dpShard: 2, tp: 2 }, { group: world });
+    if (rank === 3) throw new Error('out of luck');
+    await mesh
+      .group('dpShard')
+      .allReduce(sg.ones([1], { device }))
+      .then(
+        () => {},
+        (error: Error) => waited.push(error.message),
+      );
+  });
+  await expect(job).rejects.toThrow('out of luck');
+  expect(waited).toEqual([expect.stringMatching(/rank 3 has failed: out of luck/)]);
+}, 10_000);

@@ -7,7 +7,7 @@ import nodeFs, { mkdtemp, readdir, rename, rm, writeFile as write } from 'node:f
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { ShardReader, shardFiles } from '../lib/distributed/checkpoint/shards.js';
+import { partsOf, ShardReader, writeParts } from '../lib/distributed/checkpoint/shards.js';
 import { initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { distributeTensor, setLayout } from '../lib/distributed/distribute.js';
 import { Layout, type Placements } from '../lib/distributed/layout.js';
@@ -58,8 +58,8 @@ async function save(sizes: MeshSizes, ranks: number, into = folder): Promise<num
     const parts = new Map(Object.keys(tensors).map((name) => [name, distributeTensor(whole(name, device), mesh, tensors[name]!.placements)]));
     parts.set('plain', sg.full([3], 5, { device }));
     let written = 0;
-    for (const [file, fill] of shardFiles(parts, world)) {
-      await writeFile(join(into, file), fill, nodeFs);
+    for (const [file, own] of partsOf(parts, world)) {
+      await writeFile(join(into, file), (sink) => writeParts(sink, own), nodeFs);
       const reader = await io.openSafetensors(join(into, file));
       written += reader.names.reduce((n, name) => n + reader.info(name).bytes, 0);
       await reader.close();

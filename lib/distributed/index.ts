@@ -1,5 +1,7 @@
 // The public part of shardgrad/distributed.
 
+export { type LoadOptions, loadCheckpoint } from './checkpoint/load.js';
+export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } from './checkpoint/save.js';
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';
@@ -34,8 +36,6 @@ export { type SimulatedRank, type SimulateOptions, simulate } from './simulate.j
 export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
 export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
-export type { Backend, Transport } from './transport.js';
-export { waitedForCollectives } from './waited.js';
 export {
   ColumnParallelLinear,
   type ColumnParallelOptions,

@@ -15,7 +15,7 @@ import { type Call, type CallName, launch, merged, settling } from './call.js';
 import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 import { callerOf, labelled } from './place.js';
 import { reductionOf } from './reduce_op.js';
-import { elementsOf, evenRows, sum } from './rows.js';
+import { elementsOf, evenRows, flat, shaped, sum } from './rows.js';
 import { type Part, partition } from './split.js';
 import type { Backend, Transport } from './transport.js';
 import { COMMUNICATION, Work } from './work.js';
@@ -35,6 +35,8 @@ export class ProcessGroup {
   private readonly transport: Transport;
   private open = true;
   private parts = 0;
+  /** What split has made of it. */
+  private readonly children: ProcessGroup[] = [];
   private batch: Call[] | null = null;
 
   constructor(options: GroupOptions) {
@@ -202,7 +204,10 @@ export class ProcessGroup {
     const worldRanks = part && Int32Array.from(part.members, (r) => this.worldRanks[r]!);
     const membership = part && { name, rank: part.rank, size: part.members.length, timeoutMs, parent: this.id, recorder: '', worldRanks: worldRanks! };
     const id = await this.transport.join(this, membership);
-    return membership && new ProcessGroup({ ...membership, device: this.device, backend: this.backend, id, transport: this.transport });
+    if (!membership) return null;
+    const made = new ProcessGroup({ ...membership, device: this.device, backend: this.backend, id, transport: this.transport });
+    this.children.push(made);
+    return made;
   }
 
   /** Tells that every rank has joined: what they found it by loses its name, so that nothing is left behind whatever happens. */
@@ -210,9 +215,10 @@ export class ProcessGroup {
     native.sealGroup(this.id);
   }
 
-  /** Ends every wait of every rank with a DistributedError that gives the reason. */
+  /** Ends every wait of every rank with a DistributedError that gives the reason, also in the parts that this rank belongs to. */
   abort(reason: string): void {
     if (this.open) native.abortGroup(this.id, reason);
+    for (const part of this.children) part.abort(reason);
   }
 
   /** Waits for what was started and leaves. Collectives of other ranks that still expect this one fail. */
@@ -291,10 +297,3 @@ export class ProcessGroup {
 }
 
 type Method = (...args: never[]) => unknown;
-
-/** The elements in row-major order, as collectives take them. */
-function flat(x: Tensor): Tensor {
-  return x.detach().contiguous().reshape([x.numel]);
-}
-
-const shaped = (made: Tensor, shape: Shape): Tensor => wrap(made.storage, shape, made.dtype);

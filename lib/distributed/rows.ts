@@ -1,6 +1,7 @@
 // Rows of dimension 0 per rank: how a tensor is cut up among the ranks of a group.
 import { describe, ShapeError } from '../errors.js';
 import { checkInteger, numel, type Shape, showShape } from '../shape.js';
+import { type Tensor, wrap } from '../tensor.js';
 
 /** Equal shares of the rows. */
 export function evenRows(op: string, rows: number, ranks: number): readonly number[] {
@@ -19,3 +20,10 @@ export function elementsOf(op: string, rows: readonly number[], tail: Shape, ran
 export function sum(numbers: readonly number[]): number {
   return numbers.reduce((a, b) => a + b, 0);
 }
+
+/** The elements in row-major order, as collectives take them. */
+export function flat(x: Tensor): Tensor {
+  return x.detach().contiguous().reshape([x.numel]);
+}
+
+export const shaped = (made: Tensor, shape: Shape): Tensor => wrap(made.storage, shape, made.dtype);

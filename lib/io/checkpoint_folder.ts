@@ -99,33 +99,40 @@ export async function verifyFiles(folder: string, files: readonly string[], comm
   }
 }
 
+/** Sizes and checksums of files, by name. */
+export type FileSums = Record<string, { bytes: number; crc32: number }>;
+
+/** Where a checkpoint of this step belongs. */
+export function folderOf(root: string, step: number): string {
+  return join(root, `step-${String(step).padStart(8, '0')}`);
+}
+
+/** Makes a temporary folder under `root` for a checkpoint, and sweeps what dead processes left of theirs. */
+export async function beginFolder(root: string, step: number, fs: FileSystem): Promise<string> {
+  const temporary = temporaryName(folderOf(root, step));
+  await makeFolder(root, fs);
+  for (const name of await fs.readdir(root)) if (isAbandoned(name)) await fs.rm(join(root, name), { recursive: true, force: true });
+  await fs.mkdir(temporary);
+  return temporary;
+}
+
 /**
- * Writes a checkpoint folder `step-…` under `root`: into a temporary folder, synced, renamed, COMMIT last. When it throws, the root
- * holds the complete checkpoints it held before.
- * @param files the content of each file
+ * Makes a temporary folder whose files are on the disk the checkpoint of its step: renamed, COMMIT last. When it throws, the root holds the
+ * complete checkpoints it held before.
  */
-export async function writeFolder(root: string, step: number, files: ReadonlyMap<string, (sink: FileSink) => Promise<void>>, fs: FileSystem): Promise<string> {
-  const target = join(root, `step-${String(step).padStart(8, '0')}`);
+export async function commitFolder(root: string, step: number, temporary: string, sizes: FileSums, fs: FileSystem): Promise<string> {
+  const target = folderOf(root, step);
   const aside = `${target}.replaced`;
-  const temporary = temporaryName(target);
-  let undo = async (): Promise<void> => fs.rm(temporary, { recursive: true, force: true });
+  let undo = async (): Promise<void> => {};
   try {
-    await makeFolder(root, fs);
-    for (const name of await fs.readdir(root)) if (isAbandoned(name)) await fs.rm(join(root, name), { recursive: true, force: true });
-    await fs.mkdir(temporary);
-    const sizes: Record<string, { bytes: number; crc32: number }> = {};
-    for (const [name, fill] of files) sizes[name] = await writeFile(join(temporary, name), fill, fs);
     await syncFolder(temporary, fs);
     const save = ((await listCheckpoints(root, fs))[0]?.save ?? 0) + 1;
-
     const replaces = (await readCommit(target, fs)) !== null;
     if (replaces) {
       await fs.rm(aside, { recursive: true, force: true });
       await fs.rename(target, aside);
     } else await fs.rm(target, { recursive: true, force: true });
-    const removeTemporary = undo;
     undo = async () => {
-      await removeTemporary();
       await fs.rm(target, { recursive: true, force: true });
       if (replaces) await fs.rename(aside, target);
     };
@@ -136,10 +143,28 @@ export async function writeFolder(root: string, step: number, files: ReadonlyMap
   } catch (error) {
     // what the disk refuses to undo is ignored by readers, having no COMMIT
     await undo().catch(() => {});
-    throw fileError(error, `saveCheckpoint: cannot write "${target}"`);
+    throw error;
   }
   await fs.rm(aside, { recursive: true, force: true }).catch(() => {});
   return target;
+}
+
+/**
+ * Writes a checkpoint folder `step-…` under `root`: into a temporary folder, synced, renamed, COMMIT last. When it throws, the root
+ * holds the complete checkpoints it held before.
+ * @param files the content of each file
+ */
+export async function writeFolder(root: string, step: number, files: ReadonlyMap<string, (sink: FileSink) => Promise<void>>, fs: FileSystem): Promise<string> {
+  let temporary: string | null = null;
+  try {
+    temporary = await beginFolder(root, step, fs);
+    const sizes: FileSums = {};
+    for (const [name, fill] of files) sizes[name] = await writeFile(join(temporary, name), fill, fs);
+    return await commitFolder(root, step, temporary, sizes, fs);
+  } catch (error) {
+    if (temporary) await fs.rm(temporary, { recursive: true, force: true }).catch(() => {});
+    throw fileError(error, `saveCheckpoint: cannot write "${folderOf(root, step)}"`);
+  }
 }
 
 /**

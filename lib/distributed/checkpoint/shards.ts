@@ -3,15 +3,16 @@
 // way, reads what it needs; a file without such a header holds whole tensors.
 import nodeFs from 'node:fs/promises';
 import { join } from 'node:path';
+import { noGrad } from '../../autograd/modes.js';
 import { empty } from '../../create.js';
-import { dtypeSize } from '../../dtype.js';
+import { type DType, dtypeSize } from '../../dtype.js';
 import { CheckpointError, ShapeError } from '../../errors.js';
 import { CHUNK_BYTES, fillFrom } from '../../io/chunks.js';
 import { type FileSink, type FileSystem, fileError } from '../../io/files.js';
 import { openSafetensorsFile, type SafetensorsFile, writeSafetensors } from '../../io/safetensors.js';
 import { show } from '../../io/safetensors_header.js';
 import { scope } from '../../memory.js';
-import { copy_ } from '../../ops/copy.js';
+import { clone, copy_ } from '../../ops/copy.js';
 import { narrow } from '../../ops/view.js';
 import { numel, type Shape, sameShape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
@@ -22,34 +23,38 @@ import { type Box, boxesOf, intersection, ownBoxes } from './boxes.js';
 const SHARDING = 'DCP_SHARDING_INFO';
 const digits = (n: number): string => String(n).padStart(5, '0');
 
-/** The files this rank writes, by name. Tensors without a layout are the same on all ranks of the group, and written once. */
-export function shardFiles(tensors: ReadonlyMap<string, Tensor>, group: ProcessGroup): Map<string, (sink: FileSink) => Promise<void>> {
-  const files: Map<string, { tensor: Tensor; box: Box }>[] = [];
+/** What this rank writes: parts of tensors, by file and name. */
+export type Parts = Map<string, Map<string, { readonly part: Tensor; readonly offsets: readonly number[] }>>;
+
+/**
+ * What this rank has to write. Tensors without a layout are the same on all ranks of the group, and written once.
+ * @param copies parts are copies, which later changes of the tensors do not reach; free them
+ */
+export function partsOf(tensors: ReadonlyMap<string, Tensor>, group: ProcessGroup, copies = false): Parts {
+  const files: Map<string, { part: Tensor; offsets: readonly number[] }>[] = [];
   let turn = 0;
   for (const [name, tensor] of [...tensors].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
     const layout = layoutOf(tensor);
     const whole = boxesOf(tensor.shape.map((length) => [{ start: 0, length }]));
     const boxes = layout ? ownBoxes(layout, turn) : turn % group.size === group.rank ? whole : [];
     turn++;
-    // a file holds a name once
     boxes.forEach((box, i) => {
-      files[i] ??= new Map();
-      files[i]!.set(name, { tensor, box });
+      const own = partOf(tensor, box);
+      files[i] ??= new Map(); // a file holds a name once
+      files[i]!.set(name, { part: copies ? noGrad(() => clone(own)).keep() : own, offsets: box.offsets });
     });
   }
-  return new Map(
-    files.map((parts, i) => [
-      `shard-${digits(group.rank + 1)}-model-${digits(i + 1)}-of-${digits(files.length)}.safetensors`,
-      (sink) => {
-        const own = [...parts].map(([name, { tensor, box }]) => [name, part(tensor, box)] as const);
-        const offsets = Object.fromEntries([...parts].map(([name, { box }]) => [name, { saved_offsets: box.offsets }]));
-        return writeSafetensors(sink, new Map(own), { [SHARDING]: JSON.stringify(offsets), DCP_VERSION: '1.0' }, 'saveCheckpoint');
-      },
-    ]),
-  );
+  return new Map(files.map((parts, i) => [`shard-${digits(group.rank + 1)}-model-${digits(i + 1)}-of-${digits(files.length)}.safetensors`, parts]));
 }
 
-function part(tensor: Tensor, { local, sizes }: Box): Tensor {
+/** Writes one of the files of partsOf. */
+export async function writeParts(sink: FileSink, parts: ReadonlyMap<string, { readonly part: Tensor; readonly offsets: readonly number[] }>): Promise<void> {
+  const offsets = Object.fromEntries([...parts].map(([name, part]) => [name, { saved_offsets: part.offsets }]));
+  const tensors = new Map([...parts].map(([name, { part }]) => [name, part]));
+  await writeSafetensors(sink, tensors, { [SHARDING]: JSON.stringify(offsets), DCP_VERSION: '1.0' }, 'saveCheckpoint');
+}
+
+function partOf(tensor: Tensor, { local, sizes }: Box): Tensor {
   return sizes.reduce((t, size, d) => narrow(t, d, local[d]!, size), tensor.detach());
 }
 
@@ -100,6 +105,12 @@ export class ShardReader implements AsyncDisposable {
     return parts[0]!.sizes.map((_, d) => Math.max(...parts.map((p) => p.offsets[d]! + p.sizes[d]!)));
   }
 
+  dtype(name: string): DType {
+    const { dtype } = this.partsOf(name)[0]!.file.info(name);
+    if (dtype === null) throw new CheckpointError(`loadCheckpoint: tensor ${show(name)}: its dtype has no counterpart here`);
+    return dtype;
+  }
+
   private partsOf(name: string): readonly Stored[] {
     const parts = this.stored.get(name);
     if (!parts) throw new CheckpointError(`loadCheckpoint: "${this.folder}" has no tensor ${show(name)}; it has ${this.names.length}`);
@@ -136,8 +147,7 @@ export class ShardReader implements AsyncDisposable {
 
   /** Rows of dimension 0 at a time: whole stored rows are read, and what is wanted of them is copied on the device. */
   private async copyBox(name: string, stored: Stored, common: Omit<Box, 'local'>, target: Tensor, box: Box): Promise<void> {
-    const { dtype } = stored.file.info(name);
-    if (dtype === null) throw new CheckpointError(`loadCheckpoint: tensor ${show(name)}: its dtype has no counterpart here`);
+    const dtype = this.dtype(name);
     const inner = stored.sizes.slice(1);
     const rowBytes = numel(inner) * dtypeSize[dtype];
     const scalar = stored.sizes.length === 0;
