@@ -133,6 +133,18 @@ export function born(handle: number, device: Device, bytes: number, scope: Scope
   return s;
 }
 
+/** Frees the contents of a storage that will get them again: a graph that saved it finds them by then. */
+export function drain(s: Storage): void {
+  free(s);
+}
+
+/** Gives a drained storage the contents of another one, which it takes over. */
+export function refill(s: Storage, from: Storage): void {
+  s.handle = from.handle;
+  from.handle = DEAD;
+  watch(s);
+}
+
 /** Takes a storage out of its scope: parameters, gradients, buffers, optimizer state, what `keep` is called on. */
 export function takeOut(s: Storage, kind?: StorageKind): void {
   if (kind) s.kind = kind;

@@ -25,11 +25,11 @@ export interface BackwardOptions {
 }
 
 /** Of the innermost backward under way; dropped with it when it throws. */
-let endCalls: (() => void)[] = [];
+let endCalls: { readonly ended: () => void; readonly failed: (() => void) | undefined }[] = [];
 
-/** Runs `call` when the backward that is under way has ended: what data parallelism does with the last gradients. */
-export function afterBackward(call: () => void): void {
-  endCalls.push(call);
+/** Runs `ended` when the backward that is under way has ended: what data parallelism does with the last gradients. `failed`: when it throws. */
+export function afterBackward(ended: () => void, failed?: () => void): void {
+  endCalls.push({ ended, failed });
 }
 
 let running = 0;
@@ -74,7 +74,7 @@ export class Run {
     const create = this.options.createGraph ?? false;
     const outerCalls = endCalls;
     const outerNormalized = normalized;
-    const calls: (() => void)[] = [];
+    const calls: typeof endCalls = [];
     endCalls = calls;
     normalized = false;
     running++;
@@ -88,6 +88,9 @@ export class Run {
           if (grads !== undefined) this.step(node, grads, node.id > (root.gradFn?.id ?? 0));
           else this.settleLeaves(node);
         }
+      } catch (error) {
+        for (const { failed } of calls) failed?.();
+        throw error;
       } finally {
         this.scope.end(this.outer);
         endCalls = outerCalls;
@@ -95,7 +98,7 @@ export class Run {
         running--;
       }
     });
-    for (const call of calls) call();
+    for (const { ended } of calls) ended();
   }
 
   /** Counts how often each leaf with hooks will be asked: its hooks run once, when its gradient is complete. */
@@ -205,10 +208,7 @@ export class Run {
 
   private send(edge: Edge, g: Tensor): void {
     if (edge === null) return;
-    if ('leaf' in edge) {
-      this.deliver(edge.leaf, g);
-      return;
-    }
+    if ('leaf' in edge) return this.deliver(edge.leaf, g);
     const slots = this.waiting.get(edge.node) ?? [];
     this.waiting.set(edge.node, slots);
     const old = slots[edge.index];
