@@ -72,8 +72,7 @@ export class Run {
 
   start(root: Tensor, gradient: Tensor): void {
     const create = this.options.createGraph ?? false;
-    const outerCalls = endCalls;
-    const outerNormalized = normalized;
+    const outer = [endCalls, normalized] as const;
     const calls: typeof endCalls = [];
     endCalls = calls;
     normalized = false;
@@ -93,8 +92,7 @@ export class Run {
         throw error;
       } finally {
         this.scope.end(this.outer);
-        endCalls = outerCalls;
-        normalized = outerNormalized;
+        [endCalls, normalized] = outer;
         running--;
       }
     });
@@ -208,7 +206,10 @@ export class Run {
 
   private send(edge: Edge, g: Tensor): void {
     if (edge === null) return;
-    if ('leaf' in edge) return this.deliver(edge.leaf, g);
+    if ('leaf' in edge) {
+      this.deliver(edge.leaf, g);
+      return;
+    }
     const slots = this.waiting.get(edge.node) ?? [];
     this.waiting.set(edge.node, slots);
     const old = slots[edge.index];

@@ -17,6 +17,7 @@ export {
   type RankLaunch,
 } from './environment.js';
 export { broadcastState } from './follow.js';
+export { type FullyShardOptions, fullyShard, type MixedPrecisionPolicy, setRequiresGradientSync } from './fully_shard.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 export { AdaptiveTopK, type AdaptiveTopKOptions } from './hooks/adaptive_top_k.js';
 export { bfloat16Compression, float16Compression } from './hooks/compress.js';
