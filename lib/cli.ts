@@ -2,6 +2,7 @@
 // The command `shardgrad`. Commands are rows of a table; a mistake on the command line is one sentence and exit code 2. Nothing
 // here loads the addon.
 import { readFileSync } from 'node:fs';
+import { checkpoint } from './cli/checkpoint.js';
 import { doctor } from './cli/doctor.js';
 import { debug } from './distributed/launcher/debug.js';
 import { UsageError } from './distributed/launcher/options.js';
@@ -15,6 +16,7 @@ interface Command {
 const commands: Readonly<Record<string, Command>> = {
   run: { summary: 'start the ranks of a training job', start: run },
   doctor: { summary: 'show what was found of processors, GPUs, drivers and libraries', start: doctor },
+  checkpoint: { summary: 'show, verify or merge what a training has saved', start: checkpoint },
   debug: { summary: 'show what the ranks of a job do, or did before it failed', start: debug },
 };
 

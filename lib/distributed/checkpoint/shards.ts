@@ -73,12 +73,12 @@ export class ShardReader implements AsyncDisposable {
     private readonly stored: ReadonlyMap<string, readonly Stored[]>,
   ) {}
 
-  /** Opens the safetensors files of a folder. Reads headers alone. */
-  static async open(folder: string, fs: FileSystem = nodeFs): Promise<ShardReader> {
+  /** Opens the safetensors files of a folder, or some of them. Reads headers alone. */
+  static async open(folder: string, fs: FileSystem = nodeFs, only?: readonly string[]): Promise<ShardReader> {
     const files: SafetensorsFile[] = [];
     const stored = new Map<string, Stored[]>();
     try {
-      const names = (await fs.readdir(folder)).filter((name) => name.endsWith('.safetensors')).toSorted();
+      const names = only ?? (await fs.readdir(folder)).filter((name) => name.endsWith('.safetensors')).toSorted();
       for (const name of names) {
         const file = await openSafetensorsFile(join(folder, name), fs);
         files.push(file);
@@ -111,6 +111,24 @@ export class ShardReader implements AsyncDisposable {
     return dtype;
   }
 
+  /** How many files have a piece of a tensor. @throws CheckpointError unless each element is there once, or the same in replicas */
+  pieces(name: string): number {
+    const parts = this.partsOf(name);
+    const unique: Stored[] = [];
+    for (const part of parts) {
+      const before = unique.find((other) => intersection(other, part));
+      if (before && !sameBox(before, part)) throw new CheckpointError(`loadCheckpoint: "${this.folder}" has elements of tensor ${show(name)} twice`);
+      if (!before) unique.push(part);
+    }
+    const missing = numel(this.shape(name)) - unique.reduce((n, part) => n + numel(part.sizes), 0);
+    if (missing > 0) throw this.incomplete(name, missing);
+    return parts.length;
+  }
+
+  private incomplete(name: string, missing: number): CheckpointError {
+    return new CheckpointError(`loadCheckpoint: "${this.folder}" lacks ${missing} elements of tensor ${show(name)}: files of a rank are missing`);
+  }
+
   private partsOf(name: string): readonly Stored[] {
     const parts = this.stored.get(name);
     if (!parts) throw new CheckpointError(`loadCheckpoint: "${this.folder}" has no tensor ${show(name)}; it has ${this.names.length}`);
@@ -141,8 +159,7 @@ export class ShardReader implements AsyncDisposable {
       missing -= numel(common.sizes);
       await this.copyBox(name, stored, common, target, box);
     }
-    if (missing > 0)
-      throw new CheckpointError(`loadCheckpoint: "${this.folder}" lacks ${missing} elements of tensor ${show(name)}: files of a rank are missing`);
+    if (missing > 0) throw this.incomplete(name, missing);
   }
 
   /** Rows of dimension 0 at a time: whole stored rows are read, and what is wanted of them is copied on the device. */
