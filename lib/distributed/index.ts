@@ -43,6 +43,9 @@ export {
   gateUpBlocks,
   qkvBlocks,
 } from './tensor_parallel/column_linear.js';
+export { type GPTPlanOptions, gptPlan } from './tensor_parallel/gpt_plan.js';
+export { parallelize } from './tensor_parallel/parallelize.js';
+export type { ParallelPlan, ParallelStyle } from './tensor_parallel/plan.js';
 export {
   copyToTensorParallel,
   gatherFromSequence,

@@ -7,8 +7,10 @@ import { Module } from './module.js';
 
 /** Zeroes elements with probability p in training and scales the rest by 1/(1 − p) (Srivastava et al., 2014). */
 export class Dropout extends Module {
-  /** Where this rank's part of the activations lies, perhaps by its shape; parallel modules set it. */
+  /** Where this rank's part of the activations lies, perhaps by its shape; data parallelism sets it. */
   layout: Layout | ((shape: Shape) => Layout) | undefined;
+  /** Where it lies in what several ranks share of that part; tensor parallelism sets it. */
+  inner: ((shape: Shape) => Layout) | undefined;
   private lastStep = -1;
   private calls = 0;
   constructor(readonly p = 0.5) {
@@ -22,8 +24,13 @@ export class Dropout extends Module {
   override forward(x: Tensor): Tensor {
     if (!this.active) return x;
     const generator = defaultGenerator();
-    const layout = typeof this.layout === 'function' ? this.layout(x.shape) : this.layout;
-    return dropout(x, this.p, { key: () => this.nextKey(generator), layout });
+    return dropout(x, this.p, { key: () => this.nextKey(generator), layout: this.place(x.shape) });
+  }
+  private place(shape: Shape): Layout | undefined {
+    const inner = this.inner?.(shape);
+    const outer = typeof this.layout === 'function' ? this.layout(inner?.globalShape ?? shape) : this.layout;
+    if (!inner || !outer) return inner ?? outer;
+    return { globalShape: outer.globalShape, offset: outer.offset.map((o, i) => o + inner.offset[i]!) };
   }
   private nextKey(generator: Generator): RandomKey {
     if (generator.step !== this.lastStep) {

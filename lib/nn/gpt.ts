@@ -10,7 +10,7 @@ import { scaledDotProductAttention } from '../ops/attention.js';
 import { gelu } from '../ops/blend.js';
 import { copy_ } from '../ops/copy.js';
 import { crossEntropy } from '../ops/loss.js';
-import { attentionPacked, linear, mlp, unpackHeads } from '../ops/matmul.js';
+import { attentionPacked, mlp, unpackHeads } from '../ops/matmul.js';
 import { narrow, permute, reshape } from '../ops/view.js';
 import type { Tensor } from '../tensor.js';
 import { ModuleList } from './containers.js';
@@ -51,6 +51,15 @@ export interface LossOptions {
   normalizer?: number | Tensor;
 }
 
+/** What may take the place of lm_head, where no rank has all logits: it makes the loss by itself. */
+export interface LossHead {
+  loss(x: Tensor, targets: Tensor, options: LossOptions): Tensor;
+}
+
+const headDim = ({ dim, heads }: GPTOptions): number => dim / heads;
+/** A layer that does no more than `linear`. */
+const isPlain = (layer: Linear): boolean => layer.constructor === Linear && !layer.hasHooks;
+
 class SelfAttention extends Module {
   c_attn: Linear;
   c_proj: Linear;
@@ -63,17 +72,19 @@ class SelfAttention extends Module {
   }
   override forward(x: Tensor, residual: Tensor, cache?: { key: Tensor; value: Tensor }, past = 0): Tensor {
     const qkv = this.c_attn.forward(x);
-    const y = cache ? this.attendWithCache(qkv, cache, past) : attentionPacked(qkv, this.o.heads);
+    // a tensor-parallel projection makes the heads of this rank alone
+    const heads = qkv.shape[2]! / (3 * headDim(this.o));
+    const y = cache ? this.attendWithCache(qkv, heads, cache, past) : attentionPacked(qkv, heads);
     if (!this.resid_dropout.active) return this.c_proj.forward(y, residual);
     return this.resid_dropout.forward(this.c_proj.forward(y)).add(residual);
   }
-  private attendWithCache(qkv: Tensor, cache: { key: Tensor; value: Tensor }, past: number): Tensor {
-    const [q, k, v] = unpackHeads(qkv, this.o.heads);
+  private attendWithCache(qkv: Tensor, heads: number, cache: { key: Tensor; value: Tensor }, past: number): Tensor {
+    const [q, k, v] = unpackHeads(qkv, heads);
     const [b, t] = qkv.shape as [number, number];
     copy_(narrow(cache.key, 2, past, t), k);
     copy_(narrow(cache.value, 2, past, t), v);
     const y = scaledDotProductAttention(q, narrow(cache.key, 2, 0, past + t), narrow(cache.value, 2, 0, past + t), { causal: true });
-    return reshape(permute(y, [0, 2, 1, 3]), [b, t, this.o.dim]);
+    return reshape(permute(y, [0, 2, 1, 3]), [b, t, heads * headDim(this.o)]);
   }
 }
 
@@ -88,8 +99,8 @@ class FeedForward extends Module {
     this.dropout = new Dropout(o.dropout ?? 0);
   }
   override forward(x: Tensor, residual: Tensor): Tensor {
-    // the fused block passes over the hooks of its layers
-    if (!this.dropout.active && !this.c_fc.hasHooks && !this.c_proj.hasHooks) {
+    // the fused block passes over the layers themselves
+    if (!this.dropout.active && isPlain(this.c_fc) && isPlain(this.c_proj)) {
       return mlp(x, this.c_fc.weight, this.c_fc.bias, this.c_proj.weight, this.c_proj.bias, { residual });
     }
     const hidden = gelu(this.c_fc.forward(x), { approximate: 'tanh' });
@@ -177,17 +188,22 @@ export class GPT extends Module {
   override forward(tokens: Tensor, targets?: Tensor | null, options: LossOptions & { cache?: KeyValueCache } = {}): Tensor {
     if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
     const x = this.transformer.forward(tokens, options?.cache);
-    const logits = linear(x, this.lm_head.weight);
+    const head: Linear & Partial<LossHead> = this.lm_head;
+    if (targets && head.loss) return head.loss(x, targets, options ?? {});
+    const logits = head.forward(x);
     if (!targets) return logits;
     return crossEntropy(reshape(logits, [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
   }
 
   /** An empty cache for `batch` sequences, in the dtype that attention computes in. */
   makeCache(batch: number): KeyValueCache {
-    const { heads, dim, context, layers } = this.options;
+    const { context, layers } = this.options;
+    const width = headDim(this.options);
+    const projection: Linear & { localFeatures?: number } = this.transformer.h.get(0).attn.c_attn;
+    const heads = (projection.localFeatures ?? projection.outFeatures) / (3 * width);
     const weight = this.transformer.wte.weight;
     const dtype = autocastDType() ?? weight.dtype;
-    const make = (): Tensor => zeros([batch, heads, context, dim / heads], { dtype, device: weight.device });
+    const make = (): Tensor => zeros([batch, heads, context, width], { dtype, device: weight.device });
     return { length: 0, layers: Array.from({ length: layers }, () => ({ key: make(), value: make() })) };
   }
 

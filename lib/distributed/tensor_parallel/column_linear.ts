@@ -37,6 +37,8 @@ export class ColumnParallelLinear extends Module {
   readonly sequenceParallel: boolean;
   readonly gatherOutput: boolean;
   private readonly rows: Shard;
+  /** Outputs of this rank. */
+  readonly localFeatures: number;
 
   /** @param whole a layer whose parameters it takes over and cuts; a fresh one unless given */
   constructor(
@@ -63,6 +65,7 @@ export class ColumnParallelLinear extends Module {
       shardParameter(p, mesh, { tp: this.rows }, where, { src });
       sumSharedRows(p, mesh.group('tp'), `${where}.${name}`);
     }
+    this.localFeatures = this.weight.shape[0]!;
   }
 
   /** Spreads a whole layer: its parameters stay the same objects. */

@@ -33,6 +33,8 @@ export class RowParallelLinear extends Module {
   readonly sequenceParallel: boolean;
   readonly inputIsParallel: boolean;
   private readonly columns: Shard;
+  /** Inputs of this rank. */
+  readonly localFeatures: number;
   private readonly even: boolean;
 
   /** @param whole a layer whose parameters it takes over and cuts; a fresh one unless given */
@@ -56,6 +58,7 @@ export class RowParallelLinear extends Module {
     this.weight = full.weight;
     this.bias = full.bias;
     shardParameter(this.weight, mesh, { tp: this.columns }, where, { src });
+    this.localFeatures = this.weight.shape[1]!;
     this.even = cutEvenly(this.weight);
     if (this.bias) shardParameter(this.bias, mesh, {}, where, { src });
   }
@@ -71,7 +74,7 @@ export class RowParallelLinear extends Module {
     const group = this.mesh.group('tp');
     if (group.size === 1) return linear(x, this.weight, this.bias, { residual });
     const { sequenceParallel, even, label: name } = this;
-    const features = this.inputIsParallel ? this.weight.shape[1]! : this.inFeatures;
+    const features = this.inputIsParallel ? this.localFeatures : this.inFeatures;
     if (!(x instanceof Tensor) || x.shape[x.ndim - 1] !== features) {
       const hint = this.inputIsParallel ? `: this rank's part of ${this.inFeatures}` : '';
       throw new ShapeError(`${name}: expected [.., ${features}]${hint}, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);

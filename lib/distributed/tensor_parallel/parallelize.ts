@@ -1,0 +1,139 @@
+// parallelize: a whole model becomes one whose layers ranks share, by a plan. Modules are replaced where they are, parameters stay the same objects
+// under the same names. Paths and classes are checked before anything is changed.
+import { noGrad } from '../../autograd/modes.js';
+import { DeviceError, describe, ValueError } from '../../errors.js';
+import { Dropout } from '../../nn/dropout.js';
+import { Embedding } from '../../nn/embedding.js';
+import { Linear } from '../../nn/linear.js';
+import { Module } from '../../nn/module.js';
+import type { Layout } from '../../random.js';
+import type { Shape } from '../../shape.js';
+import { Tensor } from '../../tensor.js';
+import type { DeviceMesh } from '../device_mesh.js';
+import { layoutOf, setLayout } from '../distribute.js';
+import * as layouts from '../layout.js';
+import { ColumnParallelLinear } from './column_linear.js';
+import { sumGradient } from './partial_gradients.js';
+import { type Match, matchPlan, type ParallelPlan, type ParallelStyle } from './plan.js';
+import { gatherFromSequence, scatterToSequence } from './regions.js';
+import { RowParallelLinear } from './row_linear.js';
+import { checkMesh, type SourceOptions } from './shard_parameter.js';
+import { VocabParallelEmbedding } from './vocab_embedding.js';
+import { VocabParallelHead } from './vocab_head.js';
+
+type StyleName = ParallelStyle['style'];
+type Of<S extends StyleName> = Extract<ParallelStyle, { style: S }>;
+
+interface Action<S extends StyleName> {
+  /** The class it is for. */
+  readonly of: abstract new (
+    ...args: never[]
+  ) => Module;
+  /** What takes the module's place, or nothing. */
+  readonly apply: (module: never, style: Of<S>, mesh: DeviceMesh, path: string, options: SourceOptions) => Module | void;
+}
+
+const actions: { readonly [S in StyleName]: Action<S> } = {
+  column: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => ColumnParallelLinear.from(m, { ...style, mesh, src }) },
+  row: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => RowParallelLinear.from(m, { ...style, mesh, src }) },
+  vocabEmbedding: { of: Embedding, apply: (m: Embedding, style, mesh, _, { src }) => VocabParallelEmbedding.from(m, { ...style, mesh, src }) },
+  vocabHead: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => VocabParallelHead.from(m, { ...style, mesh, src }) },
+  sequence: {
+    of: Module,
+    apply: (module: Module, _, mesh, path) => {
+      for (const [name, p] of module.namedParameters()) sumGradient(p, mesh.group('tp'), `${path}.${name}`);
+      for (const m of module.modules()) if (m instanceof Dropout) m.inner = (shape) => pieceOf(shape, shape.length - 2, mesh);
+    },
+  },
+  scatterSequence: {
+    of: Module,
+    apply: (module: Module, _, mesh, path) => void module.registerForwardHook((_m, _a, y) => scatterToSequence(checkOutput(y, path), mesh.group('tp'))),
+  },
+  gatherSequence: {
+    of: Module,
+    apply: (module: Module, { gradient }, mesh, path) =>
+      void module.registerForwardHook((_m, _a, y) => gatherFromSequence(checkOutput(y, path), mesh.group('tp'), { gradient })),
+  },
+  features: {
+    of: Dropout,
+    apply: (m: Dropout, _, mesh) => {
+      m.inner = (shape) => pieceOf(shape, shape.length - 1, mesh);
+    },
+  },
+};
+
+/** Where this rank's piece along a dimension lies. */
+function pieceOf(shape: Shape, dim: number, mesh: DeviceMesh): Layout {
+  return {
+    globalShape: shape.map((n, i) => (i === dim ? n * mesh.size('tp') : n)),
+    offset: shape.map((n, i) => (i === dim ? n * mesh.rank('tp') : 0)),
+  };
+}
+
+function checkOutput(y: unknown, path: string): Tensor {
+  if (!(y instanceof Tensor)) throw new ValueError(`parallelize: "${path}" must return a tensor for its sequence to be cut or gathered, got ${describe(y)}`);
+  return y;
+}
+
+/**
+ * Spreads a model over the ranks of the mesh's axis `tp`:
+ *
+ * ```ts
+ * dist.parallelize(model, mesh, {
+ *   'blocks.*.up': { style: 'column' },
+ *   'blocks.*.down': { style: 'row' },
+ * });
+ * ```
+ *
+ * Modules at the paths are replaced in place, or taught to work on a piece of the sequence; names, state-dict keys and the parameters' identity
+ * stay. Afterwards every parameter has a layout (`layoutOf`), and all others are equal on the ranks: those of `tp` rank 0, unless `src` says
+ * otherwise. Gradients are complete when backward ends. Call it before wrappers for data parallelism, and before the first step of an optimizer.
+ * @throws ValueError for paths that match nothing, with what may have been meant, and for modules that a style is not for
+ */
+export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: ParallelPlan, options: SourceOptions = {}): M {
+  const where = 'parallelize';
+  if (!(model instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(model)}`);
+  checkMesh(mesh, where);
+  if (typeof plan !== 'object' || plan === null || Array.isArray(plan))
+    throw new ValueError(`${where}: a plan is an object of styles by path, got ${describe(plan)}`);
+  const matches = matchPlan(model, plan, where);
+  for (const match of matches) checkMatch(match, where);
+  for (const [name, p] of model.namedParameters()) {
+    if (p.device !== mesh.device && !p.isMeta)
+      throw new DeviceError(`${where}: parameter "${name}" is on ${p.device}, the mesh on ${mesh.device}; move the model with to()`);
+    if (p.grad) throw new ValueError(`${where}: parameter "${name}" has a gradient, which is that of the whole; call zeroGrad() before`);
+  }
+  const replaced = new Map<Module, Module>();
+  for (const { path, module, style } of matches) {
+    const made = actions[style.style].apply(module as never, style as never, mesh, path, options);
+    if (made) replaced.set(module, made);
+  }
+  for (const parent of model.modules()) {
+    for (const [name, child] of parent.namedChildren()) {
+      const other = replaced.get(child);
+      if (other) (parent as unknown as Record<string, Module>)[name] = other;
+    }
+  }
+  replicateRest(model, mesh, options);
+  return model;
+}
+
+function checkMatch({ path, module, style }: Match, where: string): void {
+  const of = Object.hasOwn(actions, style?.style) ? actions[style.style].of : null;
+  if (!of)
+    throw new ValueError(`${where}: the style of "${path}" must be { style } with one of ${Object.keys(actions).join(', ')}, got ${describe(style?.style)}`);
+  if (!((module as Module) instanceof of))
+    throw new ValueError(`${where}: "${path}" is a ${module.constructor.name}; the style ${style.style} is for ${of.name}`);
+}
+
+/** What the ranks do not share is the same on all of them. */
+function replicateRest(model: Module, mesh: DeviceMesh, { src = 0 }: SourceOptions): void {
+  const rest = model.parameters().filter((p) => !layoutOf(p));
+  for (const p of rest) setLayout(p, new layouts.Layout(mesh, p.shape, {}));
+  const group = mesh.group('tp');
+  if (src === null || group.size === 1) return;
+  const given = [...rest, ...model.buffers()].filter((t) => !t.isMeta);
+  noGrad(() => {
+    for (const work of group.coalesce(() => given.map((t) => group.broadcast(t, { src, label: 'of parallelize' })))) work.wait();
+  });
+}

@@ -1,0 +1,157 @@
+// nn.GPT over ranks is nn.GPT in one process: loss, every gradient and ten steps, with and without sequence parallelism, with dropout, for
+// vocabularies and heads that do not divide; and together with data parallelism, autocast and recomputation.
+import { describe, expect, test } from 'vitest';
+import { DistributedDataParallel } from '../lib/distributed/ddp.js';
+import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
+import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { simulate } from '../lib/distributed/simulate.js';
+import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
+import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
+import * as sg from '../lib/index.js';
+import { expectAllClose } from './helpers/metric.js';
+
+const { nn, optim } = sg;
+type Values = Record<string, ArrayLike<number>>;
+const [BATCH, TIME, VOCAB] = [4, 12, 13];
+const read = async (t: sg.Tensor): Promise<Float64Array> => (await t.detach().to('float64').toTypedArray()) as Float64Array;
+
+interface Setting {
+  readonly dtype?: sg.DType;
+  readonly heads?: number;
+  readonly dropout?: number;
+  readonly sequenceParallel?: boolean;
+  readonly autocast?: boolean;
+  readonly bias?: boolean;
+  /** Micro-batches of a step. */
+  readonly micro?: number;
+  readonly steps?: number;
+}
+
+const sequence = (seed: number): number[] => Array.from({ length: BATCH * TIME }, (_, i) => Math.floor(Math.abs(Math.sin((i + 1) * seed) * 1000)) % VOCAB);
+/** Rows [from, to) of the tokens of a step. */
+function rows(device: string, seed: number, from: number, to: number): sg.Tensor {
+  return sg.tensor(sequence(seed).slice(from * TIME, to * TIME), { dtype: 'int64', device }).reshape([to - from, TIME]);
+}
+
+function model({ dtype = 'float64', heads = 12, dropout = 0, bias = true }: Setting, device: string): sg.nn.GPT {
+  return new nn.GPT({ vocabSize: VOCAB, layers: 2, heads, dim: 2 * heads, context: 16, dropout, bias, dtype, device });
+}
+
+/** Loss and gradients of the first step; loss and parameters after ten. */
+async function train(device: string, setting: Setting, mesh: DeviceMesh | null): Promise<Values[]> {
+  const { dropout, sequenceParallel, autocast, micro = 1, steps = 10 } = setting;
+  const [ranks, rank] = mesh ? [mesh.size('dpReplicate'), mesh.rank('dpReplicate')] : [1, 0];
+  // one stream of numbers a rank, although all ranks are one process
+  return sg.withGenerator(new sg.Generator(11), async () => {
+    const gpt = model(setting, device);
+    if (mesh) parallelize(gpt, mesh, gptPlan(gpt, { sequenceParallel }));
+    const wrapped = ranks > 1 ? new DistributedDataParallel(gpt, { group: mesh!.group('dpReplicate') }) : null;
+    const outer = wrapped ?? new Wrapper(gpt);
+    const opt = new optim.SGD(gpt.parameters(), { lr: 0.5 });
+    gpt.train(dropout !== undefined);
+    const found: Values[] = [];
+    for (let step = 0; step < steps; step++) {
+      let loss = 0;
+      const each = BATCH / ranks / micro;
+      for (let m = 0; m < micro; m++) {
+        const from = rank * (BATCH / ranks) + m * each;
+        const [x, y] = [rows(device, step + 2, from, from + each), rows(device, step + 3, from, from + each)];
+        const run = (): sg.Tensor => outer.forward(x, y).div(micro);
+        const backward = (): sg.Tensor => {
+          const made = autocast ? sg.amp.autocast('bfloat16', run) : run();
+          made.backward();
+          return made;
+        };
+        const made = wrapped && m < micro - 1 ? wrapped.noSync(backward) : backward();
+        loss += await (mesh ? mesh.group('dpReplicate').allReduce(made.detach().clone(), { op: 'avg' }).wait() : made).item();
+      }
+      if (step === 0) found.push({ loss: [loss] }, await whole(gpt, (p) => p.grad!));
+      opt.step();
+      opt.zeroGrad();
+      if (step === steps - 1) found.push({ loss: [loss] }, await whole(gpt, (p) => p));
+    }
+    return found;
+  });
+}
+
+/** Gives modules the paths that they have in DistributedDataParallel, which dropout's masks depend on. */
+class Wrapper extends nn.Module {
+  constructor(readonly module: sg.nn.GPT) {
+    super();
+  }
+  override forward(x: sg.Tensor, y: sg.Tensor): sg.Tensor {
+    return this.module.forward(x, y);
+  }
+}
+
+async function whole(gpt: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor): Promise<Values> {
+  const found: Values = {};
+  for (const [name, p] of gpt.namedParameters()) {
+    const layout = layoutOf(p);
+    found[name] = await read(layout ? fullTensor(setLayout(of(p).detach().clone(), layout)) : of(p));
+  }
+  return found;
+}
+
+async function parallel(sizes: MeshSizes, setting: Setting): Promise<Values[][]> {
+  const ranks = Object.values(sizes).reduce((a, b) => a! * b!, 1)!;
+  return simulate(ranks, async ({ world, device }) => train(String(device), setting, await initDeviceMesh(sizes, { group: world })));
+}
+
+function expectSame(found: readonly Values[][], expected: readonly Values[], bounds: readonly [number, number]): void {
+  const names = ['loss', 'gradient of', 'last loss', 'parameter'];
+  for (const rank of found) rank.forEach((values, i) => expectAllClose(values, expected[i]!, bounds[i < 2 ? 0 : 1]!, names[i]!));
+  for (const rank of found) rank.slice(1).forEach((values, i) => expect(values, `${names[i + 1]} on all ranks`).toEqual(found[0]![i + 1]));
+}
+
+const DOUBLE = [1e-12, 1e-10] as const;
+const SINGLE = [1e-5, 1e-4] as const;
+
+describe.each([1, 2, 3, 4])('%i ranks', (tp) => {
+  test.each<Setting>([
+    {},
+    { sequenceParallel: true },
+    { dropout: 0.2 },
+    { dropout: 0.2, sequenceParallel: true },
+    { sequenceParallel: true, bias: false, micro: 2 },
+  ])('float64 %o', async (setting) => expectSame(await parallel({ tp }, setting), await train('cpu', setting, null), DOUBLE));
+  test.each<Setting>([{ dropout: 0.1 }, { dropout: 0.1, sequenceParallel: true }])('float32 %o', async (given) => {
+    const setting: Setting = { ...given, dtype: 'float32' };
+    expectSame(await parallel({ tp }, setting), await train('cpu', setting, null), SINGLE);
+  });
+});
+
+test.each([false, true])('heads that do not divide, sequence parallel %s', async (sequenceParallel) => {
+  const setting = { heads: 5, sequenceParallel };
+  expectSame(await parallel({ tp: 3 }, setting), await train('cpu', setting, null), DOUBLE);
+});
+
+test.each<[MeshSizes, Setting]>([
+  [{ dpReplicate: 2, tp: 2 }, {}],
+  [
+    { dpReplicate: 2, tp: 2 },
+    { sequenceParallel: true, micro: 2 },
+  ],
+  [{ dpReplicate: 2, tp: 2 }, { dropout: 0.2 }],
+  [
+    { dpReplicate: 2, tp: 3 },
+    { sequenceParallel: true, dropout: 0.2 },
+  ],
+])('with data parallelism on %o: %o', async (sizes, setting) => {
+  expectSame(await parallel(sizes, setting), await train('cpu', setting, null), DOUBLE);
+});
+
+test.each([false, true])('autocast, sequence parallel %s: as close to float32 as one process is', async (sequenceParallel) => {
+  const exact = await train('cpu', { dtype: 'float32', steps: 1 }, null);
+  const setting: Setting = { dtype: 'float32', autocast: true, steps: 1, sequenceParallel };
+  const error = (values: readonly Values[]): number => {
+    const differences = Object.entries(values[1]!).map(([name, v]) => Math.hypot(...Array.from(v, (x, i) => x - exact[1]![name]![i]!)));
+    return Math.hypot(...differences) / Math.hypot(...Object.values(exact[1]!).flatMap((v) => Array.from(v)));
+  };
+  const alone = error(await train('cpu', setting, null));
+  for (const values of await parallel({ tp: 2 }, setting)) {
+    expect(Math.abs(Number(values[0]!['loss']![0]) - Number(exact[0]!['loss']![0]))).toBeLessThan(0.02);
+    expect(error(values)).toBeLessThan(2 * alone);
+    expect(alone).toBeLessThan(0.05);
+  }
+});
