@@ -9,7 +9,8 @@ import { describe, ValueError } from '../errors.js';
 import { copy_, fill_ } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { mul } from '../ops/pointwise.js';
-import { checkMaxNorm, type Optimizer } from '../optim/optimizer.js';
+import type { Optimizer } from '../optim/optimizer.js';
+import { checkMaxNorm } from '../optim/options.js';
 import { stateTensor } from '../optim/state.js';
 import { checkInteger, checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
@@ -130,8 +131,8 @@ export class GradScaler {
   step(optimizer: AnyOptimizer, options: { maxNorm?: number } = {}): Tensor | undefined {
     const maxNorm = options?.maxNorm;
     if (!this.isEnabled) return optimizer.step({ maxNorm });
-    if (maxNorm !== undefined) checkMaxNorm(maxNorm, 'GradScaler.step');
     const stage = this.stageOf(optimizer, 'step');
+    if (maxNorm !== undefined) checkMaxNorm(maxNorm, optimizer, 'GradScaler.step');
     if (stage === 'stepped') throw new ValueError('GradScaler.step: it has already been called on this optimizer since the last update()');
     const factor = this.factor('step');
     const norm = optimizer.takeStep((buffer, gradients) => {
@@ -206,6 +207,8 @@ export class GradScaler {
   private stageOf(optimizer: AnyOptimizer, op: string): Stage {
     if (typeof (optimizer as { takeStep?: unknown } | null)?.takeStep !== 'function')
       throw new ValueError(`GradScaler.${op}: expected an optimizer, got ${describe(optimizer)}`);
+    if (optimizer.isSharded && !this.group)
+      throw new ValueError(`GradScaler.${op}: ranks have pieces of the gradients, and skip a step together: give the scaler the group as { group }`);
     return this.stages.get(optimizer) ?? 'ready';
   }
 

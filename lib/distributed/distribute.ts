@@ -7,15 +7,11 @@ import { sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { Layout, type Placements } from './layout.js';
+import { layoutOf, layouts } from './layout_of.js';
 import { type Placement, Replicate } from './placement.js';
 import { convert } from './redistribute.js';
 
-const layouts = new WeakMap<Tensor, Layout>();
-
-/** How the whole lies on the mesh of which `x` is this rank's part; null for a tensor of this rank alone. */
-export function layoutOf(x: Tensor): Layout | null {
-  return layouts.get(x) ?? null;
-}
+export { layoutOf };
 
 /** Says that `x` is this rank's part of a whole with this layout. */
 export function setLayout<T extends Tensor>(x: T, layout: Layout): T {

@@ -61,3 +61,4 @@ export type { Backend, Transport } from './transport.js';
 export { waitedForCollectives } from './waited.js';
 export type { Work } from './work.js';
 export type { ReachOptions, TransportName } from './world.js';
+export { ZeroRedundancyOptimizer, type ZeroRedundancyOptions } from './zero_redundancy_optimizer.js';

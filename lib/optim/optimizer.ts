@@ -12,7 +12,8 @@ import { to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
-import { checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
+import { isSharded } from './global_norm.js';
+import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
 
@@ -125,7 +126,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   step(options?: StepOptions): Tensor | undefined;
   step(options: StepOptions = {}): Tensor | undefined {
     const { maxNorm, scaler } = options ?? {};
-    if (maxNorm !== undefined) checkMaxNorm(maxNorm, `${this.constructor.name}.step`);
+    if (maxNorm !== undefined) checkMaxNorm(maxNorm, this, `${this.constructor.name}.step`);
     if (scaler) return scaler.step(this, { maxNorm });
     if (maxNorm === undefined) return this.takeStep(null) ?? undefined;
     return this.takeStep((buffer, gradients) => buffer.prepare(gradients, null, maxNorm)) ?? zeros([]);
@@ -167,6 +168,11 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       if (preparation) this.buffer.ask();
       return result;
     });
+  }
+
+  /** Whether ranks have different pieces of some parameter. */
+  get isSharded(): boolean {
+    return this.order.some(isSharded);
   }
 
   /** Gradients there are, for what is done to all of them at once. */
@@ -288,8 +294,4 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     }
     return tensors;
   }
-}
-
-export function checkMaxNorm(maxNorm: unknown, where: string): void {
-  if (typeof maxNorm !== 'number' || !(maxNorm >= 0)) throw new ValueError(`${where}: maxNorm must be a number from 0, got ${describe(maxNorm)}`);
 }

@@ -33,3 +33,9 @@ export function checkRange(where: string, name: string, value: unknown, min: num
     throw new ValueError(`${where}: ${name} must be ${range}, got ${describe(value)}`);
   }
 }
+
+/** Clipping within a step works on what this rank has. */
+export function checkMaxNorm(maxNorm: unknown, optimizer: { readonly isSharded: boolean }, where: string): void {
+  if (typeof maxNorm !== 'number' || !(maxNorm >= 0)) throw new ValueError(`${where}: maxNorm must be a number from 0, got ${describe(maxNorm)}`);
+  if (optimizer.isSharded) throw new ValueError(`${where}: ranks have pieces of the gradients; clip them before the step with clipGradNorm`);
+}

@@ -1,5 +1,6 @@
 // SGD, Adagrad, RMSprop, LAMB and Lion: one row of options each for the step kernels of csrc/ops/optim.h.
 import { ValueError } from '../errors.js';
+import { isSharded } from './global_norm.js';
 import { Optimizer } from './optimizer.js';
 import { checkRange, type GroupOptions, type ParamGroup, type Params } from './options.js';
 
@@ -110,6 +111,8 @@ export class LAMB extends Optimizer<LAMBOptions> {
     checkRange(where, 'betas[0]', o.betas?.[0], 0, 1);
     checkRange(where, 'betas[1]', o.betas[1], 0, 1);
     checkRange(where, 'eps', o.eps, 0);
+    if ((o as ParamGroup<LAMBOptions>).params.some(isSharded))
+      throw new ValueError(`${where}: LAMB needs the norms of whole parameters, and ranks have pieces`);
   }
 }
 
