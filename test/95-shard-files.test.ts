@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { partsOf, ShardReader, writeParts } from '../lib/distributed/checkpoint/shards.js';
+import { loadTensors } from '../lib/distributed/checkpoint/tensors.js';
 import { initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { distributeTensor, setLayout } from '../lib/distributed/distribute.js';
 import { Layout, type Placements } from '../lib/distributed/layout.js';
@@ -144,4 +145,20 @@ test('a missing, doubled or malformed file is named', async () => {
   await write(join(folder, 'x.safetensors'), 'nothing');
   await expect(fill()).rejects.toThrow(/is truncated/);
   await expect(ShardReader.open(join(folder, 'none'))).rejects.toThrow(/loadCheckpoint: cannot read ".*none": no such file or directory/);
+});
+
+test('loadTensors fills what it is given, and changes nothing when something is missing', async () => {
+  await save({ dpShard: 2, tp: 2 }, 4);
+  await simulate(3, async ({ world, device }) => {
+    const mesh = await initDeviceMesh({ dpShard: 3 }, { group: world });
+    const part = distributeTensor(sg.zeros([7, 5], { dtype: 'float64', device }), mesh, { dpShard: Shard(0) });
+    const few = sg.zeros([2], { device });
+    await expect(loadTensors(folder, { matrix: part, gone: few })).rejects.toThrow(/has no tensor "gone"/);
+    expect((await values(part)).every((v) => v === 0)).toBe(true);
+    await loadTensors(folder, { matrix: part, few });
+    expect(await values(part)).toEqual(await values(distributeTensor(whole('matrix', device), mesh, { dpShard: Shard(0) }, { src: null })));
+    expect(await values(few)).toEqual([4, 5]);
+    await expect(loadTensors(folder, { few: 3 as never })).rejects.toThrow(/loadTensors: "few" must be a tensor/);
+    await expect(loadTensors(folder, few as never)).rejects.toThrow(/expected tensors by name/);
+  });
 });
