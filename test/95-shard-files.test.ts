@@ -1,8 +1,5 @@
 // Sharded safetensors: whatever mesh wrote them, any other mesh reads the same tensors; every element is written once; and what is missing,
 // doubled or malformed is named.
-
-// Sharded safetensors: whatever mesh wrote them, any other mesh reads the same tensors; every element is written once; and what is missing,
-// doubled or malformed is named.
 import nodeFs, { mkdtemp, readdir, rename, rm, writeFile as write } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
