@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { fullyShard } from '../lib/distributed/fully_shard.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
@@ -40,12 +41,15 @@ function model({ dtype = 'float64', heads = 12, dropout = 0, bias = true }: Sett
 /** Loss and gradients of the first step; loss and parameters after ten. */
 async function train(device: string, setting: Setting, mesh: DeviceMesh | null): Promise<Values[]> {
   const { dropout, sequenceParallel, autocast, micro = 1, steps = 10 } = setting;
-  const [ranks, rank] = mesh ? [mesh.size('dpReplicate'), mesh.rank('dpReplicate')] : [1, 0];
+  const data = ['dpReplicate', 'dpShard'] as const;
+  const [ranks, rank] = mesh ? [mesh.size(...data), mesh.rank(...data)] : [1, 0];
   // one stream of numbers a rank, although all ranks are one process
   return sg.withGenerator(new sg.Generator(11), async () => {
     const gpt = model(setting, device);
     if (mesh) parallelize(gpt, mesh, gptPlan(gpt, { sequenceParallel }));
-    const wrapped = ranks > 1 ? new DistributedDataParallel(gpt, { group: mesh!.group('dpReplicate') }) : null;
+    const sharded = mesh !== null && mesh.size('dpShard') > 1;
+    if (sharded) for (const part of [...gpt.transformer.h, gpt]) fullyShard(part, { mesh });
+    const wrapped = ranks > 1 && !sharded ? new DistributedDataParallel(gpt, { group: mesh!.group('dpReplicate') }) : null;
     const outer = wrapped ?? new Wrapper(gpt);
     const opt = new optim.SGD(gpt.parameters(), { lr: 0.5 });
     gpt.train(dropout !== undefined);
@@ -63,7 +67,13 @@ async function train(device: string, setting: Setting, mesh: DeviceMesh | null):
           return made;
         };
         const made = wrapped && m < micro - 1 ? wrapped.noSync(backward) : backward();
-        loss += await (mesh ? mesh.group('dpReplicate').allReduce(made.detach().clone(), { op: 'avg' }).wait() : made).item();
+        loss += await (mesh
+          ? mesh
+              .group(...data)
+              .allReduce(made.detach().clone(), { op: 'avg' })
+              .wait()
+          : made
+        ).item();
       }
       if (step === 0) found.push({ loss: [loss] }, await whole(gpt, (p) => p.grad!));
       opt.step();

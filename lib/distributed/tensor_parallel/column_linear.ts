@@ -8,7 +8,7 @@ import type { DeviceMesh } from '../device_mesh.js';
 import { Layout } from '../layout.js';
 import { type Block, Replicate, Shard } from '../placement.js';
 import { convertBetween } from './convert_between.js';
-import { sumSharedRows } from './partial_gradients.js';
+import { type SharedRows, sharedRows } from './partial_gradients.js';
 import { columnParallel } from './products.js';
 import { checkMesh, type SourceOptions, shardParameter } from './shard_parameter.js';
 
@@ -37,6 +37,7 @@ export class ColumnParallelLinear extends Module {
   readonly sequenceParallel: boolean;
   readonly gatherOutput: boolean;
   private readonly rows: Shard;
+  private readonly shared!: SharedRows | null;
   /** Outputs of this rank. */
   readonly localFeatures: number;
 
@@ -61,10 +62,8 @@ export class ColumnParallelLinear extends Module {
     this.training = full.training;
     this.weight = full.weight;
     this.bias = full.bias;
-    for (const [name, p] of this.ownParameters()) {
-      shardParameter(p, mesh, { tp: this.rows }, where, { src });
-      sumSharedRows(p, mesh.group('tp'), `${where}.${name}`);
-    }
+    for (const [, p] of this.ownParameters()) shardParameter(p, mesh, { tp: this.rows }, where, { src });
+    Object.defineProperty(this, 'shared', { value: sharedRows(this.rows, mesh.group('tp'), where), enumerable: false });
     this.localFeatures = this.weight.shape[0]!;
   }
 
@@ -86,10 +85,10 @@ export class ColumnParallelLinear extends Module {
   protected part(x: Tensor): Tensor {
     const group = this.mesh.group('tp');
     if (group.size === 1) return linear(x, this.weight, this.bias);
-    const { sequenceParallel, label: name } = this;
+    const { sequenceParallel, shared, label: name } = this;
     if (!(x instanceof Tensor) || x.shape[x.ndim - 1] !== this.inFeatures)
       throw new ShapeError(`${name}: expected [.., ${this.inFeatures}], got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
-    return columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, even: true });
+    return columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, shared, even: true });
   }
 }
 

@@ -13,7 +13,7 @@ import type { DeviceMesh } from '../device_mesh.js';
 import { layoutOf, setLayout } from '../distribute.js';
 import * as layouts from '../layout.js';
 import { ColumnParallelLinear } from './column_linear.js';
-import { sumGradient } from './partial_gradients.js';
+import { sumGradients } from './partial_gradients.js';
 import { type Match, matchPlan, type ParallelPlan, type ParallelStyle } from './plan.js';
 import { gatherFromSequence, scatterToSequence } from './regions.js';
 import { RowParallelLinear } from './row_linear.js';
@@ -41,8 +41,10 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
   sequence: {
     of: Module,
     apply: (module: Module, _, mesh, path) => {
-      for (const [name, p] of module.namedParameters()) sumGradient(p, mesh.group('tp'), `${path}.${name}`);
-      for (const m of module.modules()) if (m instanceof Dropout) m.inner = (shape) => pieceOf(shape, shape.length - 2, mesh);
+      for (const [name, m] of module.namedModules(path)) {
+        sumGradients(m, mesh.group('tp'), name);
+        if (m instanceof Dropout) m.inner = (shape) => pieceOf(shape, shape.length - 2, mesh);
+      }
     },
   },
   scatterSequence: {

@@ -13,6 +13,7 @@ import { mT, reshape } from '../../ops/view.js';
 import { sameShape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
 import type { ProcessGroup } from '../process_group.js';
+import type { SharedRows } from './partial_gradients.js';
 import { type Pending, startGather, startReduceScatter } from './sequence.js';
 
 export interface ProductOptions {
@@ -21,6 +22,8 @@ export interface ProductOptions {
   readonly sequenceParallel: boolean;
   /** Of the layer, in errors and in the flight recorder. */
   readonly name: string;
+  /** Rows that ranks share get one gradient. */
+  readonly shared?: SharedRows | null;
   /** All ranks' parts of the weight have one shape, so what they compute of the same numbers has the same bits. */
   readonly even: boolean;
 }
@@ -79,7 +82,8 @@ export const columnParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, op
         reduced = () => work.wait();
       }
     }
-    const [dw, db] = parameterGradients(call, dy, gathered ?? (() => input), true);
+    const own = parameterGradients(call, dy, gathered ?? (() => input), true);
+    const [dw, db] = call.shared ? call.shared(...own) : own;
     return [reduced?.() ?? null, dw, db, null];
   },
 });
