@@ -1,10 +1,11 @@
 // Tensors from JavaScript values and from nothing.
 import { context } from './context.js';
+import { deferFill } from './deferred.js';
 import { type Device, type DeviceLike, device } from './device.js';
 import { checkDType, type DType, dtypeSize, isFloating, type TypedArray } from './dtype.js';
 import { DTypeError, describe, fromNative, ShapeError, ValueError } from './errors.js';
 import { native } from './native.js';
-import { fill_, to } from './ops/copy.js';
+import { copy_, fill_, to } from './ops/copy.js';
 import { fresh, invoke } from './ops/door.js';
 import { diagonal } from './ops/view.js';
 import { withRelief } from './pressure.js';
@@ -108,7 +109,14 @@ export function arange(start: number, end?: number, step = 1, options?: TensorOp
   if (step === 0 || !Number.isFinite(count) || count < 0) throw new ValueError(`arange: no whole number of steps of ${step} leads from ${from} to ${to_}`);
   const whole = Number.isInteger(from) && Number.isInteger(step) && Number.isInteger(to_);
   const shape = checkShape([count], 'arange');
-  return finish(invoke('arange', o.device, [fresh(shape, o.dtype ?? (whole ? 'int64' : 'float32'))], [from, step])[0]!, o);
+  return finish(stepwise(shape, o.dtype ?? (whole ? 'int64' : 'float32'), o.device, from, step), o);
+}
+
+/** `start`, `start + step`, … */
+function stepwise(shape: Shape, dtype: DType, on: Device, start: number, step: number): Tensor {
+  const t = invoke('arange', on, [fresh(shape, dtype)], [start, step])[0]!;
+  if (t.isMeta) deferFill(t, (real) => invoke('arange', real.device, [real], [start, step]));
+  return t;
 }
 
 /** `steps` numbers from `start` to `end`, both included. */
@@ -120,7 +128,7 @@ export function linspace(start: number, end: number, steps: number, options?: Te
   const dtype = o.dtype ?? 'float32';
   if (!isFloating(dtype)) throw new DTypeError(`linspace: expects a floating-point dtype, got ${dtype}`);
   const step = n > 1 ? (end - start) / (n - 1) : 0;
-  return finish(invoke('arange', o.device, [fresh(checkShape([n], 'linspace'), dtype)], [start, step])[0]!, o);
+  return finish(stepwise(checkShape([n], 'linspace'), dtype, o.device, start, step), o);
 }
 
 /** The identity matrix [n, m]. */
@@ -159,7 +167,12 @@ export function fromTypedArray(data: TypedArray, shape?: readonly number[], opti
   const bits =
     (source === 'uint16' && (wanted === 'float16' || wanted === 'bfloat16')) || (source === 'uint8' && (wanted === 'bool' || wanted.startsWith('float8')));
   const stored = bits ? wanted : source;
-  if (o.device.type === 'meta') return finish(allocate(dims, wanted, o.device, 'fromTypedArray'), o);
+  if (o.device.type === 'meta') {
+    const values = data.slice();
+    const t = allocate(dims, wanted, o.device, 'fromTypedArray');
+    deferFill(t, (real) => copy_(real, fromTypedArray(values, dims, { dtype: wanted, device: real.device })));
+    return finish(t, o);
+  }
   let handle: number;
   try {
     handle = native.upload(o.device.slot, data);

@@ -5,6 +5,7 @@
 import { record, recording } from './autograd/node.js';
 import { context, withContext } from './context.js';
 import { empty, type TensorOptions } from './create.js';
+import { deferFill } from './deferred.js';
 import type { DeviceLike } from './device.js';
 import { isFloating } from './dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from './errors.js';
@@ -175,8 +176,11 @@ export function normal_(t: Tensor, mean = 0, std = 1, options?: { generator?: Ge
   checkFillable(t, 'normal_');
   checkNumber(mean, 'mean', 'normal_');
   checkNumber(std, 'std', 'normal_', 0);
-  invoke('normal', t.device, [t], [mean, std, ...key(options)]);
+  const drawn = key(options);
+  const fill = (x: Tensor): unknown => invoke('normal', x.device, [x], [mean, std, ...drawn]);
+  fill(t);
   t.storage.wrote('normal_');
+  if (t.isMeta) deferFill(t, fill);
   return t;
 }
 /** Fills with uniform numbers in [low, high). */
@@ -184,8 +188,11 @@ export function uniform_(t: Tensor, low = 0, high = 1, options?: { generator?: G
   checkFillable(t, 'uniform_');
   checkNumber(low, 'low', 'uniform_');
   checkNumber(high, 'high', 'uniform_', low);
-  invoke('uniform', t.device, [t], [low, high, ...key(options)]);
+  const drawn = key(options);
+  const fill = (x: Tensor): unknown => invoke('uniform', x.device, [x], [low, high, ...drawn]);
+  fill(t);
   t.storage.wrote('uniform_');
+  if (t.isMeta) deferFill(t, fill);
   return t;
 }
 function checkFillable(t: unknown, op: string): asserts t is Tensor {

@@ -18,7 +18,7 @@ function checkOutputs(made: unknown): readonly Tensor[] {
 }
 
 /** Runs `fn` and notes the keys it drew. Inside another checkpoint they belong to that one's tape too. */
-function taped<T>(fn: () => T): [result: T, keys: RandomKey[]] {
+export function taped<T>(fn: () => T): [result: T, keys: RandomKey[]] {
   const tape: KeyTape = context().keyTape ?? { keys: [], next: null };
   const position = (): number => tape.next ?? tape.keys.length;
   const first = position();

@@ -4,6 +4,7 @@
 import { defineFunctions } from '../autograd/function.js';
 import { isGradEnabled, noGrad } from '../autograd/modes.js';
 import { empty } from '../create.js';
+import { cutFrom } from '../deferred.js';
 import { checkDType, type DType, isFloating } from '../dtype.js';
 import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { Dropout } from '../nn/dropout.js';
@@ -179,8 +180,10 @@ function cutParameter({ parameter, shape, chunk }: ShardedParameter, settings: G
   noGrad(() => {
     let piece: Tensor;
     const row = numel(shape.slice(1));
-    if (parameter.isMeta) piece = empty(layout.localShape, { dtype: parameter.dtype, device: 'meta' });
-    else {
+    if (parameter.isMeta) {
+      piece = empty(layout.localShape, { dtype: parameter.dtype, device: 'meta' });
+      cutFrom(piece, parameter);
+    } else {
       const whole = contiguous(parameter.detach());
       follow(whole, settings, 'of the parameters');
       const begin = Math.min(shape[0]!, (mesh.rank(axis) * chunk) / (row || 1));

@@ -30,6 +30,7 @@ export { TopK, type TopKOptions } from './hooks/top_k.js';
 export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
 export type { Layout, Placements } from './layout.js';
+export { type MaterializeOptions, materialize } from './materialize.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';

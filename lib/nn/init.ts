@@ -1,8 +1,11 @@
 // Initialisations, in place, with PyTorch's names and formulas. Numbers come from the generator in force, keyed by element, so
 // they do not depend on threads or devices.
 
+import { taped } from '../autograd/checkpoint.js';
 import { noGrad } from '../autograd/modes.js';
+import { withContext } from '../context.js';
 import { fromTypedArray } from '../create.js';
+import { deferFill } from '../deferred.js';
 import { ShapeError, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
 import { checkFloat } from '../ops/arguments.js';
@@ -102,31 +105,38 @@ export function truncNormal_(t: Tensor, mean = 0, std = 1, a = -2, b = 2, option
   if (!(a < b)) throw new ValueError(`${where}: the bounds must satisfy a < b, got ${a} and ${b}`);
   const cdf = (x: number): number => (1 + erfNumber((x - mean) / std / Math.SQRT2)) / 2;
   const [low, high] = [cdf(a), cdf(b)];
-  return noGrad(() =>
-    scope(() => {
-      // erf⁻¹ by Newton's method on the device: uniform numbers between the two ends of the distribution function
-      const u = rand(t.shape, { dtype: 'float64', device: t.device, ...options })
-        .mul(2 * (high - low))
-        .add(2 * low - 1);
-      let x = u.mul(Math.sqrt(Math.PI) / 2);
-      for (let i = 0; i < 40; i++)
-        x = x.sub(
-          x
-            .erf()
-            .sub(u)
-            .mul(x.square().clamp(null, 30).exp())
-            .mul(Math.sqrt(Math.PI) / 2)
-            .clamp(-0.5, 0.5),
-        );
-      return copy_(
-        t,
+  return deferring(t, (w) => {
+    // erf⁻¹ by Newton's method on the device: uniform numbers between the two ends of the distribution function
+    const u = rand(w.shape, { dtype: 'float64', device: w.device, ...options })
+      .mul(2 * (high - low))
+      .add(2 * low - 1);
+    let x = u.mul(Math.sqrt(Math.PI) / 2);
+    for (let i = 0; i < 40; i++)
+      x = x.sub(
         x
-          .mul(std * Math.SQRT2)
-          .add(mean)
-          .clamp(a, b),
+          .erf()
+          .sub(u)
+          .mul(x.square().clamp(null, 30).exp())
+          .mul(Math.sqrt(Math.PI) / 2)
+          .clamp(-0.5, 0.5),
       );
-    }),
-  );
+    return copy_(
+      w,
+      x
+        .mul(std * Math.SQRT2)
+        .add(mean)
+        .clamp(a, b),
+    );
+  });
+}
+
+/** A fill of several operations. One of a tensor on device meta is remembered as a whole, with the keys that it drew. */
+function deferring(t: Tensor, fill: (t: Tensor) => Tensor): Tensor {
+  const run = (x: Tensor): Tensor => noGrad(() => scope(() => fill(x)));
+  if (!t.isMeta) return run(t);
+  const [, keys] = taped(() => run(t));
+  deferFill(t, (real) => withContext({ keyTape: { keys, next: 0 } }, () => run(real)));
+  return t;
 }
 
 /** The error function of one number, by its power series. */
@@ -147,24 +157,22 @@ export function orthogonal_(t: Tensor, scale = 1, options: InitOptions = {}): Te
   const rows = t.shape[0]!;
   const columns = numel(t.shape) / rows;
   const [count, length] = rows < columns ? [rows, columns] : [columns, rows];
-  return noGrad(() =>
-    scope(() => {
-      const g = randn([count, length], { dtype: 'float64', ...options }).toTypedArraySync() as Float64Array;
-      for (let i = 0; i < count; i++) {
-        const row = g.subarray(i * length, (i + 1) * length);
-        // twice is enough: Gram-Schmidt with one reorthogonalisation
-        for (let pass = 0; pass < 2; pass++) {
-          for (let j = 0; j < i; j++) {
-            const other = g.subarray(j * length, (j + 1) * length);
-            const along = row.reduce((s, v, k) => s + v * other[k]!, 0);
-            for (let k = 0; k < length; k++) row[k]! -= along * other[k]!;
-          }
+  return deferring(t, (w) => {
+    const g = randn([count, length], { dtype: 'float64', ...options }).toTypedArraySync() as Float64Array;
+    for (let i = 0; i < count; i++) {
+      const row = g.subarray(i * length, (i + 1) * length);
+      // twice is enough: Gram-Schmidt with one reorthogonalisation
+      for (let pass = 0; pass < 2; pass++) {
+        for (let j = 0; j < i; j++) {
+          const other = g.subarray(j * length, (j + 1) * length);
+          const along = row.reduce((s, v, k) => s + v * other[k]!, 0);
+          for (let k = 0; k < length; k++) row[k]! -= along * other[k]!;
         }
-        const size = Math.sqrt(row.reduce((s, v) => s + v * v, 0));
-        for (let k = 0; k < length; k++) row[k]! /= size;
       }
-      const basis = fromTypedArray(g, [count, length], { device: t.device }).mul(scale);
-      return copy_(t, (rows < columns ? basis : basis.t()).reshape(t.shape));
-    }),
-  );
+      const size = Math.sqrt(row.reduce((s, v) => s + v * v, 0));
+      for (let k = 0; k < length; k++) row[k]! /= size;
+    }
+    const basis = fromTypedArray(g, [count, length], { device: w.device }).mul(scale);
+    return copy_(w, (rows < columns ? basis : basis.t()).reshape(w.shape));
+  });
 }

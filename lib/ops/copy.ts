@@ -1,6 +1,7 @@
 // Copies, casts, moves between devices and filling.
 
 import { record, recording } from '../autograd/node.js';
+import { deferFill } from '../deferred.js';
 import { type Device, type DeviceLike, device as deviceNamed } from '../device.js';
 import { checkDType, type DType, isFloating } from '../dtype.js';
 import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
@@ -76,6 +77,7 @@ export function fill_(x: Tensor, value: number): Tensor {
   if (!isFloating(x.dtype) && !Number.isFinite(value)) throw new DTypeError(`fill_: ${value} cannot be stored as ${x.dtype}`);
   invoke('fill', x.device, [x], [value]);
   x.storage.wrote('fill_');
+  if (x.isMeta) deferFill(x, (real) => invoke('fill', real.device, [real], [value]));
   if (recording([x])) record('copy', [null], [x], undefined, x); // what led here no longer matters
   return x;
 }
