@@ -27,6 +27,8 @@ export class Storage {
   epoch = 0;
   /** Made in inferenceMode: may not enter a graph. */
   inference = false;
+  /** Gets the contents back when backward needs them and they were drained. */
+  restore: (() => void) | null = null;
   /** Views of it have other owners than the whole, and none of them gives back more than itself: gradients in a bucket. */
   divided = false;
   /** What it holds, for memory reports. */

@@ -1,6 +1,7 @@
 // Sharded training is one process on the whole batch: losses, gathered gradients and weights after some steps, for every number of ranks and
 // way to shard; what ranks keep is their share, and nothing is left behind.
 import { describe, expect, test } from 'vitest';
+import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { type FullyShardOptions, fullyShard, setRequiresGradientSync } from '../lib/distributed/fully_shard.js';
@@ -333,6 +334,36 @@ test('ranks that are at different modules are told so', async () => {
   await expect(run).rejects.toThrow(/allGather.*Experts/s);
 });
 
+test('results in objects of a class', async () => {
+  class Result {
+    constructor(readonly y: sg.Tensor) {}
+  }
+  class Wrapped extends nn.Module {
+    layer: sg.nn.Linear;
+    constructor(on: sg.nn.FactoryOptions) {
+      super();
+      this.layer = new nn.Linear(WIDTH, WIDTH, on);
+    }
+    override forward(x: sg.Tensor): Result {
+      return new Result(this.layer.forward(this.layer.forward(x)).keep());
+    }
+  }
+  const one = seeded(() => new Wrapped({ dtype: 'float64' }));
+  lossOf(one.forward(rows('cpu', 0, 4)).y, rows('cpu', 0, 4)).backward();
+  const expected = await read(one.layer.weight.grad!);
+  const made = await simulate(2, async ({ world, device, rank }) => {
+    const mesh = await initDeviceMesh({ dpShard: 2 }, { group: world });
+    const model = fullyShard(
+      seeded(() => new Wrapped({ dtype: 'float64', device })),
+      { mesh },
+    );
+    const x = rows(device, 2 * rank, 2 * rank + 2);
+    lossOf(model.forward(x).y, x).backward();
+    return gathered(model.layer.weight.grad!, model.layer.weight);
+  });
+  for (const g of made) expectClose(g, expected, 1e-12, 'gradient');
+});
+
 /** One layer called again and again, as in networks that share weights over depth. */
 class Repeated extends nn.Module {
   layer: sg.nn.Linear;
@@ -494,6 +525,93 @@ test('the next gather runs while a block computes, a reduction while the one bef
     ...['gather 2', 'gather 1', 'backward 2', 'reduce 2', 'gather 0', 'backward 1', 'reduce 1', 'backward 0', 'reduce 0'],
   ];
   for (const log of logs) expect(log).toEqual(expected);
+});
+
+/** What else a network may do: layers inside of layers, whole layers that are frozen, others that are left out, results that come later. */
+class Deep extends nn.Module {
+  inner: Model;
+  before: sg.nn.Linear;
+  frozen: sg.nn.Linear;
+  skip = -1;
+  constructor(on: sg.nn.FactoryOptions) {
+    super();
+    this.before = new nn.Linear(WIDTH, WIDTH, on);
+    this.inner = new Model(on);
+    this.frozen = new nn.Linear(WIDTH, WIDTH, on);
+    this.frozen.requiresGrad_(false);
+  }
+  override async forward(x: sg.Tensor): Promise<sg.Tensor> {
+    const h = this.inner.forward(this.skip === 0 ? x : this.before.forward(x));
+    await Promise.resolve();
+    return this.skip === 1 ? h : this.frozen.forward(h).tanh();
+  }
+}
+
+test('nested and frozen groups, layers left out in some steps, an asynchronous forward, hooks of parameters', async () => {
+  const train = async (model: Deep, x: sg.Tensor): Promise<void> => {
+    const opt = new optim.SGD(model.parameters(), { lr: 0.1 });
+    for (const skip of [-1, 0, 1, -1, -1]) {
+      model.skip = skip;
+      lossOf(await model.forward(x), x).backward();
+      opt.step();
+      opt.zeroGrad();
+    }
+  };
+  const watch = (model: Deep): { seen: number } => {
+    const counts = { seen: 0 };
+    const p = model.before.weight;
+    p.registerHook((g) => sg.mul(g, 2));
+    p.registerPostAccumulateGradHook((leaf) => {
+      counts.seen += Number(leaf.grad !== null);
+    });
+    return counts;
+  };
+  const one = seeded(() => new Deep({ dtype: 'float64' }));
+  const counts = watch(one);
+  await seeded(() => train(one, rows('cpu')));
+  const expected = await Promise.all(one.parameters().map(read));
+  const made = await simulate(4, async ({ world, device, rank }) => {
+    const mesh = await initDeviceMesh({ dpShard: 4 }, { group: world });
+    const model = seeded(() => new Deep({ dtype: 'float64', device }));
+    for (const part of [...model.inner.blocks, model.inner, model.before, model.frozen]) fullyShard(part, { mesh });
+    fullyShard(model, { mesh });
+    const own = watch(model);
+    await seeded(() => train(model, rows(device, 6 * rank, 6 * rank + 6)));
+    return { weights: await Promise.all(model.parameters().map((p) => gathered(p, p))), seen: own.seen };
+  });
+  for (const { weights, seen } of made) {
+    weights.forEach((w, i) => expectClose(w, expected[i]!, 1e-10, `parameter ${i}`));
+    expect([seen, counts.seen]).toEqual([4, 4]); // one step leaves it out
+  }
+});
+
+test('GPT: the bits of data parallelism, on TCP too; generation', async () => {
+  const tokens = (device: sg.Device, step: number, rank: number): sg.Tensor =>
+    sg.tensor([Array.from({ length: 16 }, (_, i) => (7 * i + 5 * step + rank) % 61)], { dtype: 'int64', device });
+  const train = (kind: 'ddp' | 'sharded', transport: 'shm' | 'tcp'): Promise<{ weights: number[]; text: number[] }[]> =>
+    simulate(
+      2,
+      async ({ world, device, rank }) => {
+        const mesh = await initDeviceMesh({ dpShard: 2 }, { group: world });
+        const model = seeded(() => new nn.GPT({ vocabSize: 61, layers: 2, heads: 2, dim: 16, context: 32, device }));
+        const ddp = kind === 'ddp' ? new DistributedDataParallel(model, { group: world }) : null;
+        if (!ddp) for (const part of [...model.transformer.h, model]) fullyShard(part, { mesh });
+        const opt = new optim.AdamW(model.parameters(), { lr: 0.01 });
+        for (let s = 0; s < 4; s++) {
+          const x = tokens(device, s, rank);
+          (ddp ?? model).forward(x, x).backward();
+          opt.step();
+          opt.zeroGrad();
+        }
+        const weights = await Promise.all(model.parameters().map((p) => (ddp ? read(p) : gathered(p, p))));
+        const text = await read(model.generate(tokens(device, 0, 0), { maxNewTokens: 5, temperature: 0 }));
+        return { weights: weights.flat(), text };
+      },
+      { transport },
+    );
+  const [ddp, shm, tcp] = [await train('ddp', 'shm'), await train('sharded', 'shm'), await train('sharded', 'tcp')];
+  expect(shm).toEqual(ddp);
+  expect(tcp).toEqual(ddp);
 });
 
 test('after an error in forward or backward the next step is right', async () => {

@@ -24,6 +24,7 @@ export class FunctionContext {
   }
   get savedTensors(): Tensor[] {
     return this.saved.map(({ tensor, version }) => {
+      if (!tensor.storage.alive) tensor.storage.restore?.();
       if (tensor.storage.version !== version) {
         throw new ValueError(`savedTensors: a saved tensor of shape [${tensor.shape}] was changed in place by ${tensor.storage.writer}`);
       }

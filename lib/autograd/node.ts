@@ -122,6 +122,7 @@ export class Node {
 
   private unpack(s: Saved): Tensor {
     const { storage } = s.tensor;
+    if (!storage.alive) storage.restore?.();
     if (storage.version !== s.version) {
       throw new AutogradError(
         `backward: ${this.where} needs a tensor of shape [${s.tensor.shape}] that was changed in place by ${storage.writer} ` +

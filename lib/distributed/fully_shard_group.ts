@@ -1,6 +1,7 @@
 // ShardGroup: the parameters of one sharded module, which are gathered by one collective and freed together. A whole parameter is a
 // tensor over a storage that stays the same object: graphs save it, freeing drains it, and a later gather fills it again, so that
 // backward finds what forward saved without knowing that it was gone.
+import { afterBackward } from '../autograd/engine.js';
 import { record, recording } from '../autograd/node.js';
 import { context, withContext } from '../context.js';
 import { allocate, empty } from '../create.js';
@@ -190,12 +191,21 @@ export class ShardGroup {
     this.kept = false;
   }
 
+  /** Backward came into a call by another way than its results, as when they lie in an object that nothing looks into. */
+  private restore(): void {
+    this.unshard();
+    afterBackward(() => {
+      if (this.users === 0) this.reshard();
+    });
+  }
+
   /** The storage of a whole parameter. When the values are others than last time, graphs that saved it find it changed. */
   private storageOf(p: ShardedParameter, bytes: number): Storage {
     const { storage: source } = p.parameter;
     let found = this.standIns.get(p);
     if (found?.storage.bytes !== bytes) {
       found = { storage: new Storage(DEAD, this.settings.mesh.device, bytes, null), source, version: source.version };
+      found.storage.restore = () => this.restore();
       this.standIns.set(p, found);
     }
     if (found.source !== source || found.version !== source.version) found.storage.wrote(source.writer);

@@ -138,8 +138,10 @@ export class Reduction {
       const { parameter } = p;
       const piece = reshape(narrow(part, 0, at, parameter.numel), parameter.shape);
       const dtype = parameter.gradDType ?? (dtypeSize[parameter.dtype] < 4 ? this.dtype : parameter.dtype);
+      let g = piece.dtype === dtype ? clone(piece) : to(piece, dtype);
+      for (const hook of parameter.hooks ?? []) g = hook(g) ?? g;
       const old = parameter.grad;
-      const sum = old ? accumulated(old, piece, parameter.gradDType, false) : piece.dtype === dtype ? clone(piece) : to(piece, dtype);
+      const sum = old ? accumulated(old, g, parameter.gradDType, false) : g;
       takeOut(sum.storage, 'gradient');
       const absent = this.missing.has(p) ? to(eq(narrow(part, 0, flags + k, 1), 0), 'float64') : null;
       // a rank that has used it knows that the flag is 0
