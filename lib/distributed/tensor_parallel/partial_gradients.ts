@@ -39,18 +39,22 @@ export function sumGradients(module: Module, group: ProcessGroup, path: string):
   const forward: AnyFunction = (...args) => {
     const own = isGradEnabled() ? [...module.ownParameters()].filter(([, p]) => p.requiresGrad) : [];
     if (own.length === 0) return inner(...args);
-    const restore = (): void => own.forEach(([name, p]) => void (fields[name] = p));
-    const made = copies(...own.map(([, p]) => p));
-    own.forEach(([name], i) => void (fields[name] = made[i]!));
+    const put = (values: readonly Tensor[]): void => {
+      own.forEach(([name], i) => {
+        fields[name] = values[i]!;
+      });
+    };
+    const parameters = own.map(([, p]) => p);
+    put(copies(...parameters));
     let result: unknown;
     try {
       result = inner(...args);
     } catch (error) {
-      restore();
+      put(parameters);
       throw error;
     }
-    if (result instanceof Promise) return result.finally(restore);
-    restore();
+    if (result instanceof Promise) return result.finally(() => put(parameters));
+    put(parameters);
     return result;
   };
   Object.defineProperty(module, 'forward', { value: forward, writable: true, configurable: true, enumerable: false });
