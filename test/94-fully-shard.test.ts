@@ -614,6 +614,25 @@ test('GPT: the bits of data parallelism, on TCP too; generation', async () => {
   expect(tcp).toEqual(ddp);
 });
 
+test('grad() through a sharded module leaves its parameters alone, and cannot give their gradients', async () => {
+  await simulate(2, async ({ world, device }) => {
+    const mesh = await initDeviceMesh({ dpShard: 2 }, { group: world });
+    const make = (): sg.nn.Sequential => seeded(() => new nn.Sequential(new nn.Linear(4, 4, { device }), new nn.Linear(4, 4, { device })));
+    const [plainModel, model] = [make(), make()];
+    for (const layer of model.children()) fullyShard(layer, { mesh });
+    fullyShard(model, { mesh });
+    const x = sg.ones([1, 4], { device, requiresGrad: true });
+    const of = (m: sg.nn.Sequential): Promise<number[]> => read(sg.grad(m.forward(x).tanh().sum(), [x])[0]!);
+    expect(await of(model)).toEqual(await of(plainModel));
+    for (const p of model.parameters()) expect(p.grad).toBeNull();
+    expect(() => sg.grad(model.forward(x).sum(), [model.parameters()[0]!])).toThrow(
+      /grad: the pieces of a Linear "0" get their gradients .* call backward\(\)/,
+    );
+    model.forward(x).sum().backward();
+    for (const p of model.parameters()) expect(p.grad).not.toBeNull();
+  });
+});
+
 test('after an error in forward or backward the next step is right', async () => {
   const one = await alone({}, 3, 'float64');
   let calls = 0;

@@ -12,7 +12,7 @@ import { sameShape, showShape } from '../shape.js';
 import { Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
 import { accumulated } from './accumulate.js';
-import { type Edge, edgeOf, type Node } from './node.js';
+import { type Edge, edgeOf, type Node, reachable } from './node.js';
 import type { OpAttrs } from './rules/types.js';
 
 export interface BackwardOptions {
@@ -34,10 +34,16 @@ export function afterBackward(ended: () => void, failed?: () => void): void {
 
 let running = 0;
 let normalized = false;
+let targets: ReadonlyMap<Tensor, unknown> | null = null;
 
 /** Whether the loss of the backward under way was divided by a normalizer, which counts over all ranks. */
 export function lossIsNormalized(): boolean {
   return normalized;
+}
+
+/** Of the backward under way: the leaves whose gradients `grad` gives back, while `.grad` of all stays as it is; null when they go there. */
+export function gradTargets(): ReadonlyMap<Tensor, unknown> | null {
+  return targets;
 }
 
 /** Whether a backward is under way. */
@@ -72,10 +78,11 @@ export class Run {
 
   start(root: Tensor, gradient: Tensor): void {
     const create = this.options.createGraph ?? false;
-    const outer = [endCalls, normalized] as const;
+    const outer = [endCalls, normalized, targets] as const;
     const calls: typeof endCalls = [];
     endCalls = calls;
     normalized = false;
+    targets = this.captured;
     running++;
     withContext({ scope: create ? this.outer : this.scope, gradEnabled: create, autocast: null }, () => {
       try {
@@ -92,7 +99,7 @@ export class Run {
         throw error;
       } finally {
         this.scope.end(this.outer);
-        [endCalls, normalized] = outer;
+        [endCalls, normalized, targets] = outer;
         running--;
       }
     });
@@ -283,18 +290,4 @@ function handTo(s: Storage, scope: Scope | null, kind = s.kind): void {
   s.kind = kind;
   if (scope) scope.add(s);
   else takeOut(s);
-}
-
-/** All nodes that lead to the root and have not been seen, in any order. */
-function reachable(root: Node, seen: Set<Node>): Node[] {
-  const found = [root];
-  seen.add(root);
-  for (const node of found) {
-    for (const edge of node.edges) {
-      if (edge === null || 'leaf' in edge || seen.has(edge.node)) continue;
-      seen.add(edge.node);
-      found.push(edge.node);
-    }
-  }
-  return found;
 }

@@ -203,3 +203,17 @@ export function record<K extends OpName>(
     y.epoch = y.storage.epoch;
   }
 }
+
+/** All nodes that lead to the root and have not been seen, in any order. */
+export function reachable(root: Node, seen: Set<Node>): Node[] {
+  const found = [root];
+  seen.add(root);
+  for (const node of found) {
+    for (const edge of node.edges) {
+      if (edge === null || 'leaf' in edge || seen.has(edge.node)) continue;
+      seen.add(edge.node);
+      found.push(edge.node);
+    }
+  }
+  return found;
+}

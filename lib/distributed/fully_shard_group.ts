@@ -1,12 +1,12 @@
 // ShardGroup: the parameters of one sharded module, which are gathered by one collective and freed together. A whole parameter is a
 // tensor over a storage that stays the same object: graphs save it, freeing drains it, and a later gather fills it again, so that
 // backward finds what forward saved without knowing that it was gone.
-import { afterBackward } from '../autograd/engine.js';
+import { afterBackward, gradTargets } from '../autograd/engine.js';
 import { record, recording } from '../autograd/node.js';
 import { context, withContext } from '../context.js';
 import { allocate, empty } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
-import { DeviceError } from '../errors.js';
+import { AutogradError, DeviceError } from '../errors.js';
 import { type Module, Parameter } from '../nn/module.js';
 import { copy_ } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
@@ -231,6 +231,8 @@ export class ShardGroup {
         name: `fullyShard of ${this.label}`,
         backward: (node, grads) => {
           node.refuseDouble();
+          if (shards.some((p) => gradTargets()?.has(p)))
+            throw new AutogradError(`grad: the pieces of a ${this.label} get their gradients when backward has ended, in .grad: call backward()`);
           const all: (Tensor | null)[] = this.parameters.map(() => null);
           trained.forEach((i, k) => {
             all[i] = grads[k] ?? null;

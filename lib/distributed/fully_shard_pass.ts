@@ -1,7 +1,7 @@
 // The order of gathers and reductions, which has to be the same on every rank. A forward writes down when each module begins and ends, and
 // backward goes through that list from its end: where the graph of one rank is shorter, because the data led elsewhere, what it has passed
 // over is done at the next point that it reaches. So collectives depend on which modules were called and on nothing else.
-import { afterBackward, backwardRuns } from '../autograd/engine.js';
+import { afterBackward, backwardRuns, gradTargets } from '../autograd/engine.js';
 import { context } from '../context.js';
 import type { Parameter } from '../nn/module.js';
 import type { KeyTape } from '../random.js';
@@ -83,6 +83,8 @@ export class Tree {
   /** Calls whose backward is under way. */
   private needed: Call[] = [];
   private flights: Reduction[] = [];
+  /** Backward is that of `grad`, for other tensors. */
+  private discards = false;
   /** The keys of the checkpointed segment that runs again. */
   private segment: KeyTape | null = null;
 
@@ -165,6 +167,7 @@ export class Tree {
     if (this.backward === pass) return;
     if (this.backward) this.complete(this.backward);
     this.backward = pass;
+    this.discards = gradTargets() !== null;
     pass.left = [...pass.log];
     const ended = (): void => {
       if (this.backward === pass) this.complete(pass);
@@ -208,7 +211,8 @@ export class Tree {
     }
     const others = pass.left.filter((e) => e.call.group === group && e.kind === 'begin');
     const trained = group.parameters.filter((p) => p.parameter.requiresGrad);
-    if (others.length > 0 || !group.synchronizes) hold(group, call.gradients);
+    if (this.discards) call.gradients = [];
+    else if (others.length > 0 || !group.synchronizes) hold(group, call.gradients);
     else if (trained.length > 0) {
       const started = new Reduction(group, trained, call.gradients);
       this.flights = [...this.flights.filter((f) => f.advance()), started];
