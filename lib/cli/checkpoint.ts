@@ -1,5 +1,6 @@
 // `shardgrad checkpoint`: what a checkpoint holds, whether it is whole, and its weights as one file.
 import { parseArgs } from 'node:util';
+import type { CheckpointContents } from '../distributed/checkpoint/contents.js';
 import { UsageError } from '../distributed/launcher/options.js';
 
 const HELP = `shardgrad checkpoint inspect <path> [--tensors] [--json]
@@ -32,12 +33,12 @@ export async function checkpoint(args: readonly string[]): Promise<number> {
     throw new UsageError(count === 1 ? `${command}: give the path of a checkpoint` : `${command}: give the path of a checkpoint and of the file to write`);
   const { CheckpointContents } = await import('../distributed/checkpoint/contents.js');
   try {
-    await using contents = await CheckpointContents.open(positionals[0]!);
-    if (command === 'merge') {
-      const written = await contents.merge(values.state ?? 'model', positionals[1]!);
-      process.stdout.write(`${written} tensors of ${values.state ?? 'model'} in ${positionals[1]}\n`);
-    } else if (command === 'verify') process.stdout.write(`${await contents.verify()}\n`);
-    else process.stdout.write(values.json ? `${JSON.stringify(contents.summary(), null, 1)}\n` : contents.show(values.tensors ?? false));
+    const contents = await CheckpointContents.open(positionals[0]!);
+    try {
+      process.stdout.write(await answer(contents, command, values, positionals[1]));
+    } finally {
+      await contents.close();
+    }
     return 0;
   } catch (error) {
     if (!(error instanceof Error) || !('code' in error)) throw error;
@@ -45,6 +46,14 @@ export async function checkpoint(args: readonly string[]): Promise<number> {
     return 1;
   }
 }
+
+async function answer(contents: CheckpointContents, command: string, { state = 'model', json, tensors }: Values, file = ''): Promise<string> {
+  if (command === 'merge') return `${await contents.merge(state, file)} tensors of ${state} in ${file}\n`;
+  if (command === 'verify') return `${await contents.verify()}\n`;
+  return json ? `${JSON.stringify(contents.summary(), null, 1)}\n` : contents.show(tensors ?? false);
+}
+
+type Values = ReturnType<typeof parse>['values'];
 
 function parse(args: readonly string[]) {
   try {

@@ -4,18 +4,18 @@ import { context } from '../context.js';
 import { zeros } from '../create.js';
 import type { Device } from '../device.js';
 import { checkDType, type DType, dtypeSize } from '../dtype.js';
-import { DeviceError, DistributedError, describe, fromNative, ShapeError, ValueError } from '../errors.js';
+import { DeviceError, DistributedError, describe, fromNative, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { clone } from '../ops/copy.js';
 import { fresh, invoke } from '../ops/door.js';
-import { checkInteger, checkShape, numel, type Shape, showShape } from '../shape.js';
+import { checkInteger, checkShape, numel, type Shape } from '../shape.js';
 import { born } from '../storage.js';
 import { Tensor, wrap } from '../tensor.js';
 import { type Call, type CallName, launch, merged, settling } from './call.js';
 import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 import { callerOf, labelled } from './place.js';
 import { reductionOf } from './reduce_op.js';
-import { elementsOf, evenRows, flat, shaped, sum } from './rows.js';
+import { elementsOf, evenRows, flat, gatheredRows, shaped, sum } from './rows.js';
 import { type Part, partition } from './split.js';
 import type { Backend, Transport } from './transport.js';
 import { COMMUNICATION, Work } from './work.js';
@@ -215,10 +215,16 @@ export class ProcessGroup {
     native.sealGroup(this.id);
   }
 
-  /** Ends every wait of every rank with a DistributedError that gives the reason, also in the parts that this rank belongs to. */
+  /** Ends every wait of every rank with a DistributedError that gives the reason. */
   abort(reason: string): void {
     if (this.open) native.abortGroup(this.id, reason);
-    for (const part of this.children) part.abort(reason);
+  }
+  /** The same in the parts that this rank belongs to. */
+  abortParts(reason: string): void {
+    for (const part of this.children) {
+      part.abort(reason);
+      part.abortParts(reason);
+    }
   }
 
   /** Waits for what was started and leaves. Collectives of other ranks that still expect this one fail. */
@@ -246,13 +252,7 @@ export class ProcessGroup {
 
   private gathered(op: string, x: Tensor, given: readonly number[] | undefined): { shape: number[]; counts: number[] } {
     this.check(op, x);
-    if (x.ndim === 0) throw new ShapeError(`${op}: expected at least one dimension, got []; use reshape([1])`);
-    const tail = x.shape.slice(1);
-    const rows = given ?? new Array<number>(this.size).fill(x.shape[0]!);
-    const counts = elementsOf(op, rows, tail, this.size);
-    if (rows[this.rank] !== x.shape[0])
-      throw new ShapeError(`${op}: the rows say ${rows[this.rank]} for rank ${this.rank}, the tensor is ${showShape(x.shape)}`);
-    return { shape: [sum(rows), ...tail], counts };
+    return gatheredRows(op, x, given, this.size, this.rank);
   }
 
   /** Collectives that overwrite x. One that is not contiguous is worked on as a copy and written back. */

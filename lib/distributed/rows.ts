@@ -27,3 +27,13 @@ export function flat(x: Tensor): Tensor {
 }
 
 export const shaped = (made: Tensor, shape: Shape): Tensor => wrap(made.storage, shape, made.dtype);
+
+/** What all ranks' rows make together, and the elements of each: as many rows as this rank's unless given. */
+export function gatheredRows(op: string, x: Tensor, given: readonly number[] | undefined, ranks: number, rank: number): { shape: number[]; counts: number[] } {
+  if (x.ndim === 0) throw new ShapeError(`${op}: expected at least one dimension, got []; use reshape([1])`);
+  const tail = x.shape.slice(1);
+  const rows = given ?? new Array<number>(ranks).fill(x.shape[0]!);
+  const counts = elementsOf(op, rows, tail, ranks);
+  if (rows[rank] !== x.shape[0]) throw new ShapeError(`${op}: the rows say ${rows[rank]} for rank ${rank}, the tensor is ${showShape(x.shape)}`);
+  return { shape: [sum(rows), ...tail], counts };
+}

@@ -8,6 +8,9 @@ import { segmentName } from './segment_name.js';
 import { loopbackWorlds } from './tcp_transport.js';
 import { type Backend, sharedWorld, type WorldOptions } from './transport.js';
 
+/** After this long, a rank that has failed ends the waits in all groups it belonged to. */
+const PARTS_MS = 3000;
+
 export interface SimulatedRank {
   readonly rank: number;
   readonly device: Device;
@@ -42,6 +45,7 @@ export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T |
   try {
     if (backend === 'nccl') await Promise.all(worlds.map(startNccl));
     let first: { error: unknown } | null = null;
+    const late: NodeJS.Timeout[] = [];
     const run = async (world: ProcessGroup): Promise<T> => {
       try {
         const result = await fn({ rank: world.rank, device: world.device, world });
@@ -51,11 +55,15 @@ export async function simulate<T>(size: number, fn: (rank: SimulatedRank) => T |
       } catch (error) {
         // what follows on the other ranks is a consequence
         first ??= { error };
-        world.abort(`rank ${world.rank} has failed: ${(error as Error)?.message ?? error}`);
+        const reason = `rank ${world.rank} has failed: ${(error as Error)?.message ?? error}`;
+        world.abort(reason);
+        // who waits for this rank in a part of the world may find a reason of its own first
+        late.push(setTimeout(() => world.abortParts(reason), PARTS_MS));
         throw error;
       }
     };
     const results = await Promise.allSettled(worlds.map(run));
+    for (const timer of late) clearTimeout(timer);
     if (first) throw (first as { error: unknown }).error;
     return results.map((r) => (r as PromiseFulfilledResult<Awaited<T>>).value);
   } finally {

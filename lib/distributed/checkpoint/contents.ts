@@ -41,7 +41,7 @@ interface Place {
   readonly prefix: string;
 }
 
-export class CheckpointContents implements AsyncDisposable {
+export class CheckpointContents {
   private constructor(
     private readonly folder: string,
     private readonly commit: Commit,
@@ -131,7 +131,7 @@ export class CheckpointContents implements AsyncDisposable {
     return names.length;
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async close(): Promise<void> {
     for (const reader of new Set([...this.places.values()].map((p) => p.reader))) await reader?.close();
   }
 }

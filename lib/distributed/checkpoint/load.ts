@@ -49,8 +49,8 @@ export async function loadCheckpoint(path: string, into: Readonly<Record<string,
     const names = [...entries].filter(([, entry]) => entry.stateful).map(([other]) => other);
     throw new CheckpointError(`${where}: "${folder}" has no state called "${name}"; it has ${names.join(', ') || 'none'}`);
   }
-  await using reader = await ShardReader.open(folder, fs);
   const names = parameterNames(into);
+  const reader = await ShardReader.open(folder, fs);
   const plain: [string, unknown][] = [];
   let rng: GeneratorState | null = null;
   const read = async (name: string, like: Tensor | null): Promise<Tensor> => {
@@ -60,11 +60,15 @@ export async function loadCheckpoint(path: string, into: Readonly<Record<string,
     await reader.fill(name, target);
     return target;
   };
-  for (const [name, { stateful, state }] of entries) {
-    const text = `${where}: "${join(folder, TRAINER)}": ${name}`;
-    if (Object.hasOwn(into, name)) await scope(() => decodeEntry(name, into[name]!, state, names, read, text));
-    else if (name === 'rng') rng = state as GeneratorState;
-    else if (!stateful) plain.push([name, await decodeEntry(name, null, state, names, read, text)]);
+  try {
+    for (const [name, { stateful, state }] of entries) {
+      const text = `${where}: "${join(folder, TRAINER)}": ${name}`;
+      if (Object.hasOwn(into, name)) await scope(() => decodeEntry(name, into[name]!, state, names, read, text));
+      else if (name === 'rng') rng = state as GeneratorState;
+      else if (!stateful) plain.push([name, await decodeEntry(name, null, state, names, read, text)]);
+    }
+  } finally {
+    await reader.close();
   }
   // last: restoring a state may itself draw numbers
   if (rng) defaultGenerator().setState(rng);

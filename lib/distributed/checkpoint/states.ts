@@ -27,11 +27,13 @@ export function parameterNames(states: Readonly<Record<string, unknown>>): Map<T
   return names;
 }
 
-/** A state dict holds parameters as plain tensors: they lie as the parameters do. */
+/** A state dict holds parameters as plain tensors, under each of their names: they lie as the parameters do. */
 function layOut(module: Module, tensors: ReadonlyMap<string, Tensor>): void {
-  for (const [name, p] of module.namedParameters()) {
-    const [layout, tensor] = [layoutOf(p), tensors.get(name)];
-    if (layout && tensor && sameShape(tensor.shape, p.shape)) setLayout(tensor, layout);
+  const parameters = new Map(module.parameters().map((p) => [p.storage, p]));
+  for (const tensor of tensors.values()) {
+    const p = parameters.get(tensor.storage);
+    const layout = p && layoutOf(p);
+    if (layout && sameShape(tensor.shape, p.shape)) setLayout(tensor, layout);
   }
 }
 

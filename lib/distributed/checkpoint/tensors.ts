@@ -19,7 +19,11 @@ export async function loadTensors(folder: string, into: Readonly<Record<string, 
   const where = 'loadTensors';
   if (typeof into !== 'object' || into === null || into instanceof Tensor) throw new ValueError(`${where}: expected tensors by name, got ${describe(into)}`);
   for (const [name, t] of Object.entries(into)) if (!(t instanceof Tensor)) throw new ValueError(`${where}: "${name}" must be a tensor, got ${describe(t)}`);
-  await using reader = await ShardReader.open(checkPath(folder, where), options?.fs ?? nodeFs);
-  for (const name of Object.keys(into)) reader.pieces(name); // what is missing is found before anything changes
-  for (const [name, t] of Object.entries(into)) await reader.fill(name, t);
+  const reader = await ShardReader.open(checkPath(folder, where), options?.fs ?? nodeFs);
+  try {
+    for (const name of Object.keys(into)) reader.pieces(name); // what is missing is found before anything changes
+    for (const [name, t] of Object.entries(into)) await reader.fill(name, t);
+  } finally {
+    await reader.close();
+  }
 }
