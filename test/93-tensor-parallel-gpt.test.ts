@@ -5,7 +5,7 @@ import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { fullyShard } from '../lib/distributed/fully_shard.js';
-import { simulate } from '../lib/distributed/simulate.js';
+import { type SimulateOptions, simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import * as sg from '../lib/index.js';
@@ -103,9 +103,9 @@ async function whole(gpt: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor): Promis
   return found;
 }
 
-async function parallel(sizes: MeshSizes, setting: Setting): Promise<Values[][]> {
+async function parallel(sizes: MeshSizes, setting: Setting, options?: SimulateOptions): Promise<Values[][]> {
   const ranks = Object.values(sizes).reduce((a, b) => a! * b!, 1)!;
-  return simulate(ranks, async ({ world, device }) => train(String(device), setting, await initDeviceMesh(sizes, { group: world })));
+  return simulate(ranks, async ({ world, device }) => train(String(device), setting, await initDeviceMesh(sizes, { group: world })), options);
 }
 
 function expectSame(found: readonly Values[][], expected: readonly Values[], bounds: readonly [number, number]): void {
@@ -149,6 +149,11 @@ test.each<[MeshSizes, Setting]>([
   ],
 ])('with data parallelism on %o: %o', async (sizes, setting) => {
   expectSame(await parallel(sizes, setting), await train('cpu', setting, null), DOUBLE);
+});
+
+test('over TCP as through shared memory, to the bit', async () => {
+  const setting: Setting = { sequenceParallel: true, dropout: 0.1, steps: 2, dtype: 'float32' };
+  expect(await parallel({ tp: 2 }, setting, { transport: 'tcp' })).toEqual(await parallel({ tp: 2 }, setting));
 });
 
 test.each([false, true])('autocast, sequence parallel %s: as close to float32 as one process is', async (sequenceParallel) => {

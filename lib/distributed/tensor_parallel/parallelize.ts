@@ -106,7 +106,8 @@ export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: 
     if (p.grad) throw new ValueError(`${where}: parameter "${name}" has a gradient, which is that of the whole; call zeroGrad() before`);
   }
   const replaced = new Map<Module, Module>();
-  for (const { path, module, style } of matches) {
+  // one rank keeps what it has, with the fused blocks of plain layers
+  for (const { path, module, style } of mesh.size('tp') > 1 ? matches : []) {
     const made = actions[style.style].apply(module as never, style as never, mesh, path, options);
     if (made) replaced.set(module, made);
   }
