@@ -1,5 +1,8 @@
 // Optimizers of pieces: state sharded by itself (ZeRO-1), and gradient norms and clipping from layouts alone, over every combination of axes.
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { loadCheckpoint } from '../lib/distributed/checkpoint/load.js';
+import { saveCheckpoint } from '../lib/distributed/checkpoint/save.js';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { distributeTensor, fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
@@ -9,6 +12,7 @@ import { Shard } from '../lib/distributed/placement.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { ZeroRedundancyOptimizer } from '../lib/distributed/zero_redundancy_optimizer.js';
 import * as sg from '../lib/index.js';
+import { scratchFolder } from './helpers/files.js';
 import { expectClose } from './helpers/metric.js';
 import { flatten, part, rows, WIDTH } from './helpers/ranks.js';
 
@@ -218,6 +222,36 @@ test('sharded modules are clipped as one process is', async () => {
     return flatten(sg.noGrad(() => model.parameters().map((p) => fullTensor(p))));
   });
   for (const weights of made) expectClose(weights, expected, 1e-10, 'parameters');
+});
+
+describe.each(['ZeRO-1', 'ZeRO-3'] as const)('%s goes on from a checkpoint', (kind) => {
+  const folder = scratchFolder();
+  const run = (size: number, seed: number, task: 'through' | 'save' | 'resume'): Promise<number[][]> =>
+    simulate(size, async ({ world, device, rank }) => {
+      const mesh = await initDeviceMesh(kind === 'ZeRO-1' ? { dpReplicate: size } : { dpShard: size }, { group: world });
+      const model = sg.withGenerator(new sg.Generator(seed), () => new nn.Linear(WIDTH, 7, { device, dtype: 'float64' }));
+      const ddp = kind === 'ZeRO-1' ? new DistributedDataParallel(model, { group: world }) : null;
+      if (!ddp) fullyShard(model, { mesh });
+      const zero = ddp && new ZeroRedundancyOptimizer(model.parameters(), makers['AdamW']!, { mesh });
+      const optimizer = zero?.optimizer ?? makers['AdamW']!(model.parameters());
+      const path = join(folder, kind);
+      await world.barrier();
+      if (task === 'resume') await loadCheckpoint(path, { model, optimizer }, { group: world });
+      for (let s = 0; s < (task === 'through' ? 4 : 2); s++) {
+        const x = rows(device, (12 / size) * rank, (12 / size) * (rank + 1));
+        (ddp ?? model).forward(x).square().sum().div(x.shape[0]!).backward();
+        (zero ?? optimizer).step();
+        (zero ?? optimizer).zeroGrad();
+      }
+      await world.barrier();
+      if (task === 'save') await saveCheckpoint(path, { step: 2, model, optimizer }, { group: world });
+      return flatten(ddp ? model.parameters() : sg.noGrad(() => model.parameters().map((p) => fullTensor(p))));
+    });
+  test.each([1, 2, 3])('of 2 ranks on %i', async (size) => {
+    const [through] = await run(2, 1, 'through');
+    await run(2, 1, 'save');
+    for (const weights of await run(size, 9, 'resume')) expectClose(weights, through!, 1e-12, 'parameters');
+  });
 });
 
 test('misuse is named', async () => {
