@@ -94,7 +94,7 @@ test('a rank that fails ends the waits of the others in every group', async () =
       .allReduce(sg.ones([1], { device }))
       .then(
         () => {},
-        (error: Error) => waited.push(error.message),
+        (error) => waited.push((error as Error).message),
       );
   });
   await expect(job).rejects.toThrow('out of luck');

@@ -67,7 +67,7 @@ class Run {
 const on = <T>(sizes: MeshSizes, ranks: number, fn: (mesh: DeviceMesh, rank: number) => Promise<T>): Promise<T[]> =>
   simulate(ranks, async ({ world, rank }) => fn(await initDeviceMesh(sizes, { group: world }), rank));
 
-const restored = ({ model, optimizer, schedule }: Run): Record<string, io.Stateful> => ({ model, optimizer, schedule });
+const restored = ({ model, optimizer, schedule }: Run): Record<string, sg.io.Stateful> => ({ model, optimizer, schedule });
 
 const meshes: [MeshSizes, number][] = [
   [{}, 1],
