@@ -5,6 +5,8 @@ import { countValid } from '../lib/distributed/count_valid.js';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { initDeviceMesh } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { fullyShard } from '../lib/distributed/fully_shard.js';
+import { materialize } from '../lib/distributed/materialize.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
@@ -182,13 +184,25 @@ test('a loss with a normalizer, whose gradients data parallelism sums', async ()
   });
 });
 
-test('a model on device meta is cut without memory', async () => {
-  await simulate(2, async ({ world }) => {
-    const mesh = await initDeviceMesh({ tp: 2 }, { group: world });
-    const model = gpt('meta');
-    parallelize(model, mesh, gptPlan(model, { sequenceParallel: true }));
-    for (const p of model.parameters()) expect([p.isMeta, p.shape]).toEqual([true, layoutOf(p)!.localShape]);
-  });
+test.each([{ tp: 2 }, { tp: 4 }, { dpShard: 2, tp: 2 }])('a model made on device meta, on %o, has the values of one that was not', async (sizes) => {
+  const expected = gpt('cpu', 6);
+  const values: Record<string, Float64Array> = {};
+  for (const [name, p] of expected.namedParameters()) values[name] = await read(p);
+  await simulate(
+    Object.values(sizes).reduce((a, b) => a * b, 1),
+    async ({ world, device }) => {
+      const mesh = await initDeviceMesh(sizes, { group: world });
+      const model = gpt('meta', 6);
+      parallelize(model, mesh, gptPlan(model, { sequenceParallel: true }));
+      for (const p of model.parameters()) expect([p.isMeta, p.shape]).toEqual([true, layoutOf(p)!.localShape]);
+      if (mesh.size('dpShard') > 1) for (const part of [...model.transformer.h, model]) fullyShard(part, { mesh });
+      materialize(model);
+      for (const [name, p] of model.namedParameters()) {
+        expect(p.device).toBe(device);
+        expect(await read(fullTensor(p)), name).toEqual(values[name]);
+      }
+    },
+  );
 });
 
 test('steps leave nothing behind', async () => {

@@ -74,7 +74,7 @@ function testSteps({ root, node, work }) {
   return files.flatMap((file) => {
     const name = file.replace('.test.ts', '');
     if (name === '90-cuda-groups') return [step(`${name} staged`, file, '^staged', ranks), step(`${name} nccl`, file, '^(?!staged)', ranks)];
-    if (name === '91-cuda-jobs' || name === '94-cuda-sharded') return [step(name, file, null, ranks)];
+    if (name === '91-cuda-jobs' || name === '93-cuda-tensor-parallel' || name === '94-cuda-sharded') return [step(name, file, null, ranks)];
     if (OF_CUDA.test(file)) return [step(name, file, null)];
     if (name !== '10-ops') return [step(name, file, onCuda)];
     const table = /const families = \{([^}]*)\}/.exec(readFileSync(join(root, 'test', file), 'utf8'))[1];

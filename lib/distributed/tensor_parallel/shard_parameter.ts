@@ -1,11 +1,13 @@
 // Parameters of parallel layers: they stay the same objects, whatever of the whole they hold, so weights that layers share stay shared, and an
 // optimizer that was made before finds them.
 import { noGrad } from '../../autograd/modes.js';
+import { empty } from '../../create.js';
+import { cutFrom } from '../../deferred.js';
 import { DeviceError, describe, ValueError } from '../../errors.js';
 import { scope } from '../../memory.js';
 import type { Parameter } from '../../nn/module.js';
-import { clone } from '../../ops/copy.js';
 import { takeOut } from '../../storage.js';
+import type { Tensor } from '../../tensor.js';
 import { DeviceMesh } from '../device_mesh.js';
 import { layoutOf, setLayout } from '../distribute.js';
 import { Layout, lengthOf, type Placements } from '../layout.js';
@@ -30,7 +32,7 @@ export function cutEvenly(p: Parameter): boolean {
   return !layout || sizes(0) === sizes(layout.mesh.size('tp') - 1);
 }
 
-/** Leaves in a whole parameter what this rank has of it. One that has these placements already, since layers share it, stays as it is. */
+/** Leaves in a whole parameter what this rank has of it; the whole is freed. One that has these placements already, since layers share it, stays as it is. */
 export function shardParameter(p: Parameter, mesh: DeviceMesh, placements: Placements, where: string, { src = 0 }: SourceOptions = {}): void {
   const known = layoutOf(p);
   const layout = new Layout(mesh, known?.shape ?? p.shape, placements, where);
@@ -45,17 +47,24 @@ export function shardParameter(p: Parameter, mesh: DeviceMesh, placements: Place
   noGrad(() => {
     const part = scope(() => {
       const whole = p.detach();
-      if (group.size === 1) return whole;
-      // never the parameter's own memory: others may still look at the whole
-      const given = clone(whole);
-      if (src !== null && !p.isMeta) group.broadcast(given, { src, label: `of ${where}` }).wait();
-      return convert(given, new Layout(mesh, p.shape, {}), layout);
+      if (group.size === 1 || (p.isMeta && layout.entries.length === 0)) return whole;
+      if (p.isMeta) return pieceOf(whole, layout);
+      if (src !== null) group.broadcast(whole, { src, label: `of ${where}` }).wait();
+      return convert(whole, new Layout(mesh, p.shape, {}), layout);
     });
     if (part.storage !== p.storage) {
+      if (!p.isMeta && !p.isView) p.dispose();
       takeOut(part.storage, 'parameter');
       const { storage, shape, strides, offset } = part;
-      Object.assign(p, { storage, shape, strides, offset });
+      Object.assign(p, { storage, shape, strides, offset, isView: false });
     }
   });
   setLayout(p, layout);
+}
+
+/** Of a tensor that has no values yet, but will. */
+function pieceOf(whole: Tensor, layout: Layout): Tensor {
+  const piece = empty(layout.localShape, { dtype: whole.dtype, device: whole.device });
+  cutFrom(piece, whole);
+  return piece;
 }
