@@ -27,7 +27,11 @@ export interface Setup {
   readonly dtype: sg.DType;
   /** Computes in bfloat16 by autocast; PyTorch does so for bfloat16 parameters too. */
   readonly autocast: boolean;
+  /** How the ranks of ours share the model; data parallelism unless given. */
+  readonly spread?: Spread;
 }
+export const SPREADS = ['ddp', 'zero1', 'zero3', 'tp', 'tp+sp'] as const;
+export type Spread = (typeof SPREADS)[number];
 
 /** Runs `fn` with a model's weights and tokens on disk. `dtype` is that of the parameters, or `autocast`. */
 export async function withSetup(name: string, dtype: string, fn: (setup: Setup) => Promise<void>): Promise<void> {
