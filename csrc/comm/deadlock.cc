@@ -1,7 +1,9 @@
 #include "deadlock.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <thread>
 
 #include "../core/platform.h"
 #include "group.h"
@@ -13,6 +15,7 @@ namespace {
 // A rank that waits for several others says so of one at a time, and each so long.
 constexpr int64_t kTurnNs = 100'000'000;
 constexpr size_t kShown = 4;
+constexpr std::chrono::milliseconds kFarewell(300);
 
 }  // namespace
 
@@ -51,7 +54,11 @@ void Deadlock::judge() {
       std::find_if(obstacles_.begin(), obstacles_.end(), [&](const Blocked& b) { return find_ring(b, *world); });
   if (ring != obstacles_.end()) {
     say(&*ring);  // so that the others of the ring see it too, whatever becomes of this rank
-    group_.give_up(show(mine));
+    const std::string reason = show(mine);
+    group_.abort(reason);
+    // They tell those who wait behind them, who should not see the end of this process first.
+    std::this_thread::sleep_for(kFarewell);
+    fail(ErrorCode::Distributed, reason);
   }
   auto next =
       std::find_if(obstacles_.begin(), obstacles_.end(), [&](const Blocked& b) { return b.rank > mine.awaited_rank; });
