@@ -222,6 +222,26 @@ describe.each(devices)('autocast on %s', (device) => {
     expect(w.grad!.dtype).toBe('float32');
   });
 
+  test('the cast of a view of a parameter ends with its scope', () => {
+    const w = new nn.Parameter(random([64, 64], 2));
+    const x = random([3, 64]);
+    const step = (): void => {
+      sg.scope(() =>
+        amp
+          .autocast('bfloat16', () => sg.matmul(x, w.t()))
+          .sum()
+          .backward(),
+      );
+      w.grad!.dispose();
+      w.grad = null;
+      sg.scope(() => void sg.noGrad(() => amp.autocast('bfloat16', () => sg.matmul(x, w.t()))));
+    };
+    step();
+    const before = sg.memory(device).count;
+    for (let i = 0; i < 5; i++) step();
+    expect(sg.memory(device).count).toBe(before);
+  });
+
   test('gradients of gradients lead to the weights', () => {
     const w = leaf([4, 4], 2);
     const x = random([2, 4]);

@@ -89,7 +89,8 @@ function owned(result: unknown): unknown {
 export function castTo(op: string, x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x;
   const source = x.castOf ?? x;
-  if (source.storage.kind !== 'parameter') return cast(op, source, x, dtype);
+  // a view of one is made anew at every step: nothing would ever ask for its cast again
+  if (source.storage.kind !== 'parameter' || !source.isLeaf || source.isView) return cast(op, source, x, dtype);
   const { capture } = context();
   const old = kept.get(source);
   const valid = old?.dtype === dtype && old.storage === source.storage && old.version === source.storage.version && old.capture === capture;
