@@ -31,6 +31,21 @@ export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
 export type { Layout, Placements } from './layout.js';
 export { type MaterializeOptions, materialize } from './materialize.js';
+export {
+  type Action,
+  type ActionKind,
+  type CommunicationAction,
+  type ComputeAction,
+  formatAction,
+  parseAction,
+} from './pipeline/action.js';
+export type { StageBytes } from './pipeline/activation_memory.js';
+export { type LowerOptions, lowerSchedule } from './pipeline/lower.js';
+export { makeSchedule, SCHEDULE_NAMES, type ScheduleName } from './pipeline/make_schedule.js';
+export { formatSchedule, forwardsOf, parseSchedule, readSchedule, Schedule, type Step, writeSchedule } from './pipeline/schedule.js';
+export { type RankTimes, type ScheduleCosts, type Simulation, simulateSchedule, type TimedAction } from './pipeline/simulate_schedule.js';
+export type { ScheduleSizes } from './pipeline/sizes.js';
+export { validateSchedule } from './pipeline/validate.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
