@@ -26,6 +26,10 @@ export class Device {
   get opened(): boolean {
     return this.slotNumber >= 0;
   }
+  /** The next use opens it again. */
+  forget(): void {
+    this.slotNumber = -1;
+  }
   toString(): string {
     return this.type === 'meta' ? 'meta' : `${this.type}:${this.index}`;
   }
@@ -60,6 +64,16 @@ export function device(name: DeviceLike): Device {
 /** Devices that were used so far in this thread. */
 export function openDevices(): Device[] {
   return [...new Set(known.values())].filter((d) => d.opened);
+}
+
+/** Runs `fn` and forgets the devices that it was the first to use, as another than the addon has opened them. */
+export function forgettingDevices<T>(fn: () => T): T {
+  const before = openDevices();
+  try {
+    return fn();
+  } finally {
+    for (const d of openDevices()) if (!before.includes(d)) d.forget();
+  }
 }
 
 /** Waits until everything enqueued on the device has run; faults of its kernels are raised here. */

@@ -142,7 +142,18 @@ function load(): Native {
   }
 }
 
-export const native: Native = load();
+export let native: Native = load();
+
+/** Runs `fn` with something else in the addon's place. */
+export function withNative<T>(other: Native, fn: () => T): T {
+  const addon = native;
+  native = other;
+  try {
+    return fn();
+  } finally {
+    native = addon;
+  }
+}
 
 export const HEADER = 8;
 export const RECORD = 20;

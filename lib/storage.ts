@@ -11,8 +11,13 @@ import { block, growBlock, HEADER, native } from './native.js';
 /** Handle of a storage whose memory was given back, and of one that never had any (device meta). */
 export const DEAD = 0;
 export const META = -4;
+/** Handles from here on stand for memory that is only counted (dry_run.ts). */
+export const DRY: number = 2 ** 52;
 
-export type StorageKind = 'parameter' | 'autocast' | 'gradient' | 'optimizer state' | 'buffer' | 'temporary';
+export type StorageKind = 'parameter' | 'gathered parameter' | 'autocast' | 'gradient' | 'optimizer state' | 'buffer' | 'temporary';
+
+/** In a dry run: who holds which handle. */
+export const holders: { byHandle: Map<number, Storage> | null } = { byHandle: null };
 
 export class Storage {
   /** Counts writes; a tensor saved for backward remembers the count. */
@@ -126,6 +131,7 @@ export const leakSites: { made: Storage[] | null } = { made: null };
 /** Registers a fresh storage with its owner. */
 export function born(handle: number, device: Device, bytes: number, scope: Scope | null): Storage {
   const s = new Storage(handle, device, bytes, scope);
+  holders.byHandle?.set(handle, s);
   if (debugMode || leakSites.made) {
     s.site = callStack();
     leakSites.made?.push(s);
@@ -143,6 +149,7 @@ export function drain(s: Storage): void {
 /** Gives a drained storage the contents of another one, which it takes over. */
 export function refill(s: Storage, from: Storage): void {
   s.handle = from.handle;
+  holders.byHandle?.set(s.handle, s);
   from.handle = DEAD;
   watch(s);
 }
@@ -215,6 +222,7 @@ export const net = {
 };
 
 function watch(s: Storage): void {
+  if (s.handle >= DRY) return;
   net.young.push(s);
   net.bytes += s.bytes;
   if (net.young.length >= COUNT_LIMIT || net.bytes >= net.byteLimit) relieve();

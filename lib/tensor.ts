@@ -11,7 +11,7 @@ import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
 import { contiguousStrides, isContiguous, numel, type Shape, showShape } from './shape.js';
-import { META, nothingOf, requireAlive, type Storage, takeOut } from './storage.js';
+import { DRY, META, nothingOf, requireAlive, type Storage, takeOut } from './storage.js';
 
 export type GradHook = (grad: Tensor) => Tensor | undefined | void;
 /** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
@@ -249,6 +249,7 @@ export class Tensor {
   }
   private checkReadable(op: string): void {
     if (this.isMeta) throw new DTypeError(`${op}: a tensor on device meta has no values`);
+    if (this.storage.handle >= DRY) throw new DTypeError(`${op}: tensors have no values while memory is estimated`);
   }
   private checkExact(value: number, op: string): number {
     if (this.dtype === 'int64' && !Number.isSafeInteger(value)) {

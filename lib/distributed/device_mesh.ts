@@ -28,7 +28,7 @@ export async function initDeviceMesh(sizes: MeshSizes, options: MeshOptions): Pr
   const op = 'initDeviceMesh';
   const world = options?.group;
   if (!(world instanceof ProcessGroup)) throw new ValueError(`${op}: expected { group }, the group of all ranks, got ${describe(world)}`);
-  const shape = shapeOf(sizes, world.size);
+  const shape = shapeOf(sizes, world.size, op);
   const coordinate = coordinateOf(world.rank, shape);
   const groups = new Map<string, ProcessGroup>();
   const longer = MESH_AXES.filter((_, i) => shape[i]! > 1);
@@ -48,8 +48,8 @@ export async function initDeviceMesh(sizes: MeshSizes, options: MeshOptions): Pr
   return new DeviceMesh(world, shape, coordinate, groups, MESH_AXES);
 }
 
-function shapeOf(sizes: MeshSizes, total: number): number[] {
-  const op = 'initDeviceMesh';
+/** Ranks along each of MESH_AXES. */
+export function shapeOf(sizes: MeshSizes, total: number, op: string): number[] {
   if (typeof sizes !== 'object' || sizes === null) throw new ValueError(`${op}: expected sizes by axis, such as { dpShard: 2, tp: 2 }, got ${describe(sizes)}`);
   for (const name of Object.keys(sizes)) {
     if (!MESH_AXES.includes(name as MeshAxis)) throw new ValueError(`${op}: there is no axis "${name}"; axes are ${MESH_AXES.join(', ')}`);
@@ -66,7 +66,7 @@ function shapeOf(sizes: MeshSizes, total: number): number[] {
   return shape.map((size) => (size === -1 ? left : size));
 }
 
-function coordinateOf(rank: number, shape: readonly number[]): number[] {
+export function coordinateOf(rank: number, shape: readonly number[]): number[] {
   const coordinate = new Array<number>(shape.length);
   let rest = rank;
   for (let i = shape.length - 1; i >= 0; i--) {
@@ -77,11 +77,11 @@ function coordinateOf(rank: number, shape: readonly number[]): number[] {
 }
 
 /** All sets of the axes, in one order; the empty one first. */
-function subsets(axes: readonly MeshAxis[]): MeshAxis[][] {
+export function subsets(axes: readonly MeshAxis[]): MeshAxis[][] {
   return Array.from({ length: 2 ** axes.length }, (_, bits) => axes.filter((_, i) => bits & (1 << i)));
 }
 
-const keyOf = (axes: readonly MeshAxis[]): string => MESH_AXES.filter((axis) => axes.includes(axis)).join(' ');
+export const keyOf = (axes: readonly MeshAxis[]): string => MESH_AXES.filter((axis) => axes.includes(axis)).join(' ');
 
 export class DeviceMesh {
   /** Use initDeviceMesh. */

@@ -220,7 +220,7 @@ export class ShardGroup {
   wholes(backward: (gradients: readonly (Tensor | null)[]) => void): Parameter[] {
     const made = this.parameters.map((p) => {
       const whole = new Parameter(wrap(this.standIns.get(p)!.storage, p.shape, this.dtypeOf(p)), false);
-      whole.storage.kind = 'temporary'; // autocast keeps its casts of parameters for long
+      whole.storage.kind = 'gathered parameter'; // autocast keeps its casts of parameters for long
       return whole;
     });
     const trained = this.parameters.flatMap((p, i) => (p.parameter.requiresGrad ? [i] : []));

@@ -32,6 +32,8 @@ export class Parameter extends Tensor {
 export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
 export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
 type AnyFunction = (...args: never[]) => unknown;
+/** Forwards as the constructor has wrapped them: a copy of the module gets one of its own. */
+export const plainForwards: WeakSet<object> = new WeakSet();
 
 /** Base class of all networks and layers: define `forward` as a method. */
 export abstract class Module {
@@ -52,7 +54,9 @@ export abstract class Module {
     const body = this.forward as AnyFunction;
     if (typeof body !== 'function') throw new ValueError(`${new.target.name}: define forward as a method of the class`);
     for (const name of ['path', 'buffers_', 'preHooks', 'forwardHooks', 'backwardHooks'] as const) hide(this, name, this[name]);
-    hide(this, 'forward', (...args: unknown[]) => this.run(body, args));
+    const forward: AnyFunction = (...args) => this.run(body, args);
+    plainForwards.add(forward);
+    hide(this, 'forward', forward);
   }
 
   private run(body: AnyFunction, given: unknown[]): unknown {
