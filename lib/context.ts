@@ -24,6 +24,8 @@ export interface Context {
   readonly autocast: AutocastDType | null;
   /** The graph that is being captured; null outside of one. */
   readonly capture: Capture | null;
+  /** Of the sequences that ranks have pieces of, where that was said; null: as they were cut. */
+  readonly sequenceLength: number | null;
   /** Path of the module whose forward runs, for error texts and random keys. */
   readonly module: string;
 }
@@ -37,6 +39,7 @@ const root: Context = {
   keyTape: null,
   autocast: null,
   capture: null,
+  sequenceLength: null,
   module: '',
 };
 const current = new AsyncLocalStorage<Context>();

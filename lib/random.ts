@@ -114,6 +114,16 @@ export function drawKey(draw: () => RandomKey): RandomKey {
   return key;
 }
 
+/** A number that does not only depend on tensors: a recomputed segment finds the one of its first run, whatever has been run since. */
+export function recall(find: () => number): number {
+  const { keyTape: tape } = context();
+  if (tape === null) return find();
+  if (tape.next !== null) return tape.keys[tape.next++]![0];
+  const found = find();
+  tape.keys.push([found, 0, 0, 0]);
+  return found;
+}
+
 export interface RandomOptions extends TensorOptions {
   /** Source of the numbers; by default the one in force. */
   generator?: Generator;

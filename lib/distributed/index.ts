@@ -71,6 +71,7 @@ export {
   scatterToSequence,
 } from './tensor_parallel/regions.js';
 export { RowParallelLinear, type RowParallelOptions } from './tensor_parallel/row_linear.js';
+export { withSequenceLength } from './tensor_parallel/sequence_length.js';
 export { type VocabParallelLossOptions, vocabParallelCrossEntropy } from './tensor_parallel/vocab_cross_entropy.js';
 export { VocabParallelEmbedding, type VocabParallelOptions } from './tensor_parallel/vocab_embedding.js';
 export { VocabParallelHead } from './tensor_parallel/vocab_head.js';

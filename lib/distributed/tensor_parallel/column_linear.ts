@@ -20,7 +20,7 @@ export interface ColumnParallelOptions extends SourceOptions {
    * every rank has its heads of each. One part unless given.
    */
   readonly blocks?: readonly Block[];
-  /** The input is this rank's piece of the sequence [.., T / ranks, in]; the output is of the whole sequence. */
+  /** The input is this rank's piece of the sequence [.., ⌈T / ranks⌉, in]; the output is of the whole sequence. */
   readonly sequenceParallel?: boolean;
   /** Give every rank the whole output, in its order; off by default. */
   readonly gatherOutput?: boolean;

@@ -10,7 +10,7 @@ export interface GPTPlanOptions {
 
 /**
  * Attention by heads, feed-forward blocks by hidden features, the vocabulary of the embedding and of the logits by tokens, which never meet on one
- * rank in a training step. With `sequenceParallel` the number of tokens must divide over the ranks.
+ * rank in a training step.
  *
  *     dist.parallelize(model, mesh, dist.gptPlan(model, { sequenceParallel: true }));
  */

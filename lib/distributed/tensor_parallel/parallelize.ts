@@ -17,6 +17,7 @@ import { sumGradients } from './partial_gradients.js';
 import { type Match, matchPlan, type ParallelPlan, type ParallelStyle } from './plan.js';
 import { gatherFromSequence, scatterToSequence } from './regions.js';
 import { RowParallelLinear } from './row_linear.js';
+import { lengthOfWhole, pieceOf } from './sequence_length.js';
 import { checkMesh, type SourceOptions } from './shard_parameter.js';
 import { VocabParallelEmbedding } from './vocab_embedding.js';
 import { VocabParallelHead } from './vocab_head.js';
@@ -43,7 +44,7 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
     apply: (module: Module, _, mesh, path) => {
       for (const [name, m] of module.namedModules(path)) {
         sumGradients(m, mesh.group('tp'), name);
-        if (m instanceof Dropout) m.inner = (shape) => pieceOf(shape, shape.length - 2, mesh);
+        if (m instanceof Dropout) m.inner = (shape) => placeOf(shape, shape.length - 2, mesh, lengthOfWhole(shape.at(-2)!, mesh.group('tp')));
       }
     },
   },
@@ -59,17 +60,15 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
   features: {
     of: Dropout,
     apply: (m: Dropout, _, mesh) => {
-      m.inner = (shape) => pieceOf(shape, shape.length - 1, mesh);
+      m.inner = (shape) => placeOf(shape, shape.length - 1, mesh, shape.at(-1)! * mesh.size('tp'));
     },
   },
 };
 
-/** Where this rank's piece along a dimension lies. */
-function pieceOf(shape: Shape, dim: number, mesh: DeviceMesh): Layout {
-  return {
-    globalShape: shape.map((n, i) => (i === dim ? n * mesh.size('tp') : n)),
-    offset: shape.map((n, i) => (i === dim ? n * mesh.rank('tp') : 0)),
-  };
+/** Where this rank's piece lies, of as many along a dimension as all ranks have. */
+function placeOf(shape: Shape, dim: number, mesh: DeviceMesh, length: number): Layout {
+  const { start } = pieceOf(length, mesh.size('tp'), mesh.rank('tp'));
+  return { globalShape: shape.with(dim, length), offset: shape.map((_, i) => (i === dim ? start : 0)) };
 }
 
 function checkOutput(y: unknown, path: string): Tensor {

@@ -14,7 +14,8 @@ import { sameShape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
 import type { ProcessGroup } from '../process_group.js';
 import type { SharedRows } from './partial_gradients.js';
-import { type Pending, startGather, startReduceScatter } from './sequence.js';
+import { type Pending, sizesOf, startGather, startReduceScatter } from './sequence.js';
+import { lengthOfWhole } from './sequence_length.js';
 
 export interface ProductOptions {
   readonly group: ProcessGroup;
@@ -64,14 +65,16 @@ export const columnParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, op
     begin(ctx, options, weight, [x, weight, bias]);
     ctx.saveForBackward(input, w);
     const { sequenceParallel, group, name } = options;
-    return linear(sequenceParallel ? startGather(input, group, `of the input of ${name}`)() : input, w, bias);
+    if (!sequenceParallel) return linear(input, w, bias);
+    const length = lengthOfWhole(sizesOf(input).time, group);
+    return linear(startGather(input, group, length, `of the input of ${name}`)(), w, bias);
   },
   backward: (ctx, g) => {
     const call = callOf(ctx);
     const { needs, sequenceParallel, group, name } = call;
     const [input, w] = ctx.savedTensors as [Tensor, Tensor];
     const dy = rows(contiguous(castGradient('linear', g, w.dtype)));
-    const gathered = sequenceParallel && needs[1] ? startGather(input, group, `of the input of ${name}`) : null;
+    const gathered = sequenceParallel && needs[1] ? startGather(input, group, sizesOf(g).time, `of the input of ${name}`) : null;
     let reduced: Pending | null = null;
     if (needs[0]) {
       const dx = reshape(gemm(dy, w.detach())[0]!, [...g.shape.slice(0, -1), w.shape[1]!]);
@@ -112,7 +115,7 @@ export const rowParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, resid
     const { needs, sequenceParallel, group, name } = call;
     const [input, w] = ctx.savedTensors as [Tensor, Tensor];
     const mine = castGradient('linear', g, w.dtype);
-    const dy = rows(contiguous(sequenceParallel ? startGather(mine, group, `of the gradient of ${name}`)() : mine));
+    const dy = rows(contiguous(sequenceParallel ? startGather(mine, group, sizesOf(input).time, `of the gradient of ${name}`)() : mine));
     const dx = needs[0] ? reshape(gemm(dy, w.detach())[0]!, input.shape) : null;
     // of the whole gradient: that of the bias is complete, and must have the same bits on every rank
     const [dw, db] = parameterGradients(call, dy, () => input, call.even);

@@ -6,26 +6,28 @@ import { describe, ValueError } from '../../errors.js';
 import { clone } from '../../ops/copy.js';
 import { Tensor } from '../../tensor.js';
 import { ProcessGroup } from '../process_group.js';
-import { pieceOfSequence, startGather, startReduceScatter } from './sequence.js';
+import { pieceOfSequence, sizesOf, startGather, startReduceScatter } from './sequence.js';
+import { lengthOfWhole } from './sequence_length.js';
 
 /** `label` names the collective in errors and in the flight recorder: `of gradients of ln_f`. */
 type Region = (x: Tensor, group: ProcessGroup, label?: string) => Tensor;
-type Direction = (x: Tensor, group: ProcessGroup, label: string) => Tensor;
+/** Where backward makes a whole of pieces: of the sequence that forward has cut, or null to find out. */
+type Direction = (x: Tensor, group: ProcessGroup, label: string, length: number | null) => Tensor;
 
 /** In a group of one rank a region is the identity. */
-function region(name: string, forward: Direction, backward: Direction): Region {
+function region(name: string, forward: Direction, backward: Direction): Region & Direction {
   const apply = defineFunction({
     name,
-    forward: (ctx: FunctionContext, x: Tensor, group: ProcessGroup, label: string) => {
-      Object.assign(ctx, { group, label });
-      return forward(x, group, label);
+    forward: (ctx: FunctionContext, x: Tensor, group: ProcessGroup, label: string, length: number | null) => {
+      Object.assign(ctx, { group, label, time: x.shape[x.ndim - 2] ?? null });
+      return forward(x, group, label, length);
     },
-    backward: (ctx, g) => [backward(g, ctx['group'] as ProcessGroup, ctx['label'] as string), null, null],
+    backward: (ctx, g) => [backward(g, ctx['group'] as ProcessGroup, ctx['label'] as string, ctx['time'] as number | null), null, null, null],
   });
-  return (x, group, label = `of ${name}`) => {
+  return (x: Tensor, group: ProcessGroup, label = `of ${name}`, length: number | null = null) => {
     if (!(x instanceof Tensor)) throw new ValueError(`${name}: expected a tensor, got ${describe(x)}`);
     if (!(group instanceof ProcessGroup)) throw new ValueError(`${name}: expected a process group, got ${describe(group)}`);
-    return group.size === 1 ? x : apply(x, group, label);
+    return group.size === 1 ? x : apply(x, group, label, length);
   };
 }
 
@@ -43,31 +45,34 @@ export const reduceFromTensorParallel: Region = region(
   (g, group, label) => copyToTensorParallel(g, group, label),
 );
 
-/** Of a sequence that every rank has whole, its own piece: [.., T, C] to [.., T / ranks, C]. */
+/**
+ * Of a sequence that every rank has whole, its own piece: [.., T, C] to [.., ⌈T / ranks⌉, C]. The last ranks have what is left, which may be fewer or
+ * none.
+ */
 export const scatterToSequence: Region = region(
   'scatterToSequence',
   (x, group) => clone(pieceOfSequence(x, group)),
-  (g, group, label) => gatherReplicated(g, group, label),
+  (g, group, label, length) => gatherReplicated(g, group, label, length),
 );
 
-/** Of the sum of what the ranks have made, each one's piece of the sequence: [.., T, C] to [.., T / ranks, C]. */
+/** Of the sum of what the ranks have made, each one's piece of the sequence, as of scatterToSequence. */
 export const reduceScatterToSequence: Region = region(
   'reduceScatterToSequence',
   (x, group, label) => startReduceScatter(x, group, label)(),
-  (g, group, label) => gatherParallel(g, group, label),
+  (g, group, label, length) => gatherParallel(g, group, label, length),
 );
 
-const gather: Direction = (x, group, label) => startGather(x, group, label)();
-const gatherParallel: Region = region('gatherFromSequence', gather, (g, group, label) => reduceScatterToSequence(g, group, label));
-const gatherReplicated: Region = region('gatherFromSequence', gather, (g, group, label) => scatterToSequence(g, group, label));
+const gather: Direction = (x, group, label, length) => startGather(x, group, length ?? lengthOfWhole(sizesOf(x).time, group), label)();
+const gatherParallel: Direction = region('gatherFromSequence', gather, (g, group, label) => reduceScatterToSequence(g, group, label));
+const gatherReplicated: Direction = region('gatherFromSequence', gather, (g, group, label) => scatterToSequence(g, group, label));
 
 /**
- * The whole sequence on every rank: [.., T / ranks, C] to [.., T, C].
+ * The whole sequence on every rank: [.., T, C] of the pieces that scatterToSequence makes of it.
  * @param options.gradient `sum` (default): the ranks compute different things with it, and their gradients are summed. `slice`: they all compute
  * the same, and have the same gradient, of which each keeps its piece. The wrong one is wrong by a factor or a missing sum.
  */
 export function gatherFromSequence(x: Tensor, group: ProcessGroup, options: { readonly gradient?: 'sum' | 'slice' } = {}): Tensor {
   const gradient = options?.gradient ?? 'sum';
   if (gradient !== 'sum' && gradient !== 'slice') throw new ValueError(`gatherFromSequence: gradient must be sum or slice, got ${describe(gradient)}`);
-  return (gradient === 'sum' ? gatherParallel : gatherReplicated)(x, group);
+  return (gradient === 'sum' ? gatherParallel : gatherReplicated)(x, group, 'of gatherFromSequence', null);
 }

@@ -16,7 +16,7 @@ export interface RowParallelOptions extends SourceOptions {
   readonly mesh: DeviceMesh;
   /** Parts of the input that are spread each by itself, as those of the layer that makes it. One part unless given. */
   readonly blocks?: readonly Block[];
-  /** The output is this rank's piece of the sequence [.., T / ranks, out]; the input is of the whole sequence. */
+  /** The output is this rank's piece of the sequence [.., ⌈T / ranks⌉, out]; the input is of the whole sequence. */
   readonly sequenceParallel?: boolean;
   /** The input has the features of this rank alone, as a column-parallel layer makes them (default); else every rank has all of them. */
   readonly inputIsParallel?: boolean;
