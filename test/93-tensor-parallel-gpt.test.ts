@@ -50,7 +50,7 @@ async function train(device: string, setting: Setting, mesh: DeviceMesh | null):
     const sharded = mesh !== null && mesh.size('dpShard') > 1;
     if (sharded) for (const part of [...gpt.transformer.h, gpt]) fullyShard(part, { mesh });
     const wrapped = ranks > 1 && !sharded ? new DistributedDataParallel(gpt, { group: mesh!.group('dpReplicate') }) : null;
-    const outer = wrapped ?? new Wrapper(gpt);
+    const outer = wrapped ?? gpt;
     const opt = new optim.SGD(gpt.parameters(), { lr: 0.5 });
     gpt.train(dropout !== undefined);
     const found: Values[] = [];
@@ -82,16 +82,6 @@ async function train(device: string, setting: Setting, mesh: DeviceMesh | null):
     }
     return found;
   });
-}
-
-/** Gives modules the paths that they have in DistributedDataParallel, which dropout's masks depend on. */
-class Wrapper extends nn.Module {
-  constructor(readonly module: sg.nn.GPT) {
-    super();
-  }
-  override forward(x: sg.Tensor, y: sg.Tensor): sg.Tensor {
-    return this.module.forward(x, y);
-  }
 }
 
 async function whole(gpt: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor): Promise<Values> {

@@ -13,6 +13,7 @@ import type { Shape } from '../shape.js';
 import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
 import type { NamedParameter } from './buckets.js';
+import { type CombinationOptions, combine, type Feature } from './combinations.js';
 import { Ensemble } from './ensemble.js';
 import type { CommunicationHook } from './hooks/hook.js';
 import { plainReduction } from './hooks/plain.js';
@@ -46,7 +47,7 @@ function reducible({ grad, shape, dtype, device, gradDType }: Tensor): Tensor {
   return g;
 }
 
-export interface DataParallelOptions {
+export interface DataParallelOptions extends CombinationOptions {
   group: ProcessGroup;
   /** `mean` (default) divides by the number of ranks, as PyTorch; `sum` is for losses that are already normalised over all ranks. */
   gradientReduction?: 'mean' | 'sum';
@@ -106,6 +107,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
     const named = all.filter((p) => p.parameter.requiresGrad);
     const frozen = all.filter((p) => !p.parameter.requiresGrad);
     if (named.length === 0) throw new ValueError('DistributedDataParallel: the module has no parameter that requires a gradient');
+    combine('DistributedDataParallel', module.parameters(), broughtBy(module, options), options);
     for (const { name, parameter } of named) {
       if (parameter.device !== group.device) {
         throw new DeviceError(
@@ -151,6 +153,11 @@ export class DistributedDataParallel<M extends Module> extends Module {
     return (this.module.forward as (...a: unknown[]) => unknown)(...args) as ReturnType<M['forward']>;
   }
 
+  /** Masks of dropout are those of the module alone. */
+  protected override pathOf(): string {
+    return this.path;
+  }
+
   /**
    * Runs `fn` without reducing: gradients add up locally, and the first backward outside reduces the sum. Forward and backward of
    * the micro-batch both belong inside. The gradients must have been zeroed since the last reduction: what is reduced already would
@@ -179,6 +186,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
     if (this.modules().some((m) => m instanceof SyncBatchNorm && m.group !== ensemble.group)) {
       throw new ValueError('join: a SyncBatchNorm works in another group, which ranks without data cannot follow');
     }
+    combine('join', this.module.parameters(), ['join'], options);
     const shared = this.options.hook?.shared;
     const joined = {
       parameters: () => this.module.parameters(),
@@ -196,7 +204,7 @@ function checkOptions(module: unknown, options: DataParallelOptions): void {
   const where = 'DistributedDataParallel';
   if (!(module instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(module)}`);
   if (!(options?.group instanceof ProcessGroup)) throw new ValueError(`${where}: give the process group as { group }`);
-  const { gradientReduction = 'mean', findUnusedParameters, staticGraph, hook } = options;
+  const { gradientReduction = 'mean', findUnusedParameters, hook } = options;
   if (gradientReduction !== 'mean' && gradientReduction !== 'sum') {
     throw new ValueError(`${where}: gradientReduction must be mean or sum, got ${describe(gradientReduction)}`);
   }
@@ -207,13 +215,19 @@ function checkOptions(module: unknown, options: DataParallelOptions): void {
     const bytes = options[name];
     if (bytes !== undefined && !(typeof bytes === 'number' && bytes > 0)) throw new ValueError(`${where}: ${name} must be positive, got ${describe(bytes)}`);
   }
-  if (findUnusedParameters && staticGraph) {
-    throw new ValueError(`${where}: staticGraph leaves out what the first step does not use; findUnusedParameters is for graphs that change`);
-  }
   if (hook !== undefined && typeof hook?.reduce !== 'function') throw new ValueError(`${where}: a hook has a method reduce, got ${describe(hook)}`);
   if (findUnusedParameters && hook?.keepsErrors) {
     throw new ValueError(`${where}: ${hook.name} sends later what it keeps back now, which a parameter that is skipped would lose; use staticGraph`);
   }
+}
+
+function broughtBy(module: Module, { hook, findUnusedParameters, staticGraph }: DataParallelOptions): Feature[] {
+  const brought: Feature[] = ['ddp'];
+  if (hook) brought.push('communicationHook');
+  if (findUnusedParameters) brought.push('unusedParameters');
+  if (staticGraph) brought.push('staticGraph');
+  if (module.modules().some((m) => m instanceof SyncBatchNorm)) brought.push('syncBatchNorm');
+  return brought;
 }
 
 /** `head.weight, head.bias (Linear "head")`. */

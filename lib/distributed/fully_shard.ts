@@ -14,12 +14,14 @@ import { narrow } from '../ops/view.js';
 import { numel, type Shape } from '../shape.js';
 import { takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
+import { type CombinationOptions, combine, type Feature } from './combinations.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { layoutOf, setLayout } from './distribute.js';
 import { type GroupSettings, type ShardedParameter, ShardGroup } from './fully_shard_group.js';
 import { type Call, Tree } from './fully_shard_pass.js';
 import { Layout } from './layout.js';
 import { Shard } from './placement.js';
+import { SyncBatchNorm } from './sync_batch_norm.js';
 
 export interface MixedPrecisionPolicy {
   /** Parameters are gathered in this dtype, which forward and backward then compute in; their own unless given. */
@@ -28,7 +30,7 @@ export interface MixedPrecisionPolicy {
   readonly reduceDType?: 'float32' | 'bfloat16' | 'float16' | 'float64';
 }
 
-export interface FullyShardOptions {
+export interface FullyShardOptions extends CombinationOptions {
   readonly mesh: DeviceMesh;
   /** Over which parameters are cut; `dpShard` unless given. */
   readonly axis?: MeshAxis;
@@ -77,6 +79,9 @@ const WHERE = 'fullyShard';
 export function fullyShard<M extends Module>(module: M, options: FullyShardOptions): M {
   const settings = checked(module, options);
   const parameters = collect(module, settings);
+  const taken = parameters.map((p) => p.parameter);
+  combine(WHERE, taken, broughtBy(module, settings), options);
+  for (const p of taken) owners.set(p, module);
   const group = new ShardGroup(module, parameters, settings);
   const tree = new Tree();
   for (const below of module.modules()) {
@@ -161,8 +166,14 @@ function collect(module: Module, { mesh, axis, paramDType }: GroupSettings): Sha
     const [a, b] = [all[0]!, other].map((p) => `${p.name} is ${p.parameter.dtype}`);
     throw new DTypeError(`${WHERE}: ${a} and ${b}: parameters of a group have one dtype; give mixedPrecision.paramDType, or shard modules by themselves`);
   }
-  for (const p of all) owners.set(p.parameter, module);
   return all;
+}
+
+function broughtBy(module: Module, { mesh, replicateAxis, reshardAfterForward }: GroupSettings): Feature[] {
+  const brought: Feature[] = [reshardAfterForward === false ? 'zero2' : 'zero3'];
+  if (replicateAxis && mesh.size(replicateAxis) > 1) brought.push('hybrid');
+  if (module.modules().some((m) => m instanceof SyncBatchNorm)) brought.push('syncBatchNorm');
+  return brought;
 }
 
 function check(name: string, p: Parameter, mesh: DeviceMesh): void {

@@ -4,10 +4,11 @@
 import { DistributedError, describe, ValueError } from '../errors.js';
 import type { Stateful } from '../io/checkpoint.js';
 import type { Tensor } from '../tensor.js';
+import type { CombinationOptions } from './combinations.js';
 import type { Ensemble } from './ensemble.js';
 import { broadcastState } from './follow.js';
 
-export interface JoinOptions {
+export interface JoinOptions extends CombinationOptions {
   /**
    * What the gradients of a step that some ranks have no data for are divided by, when they are averaged: by `initial` (default) all ranks,
    * so that every sample of an epoch counts about the same, or the ranks still `active`, so that every step does.

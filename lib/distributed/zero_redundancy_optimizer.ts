@@ -12,6 +12,7 @@ import { Optimizer, type StepOptions } from '../optim/optimizer.js';
 import { numel } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { assign } from './buckets.js';
+import { type CombinationOptions, combine } from './combinations.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { layoutOf, setLayout } from './distribute.js';
 import { eachBlock } from './fully_shard_group.js';
@@ -22,7 +23,7 @@ import type { ProcessGroup } from './process_group.js';
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 type AnyOptimizer = Optimizer<any>;
 
-export interface ZeroRedundancyOptions {
+export interface ZeroRedundancyOptions extends CombinationOptions {
   readonly mesh: DeviceMesh;
   /** Ranks along it have the same parameters, and share their optimizer state; `dpReplicate` unless given. */
   readonly axis?: MeshAxis;
@@ -70,7 +71,9 @@ export class ZeroRedundancyOptimizer<O extends AnyOptimizer = AnyOptimizer> {
     if (!(typeof bucketBytes === 'number' && bucketBytes > 0)) throw new ValueError(`${where}: bucketBytes must be positive, got ${describe(bucketBytes)}`);
     this.mesh = mesh;
     this.axis = axis;
-    this.parts = [...new Set(parameters)].map((p, i) => partOf(p, String(i), mesh, axis));
+    const whole = [...new Set(parameters)];
+    this.parts = whole.map((p, i) => partOf(p, String(i), mesh, axis));
+    combine(where, whole, ['zero1'], options);
     this.buckets = assign(this.parts, (p) => p.parameter.dtype, bucketBytes, bucketBytes);
     this.optimizer = make(this.parts.map((p) => p.piece));
     if (!(this.optimizer instanceof Optimizer)) throw new ValueError(`${where}: the function must return an optimizer, got ${describe(this.optimizer)}`);

@@ -118,7 +118,11 @@ export abstract class Module {
 
   private setPaths(path: string): void {
     this.path = path;
-    for (const [name, child] of this.namedChildren()) child.setPaths(checkPath(path ? `${path}.${name}` : name));
+    for (const [name, child] of this.namedChildren()) child.setPaths(checkPath(this.pathOf(name)));
+  }
+  /** The path of a submodule in error texts and keys of random numbers; a wrapper gives its module its own. */
+  protected pathOf(name: string): string {
+    return this.path ? `${this.path}.${name}` : name;
   }
 
   // ---- structure

@@ -9,9 +9,11 @@ import { Module } from '../../nn/module.js';
 import type { Layout } from '../../random.js';
 import type { Shape } from '../../shape.js';
 import { Tensor } from '../../tensor.js';
+import { type CombinationOptions, combine, type Feature, takers } from '../combinations.js';
 import type { DeviceMesh } from '../device_mesh.js';
 import { layoutOf, setLayout } from '../distribute.js';
 import * as layouts from '../layout.js';
+import { SyncBatchNorm } from '../sync_batch_norm.js';
 import { ColumnParallelLinear } from './column_linear.js';
 import { sumGradients } from './partial_gradients.js';
 import { type Match, matchPlan, type ParallelPlan, type ParallelStyle } from './plan.js';
@@ -39,23 +41,17 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
   row: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => RowParallelLinear.from(m, { ...style, mesh, src }) },
   vocabEmbedding: { of: Embedding, apply: (m: Embedding, style, mesh, _, { src }) => VocabParallelEmbedding.from(m, { ...style, mesh, src }) },
   vocabHead: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => VocabParallelHead.from(m, { ...style, mesh, src }) },
-  sequence: {
-    of: Module,
-    apply: (module: Module, _, mesh, path) => {
-      for (const [name, m] of module.namedModules(path)) {
-        sumGradients(m, mesh.group('tp'), name);
-        if (m instanceof Dropout) m.inner = (shape) => placeOf(shape, shape.length - 2, mesh, lengthOfWhole(shape.at(-2)!, mesh.group('tp')));
-      }
-    },
-  },
+  sequence: { of: Module, apply: (module: Module, _, mesh, path) => onSequence(module, mesh, path) },
   scatterSequence: {
     of: Module,
     apply: (module: Module, _, mesh, path) => void module.registerForwardHook((_m, _a, y) => scatterToSequence(checkOutput(y, path), mesh.group('tp'))),
   },
   gatherSequence: {
     of: Module,
-    apply: (module: Module, { gradient }, mesh, path) =>
-      void module.registerForwardHook((_m, _a, y) => gatherFromSequence(checkOutput(y, path), mesh.group('tp'), { gradient })),
+    apply: (module: Module, { gradient }, mesh, path) => {
+      onSequence(module, mesh, path);
+      module.registerForwardHook((_m, _a, y) => gatherFromSequence(checkOutput(y, path), mesh.group('tp'), { gradient }));
+    },
   },
   features: {
     of: Dropout,
@@ -64,6 +60,16 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
     },
   },
 };
+
+/** Modules that have a style. */
+const styled = new WeakSet<Module>();
+
+/** What works on a piece has a piece of its parameters' gradients, and of dropout's mask: all in a module but what has a style of its own. */
+function onSequence(module: Module, mesh: DeviceMesh, path: string): void {
+  sumGradients(module, mesh.group('tp'), path);
+  if (module instanceof Dropout) module.inner = (shape) => placeOf(shape, shape.length - 2, mesh, lengthOfWhole(shape.at(-2)!, mesh.group('tp')));
+  for (const [name, child] of module.namedChildren()) if (!styled.has(child)) onSequence(child, mesh, `${path}.${name}`);
+}
 
 /** Where this rank's piece lies, of as many along a dimension as all ranks have. */
 function placeOf(shape: Shape, dim: number, mesh: DeviceMesh, length: number): Layout {
@@ -91,7 +97,7 @@ function checkOutput(y: unknown, path: string): Tensor {
  * otherwise. Gradients are complete when backward ends. Call it before wrappers for data parallelism, and before the first step of an optimizer.
  * @throws ValueError for paths that match nothing, with what may have been meant, and for modules that a style is not for
  */
-export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: ParallelPlan, options: SourceOptions = {}): M {
+export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: ParallelPlan, options: SourceOptions & CombinationOptions = {}): M {
   const where = 'parallelize';
   if (!(model instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(model)}`);
   checkMesh(mesh, where);
@@ -104,11 +110,16 @@ export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: 
       throw new DeviceError(`${where}: parameter "${name}" is on ${p.device}, the mesh on ${mesh.device}; move the model with to()`);
     if (p.grad) throw new ValueError(`${where}: parameter "${name}" has a gradient, which is that of the whole; call zeroGrad() before`);
   }
+  const [wrapper] = takers(model.parameters()).filter((taker) => taker !== where);
+  if (wrapper) throw new ValueError(`${where}: ${wrapper} has taken the parameters already; call parallelize before it`);
+  combine(where, model.parameters(), broughtBy(model, matches), options);
+  for (const { module } of matches) styled.add(module);
   const replaced = new Map<Module, Module>();
   // one rank keeps what it has, with the fused blocks of plain layers
   for (const { path, module, style } of mesh.size('tp') > 1 ? matches : []) {
     const made = actions[style.style].apply(module as never, style as never, mesh, path, options);
     if (made) replaced.set(module, made);
+    if (made) styled.add(made);
   }
   for (const parent of model.modules()) {
     for (const [name, child] of parent.namedChildren()) {
@@ -118,6 +129,15 @@ export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: 
   }
   replicateRest(model, mesh, options);
   return model;
+}
+
+function broughtBy(model: Module, matches: readonly Match[]): Feature[] {
+  const brought: Feature[] = ['tensorParallel'];
+  const onPieces = (style: ParallelStyle): boolean =>
+    style.style.toLowerCase().endsWith('sequence') || ('sequenceParallel' in style && style.sequenceParallel === true);
+  if (matches.some(({ style }) => onPieces(style))) brought.push('sequenceParallel');
+  if (model.modules().some((m) => m instanceof SyncBatchNorm)) brought.push('syncBatchNorm');
+  return brought;
 }
 
 function checkMatch({ path, module, style }: Match, where: string): void {

@@ -14,11 +14,14 @@ export type ParallelStyle =
   | ({ readonly style: 'vocabEmbedding' } & Omit<VocabParallelOptions, 'mesh' | 'src'>)
   /** A Linear to logits, spread over the ranks, with their loss. */
   | ({ readonly style: 'vocabHead' } & Omit<VocabParallelOptions, 'mesh' | 'src'>)
-  /** Works on this rank's piece of the sequence, as norms and dropout do: gradients of its parameters are summed over the ranks. */
+  /**
+   * Works on this rank's piece of the sequence, as norms and dropout do: gradients of its parameters are summed over the ranks. Modules
+   * below it that have styles of their own keep to those.
+   */
   | { readonly style: 'sequence' }
   /** Works on the whole sequence; of what it makes, each rank keeps its piece. */
   | { readonly style: 'scatterSequence' }
-  /** Works on this rank's piece of the sequence; what it makes is gathered. `gradient` as of gatherFromSequence. */
+  /** As `sequence`; what it makes is gathered. `gradient` as of gatherFromSequence. */
   | { readonly style: 'gatherSequence'; readonly gradient?: 'sum' | 'slice' }
   /** Dropout on features that a column-parallel layer has spread evenly. */
   | { readonly style: 'features' };

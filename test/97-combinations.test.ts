@@ -1,0 +1,335 @@
+// Every entry of the table of combinations, run: a small model trains with both features on, on simulated ranks, and losses, gradients, their norm
+// and the parameters after some steps are those of one process. What is not in the table is refused.
+import { describe, expect, test } from 'vitest';
+import { combine, type Feature, features, type Pair, refusal, testedPairs } from '../lib/distributed/combinations.js';
+import { DistributedDataParallel } from '../lib/distributed/ddp.js';
+import { type DeviceMesh, initDeviceMesh, type MeshAxis, type MeshSizes } from '../lib/distributed/device_mesh.js';
+import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { fullyShard, setRequiresGradientSync } from '../lib/distributed/fully_shard.js';
+import type { CommunicationHook } from '../lib/distributed/hooks/hook.js';
+import { Layout } from '../lib/distributed/layout.js';
+import { Shard } from '../lib/distributed/placement.js';
+import { simulate } from '../lib/distributed/simulate.js';
+import { SyncBatchNorm } from '../lib/distributed/sync_batch_norm.js';
+import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
+import type { ParallelPlan } from '../lib/distributed/tensor_parallel/plan.js';
+import { ZeroRedundancyOptimizer } from '../lib/distributed/zero_redundancy_optimizer.js';
+import * as sg from '../lib/index.js';
+import { expectAllClose } from './helpers/metric.js';
+
+const { nn, optim } = sg;
+type Has = (feature: Feature) => boolean;
+type Values = Record<string, ArrayLike<number>>;
+const [BATCH, TIME, DIM, HIDDEN, STEPS] = [8, 4, 8, 6, 3];
+const DATA = ['dpReplicate', 'dpShard'] as const;
+
+/** What a feature cannot be without, where nothing else gives it. */
+const needs: { readonly [F in Feature]?: (has: Has) => Feature[] } = {
+  // over the copies that hybrid sharding has
+  zero1: (has) => ((['zero2', 'zero3', 'hybrid'] as const).some(has) ? ['hybrid', 'zero3'] : ['ddp']),
+  hybrid: (has) => (has('zero2') ? [] : ['zero3']),
+  sequenceParallel: () => ['tensorParallel'],
+  communicationHook: () => ['ddp'],
+  unusedParameters: () => ['ddp'],
+  staticGraph: () => ['ddp'],
+  join: () => ['ddp'],
+};
+const spread: readonly Feature[] = ['ddp', 'zero2', 'zero3', 'tensorParallel'];
+
+function closure(pair: Pair): Set<Feature> {
+  const found = new Set<Feature>(pair);
+  for (const f of pair) for (const other of needs[f]?.((g) => found.has(g)) ?? []) found.add(other);
+  if (!spread.some((f) => found.has(f))) found.add(found.has('clipGradNorm') ? 'zero3' : 'ddp');
+  return found;
+}
+
+function sizesOf(has: Has): MeshSizes {
+  const sizes: MeshSizes = {};
+  if (has('ddp') || has('hybrid')) Object.assign(sizes, { dpReplicate: 2 });
+  if (has('zero2') || has('zero3')) Object.assign(sizes, { dpShard: 2 });
+  if (has('tensorParallel')) Object.assign(sizes, { tp: 2 });
+  return sizes;
+}
+
+class Block extends nn.Module {
+  norm: sg.nn.LayerNorm;
+  up: sg.nn.Linear;
+  down: sg.nn.Linear;
+  drop: sg.nn.Dropout;
+  spare: sg.nn.Linear;
+  constructor(
+    private readonly has: Has,
+    on: sg.nn.FactoryOptions,
+  ) {
+    super();
+    this.norm = new nn.LayerNorm(DIM, on);
+    this.up = new nn.Linear(DIM, HIDDEN, on);
+    this.down = new nn.Linear(HIDDEN, DIM, on);
+    this.drop = new nn.Dropout(0.2);
+    this.spare = new nn.Linear(DIM, DIM, on);
+  }
+  /** `spares`: what share of the rows, from the first, go through the layer that is not always used. */
+  override forward(x: sg.Tensor, spares: number): sg.Tensor {
+    const body = (y: sg.Tensor): sg.Tensor => this.drop.forward(this.down.forward(sg.gelu(this.up.forward(this.norm.forward(y)))));
+    const y = x.add(this.has('checkpoint') ? sg.checkpoint(body, x) : body(x));
+    if (spares === 0) return y;
+    const rows = x.shape[0]! * spares;
+    const through = y.add(this.spare.forward(y));
+    return rows === x.shape[0] ? through : sg.cat([through.slice(0, 0, rows), y.slice(0, rows)], 0);
+  }
+}
+
+class Model extends nn.Module {
+  tied: sg.nn.Linear;
+  blocks: sg.nn.ModuleList<Block>;
+  last: sg.nn.LayerNorm;
+  batch: sg.nn.BatchNorm1d | null = null;
+  head: sg.nn.Linear;
+  constructor(has: Has, on: sg.nn.FactoryOptions) {
+    super();
+    this.tied = new nn.Linear(DIM, DIM, on);
+    this.blocks = new nn.ModuleList([new Block(has, on), new Block(has, on)]);
+    this.last = new nn.LayerNorm(DIM, on);
+    if (has('syncBatchNorm')) this.batch = new nn.BatchNorm1d(DIM, on);
+    this.head = new nn.Linear(DIM, DIM, on);
+    if (has('shared')) this.head.weight = this.tied.weight;
+    if (has('frozen')) for (const p of [this.tied.bias!, this.blocks.get(0).up.weight, this.blocks.get(1).norm.weight]) p.requiresGrad = false;
+  }
+  override forward(x: sg.Tensor, spares: number): sg.Tensor {
+    let y = this.tied.forward(x);
+    if (this.batch) y = this.batch.forward(y.permute([0, 2, 1])).permute([0, 2, 1]);
+    for (const block of this.blocks) y = block.forward(y, spares);
+    return this.head.forward(this.last.forward(y)).square().mean();
+  }
+}
+
+function planOf(sequenceParallel: boolean): ParallelPlan {
+  const sequence = { style: 'sequence' } as const;
+  return {
+    'blocks.*.up': { style: 'column', sequenceParallel },
+    'blocks.*.down': { style: 'row', sequenceParallel },
+    ...(sequenceParallel && {
+      tied: { style: 'scatterSequence' },
+      'blocks.*.norm': sequence,
+      'blocks.*.drop': sequence,
+      'blocks.*.spare': sequence,
+      last: { style: 'gatherSequence', gradient: 'slice' },
+    }),
+  };
+}
+
+/** A hook of one's own, which changes nothing. */
+const plainHook: CommunicationHook = {
+  name: 'plain',
+  *reduce({ buffer, label }, { ensemble, divisor }) {
+    yield ensemble.allReduce(buffer, { op: { premulSum: 1 / divisor }, label });
+  },
+};
+
+async function read(t: sg.Tensor): Promise<Float64Array> {
+  return (await t.detach().to('float64').toTypedArray()) as Float64Array;
+}
+async function whole(model: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor | null): Promise<Values> {
+  const found: Values = {};
+  for (const [name, p] of model.namedParameters()) {
+    const [value, layout] = [of(p), layoutOf(p)];
+    if (value) found[name] = await read(sg.noGrad(() => (layout ? fullTensor(setLayout(value.detach().clone(), layout)) : value)));
+  }
+  return found;
+}
+
+interface Run {
+  /** Of every step that all ranks took. */
+  readonly losses: number[];
+  readonly norms: number[];
+  /** Of the first step. */
+  gradients: Values;
+  parameters: Values;
+  buffers: Values;
+}
+
+async function train(has: Has, device: string, mesh: DeviceMesh | null): Promise<Run> {
+  const dtype = has('autocast') ? 'float32' : 'float64';
+  const model = new Model(has, { dtype, device });
+  if (mesh) spreadOver(model, mesh, has);
+  const ddp = mesh && has('ddp') ? wrapped(model, mesh, has) : null;
+  const outer = ddp ?? model;
+  const sgd = (params: sg.Tensor[]): sg.optim.SGD => new optim.SGD(params, { lr: 0.1, momentum: 0.9 });
+  const opt = mesh && has('zero1') ? new ZeroRedundancyOptimizer(model.parameters(), sgd, { mesh }) : sgd(model.parameters());
+  // data parallelism has the same gradients everywhere; a rank without data could not take part in the scaler's own reduction
+  const scaler = has('gradScaler') ? new sg.amp.GradScaler({ initScale: 8, device, ...(mesh && !has('join') && { group: mesh.group() }) }) : undefined;
+  const micros = has('accumulation') ? 2 : 1;
+  const [rank, ranks] = mesh ? [mesh.rank(...dataAxes(mesh)), mesh.size(...dataAxes(mesh))] : [0, 1];
+  const run: Run = { losses: [], norms: [], gradients: {}, parameters: {}, buffers: {} };
+
+  const step = async (s: number): Promise<void> => {
+    // where some data end early, the second half of the ranks have nothing in the last step, and count in the mean all the same
+    const halved = has('join') && s === STEPS - 1;
+    const share = halved && !mesh ? 0.5 : 1;
+    const losses: sg.Tensor[] = [];
+    for (let micro = 0; micro < micros; micro++) {
+      const n = (BATCH / micros / ranks) * share;
+      const x = rows(device, dtype, ((s * micros + micro) * BATCH) / micros + rank * n, n);
+      const spares = !has('unusedParameters') ? 1 : s === 1 ? 0 : mesh ? Number(rank < ranks / 2) : 0.5 / share;
+      const forward = (): sg.Tensor => (outer.forward(x, spares) as sg.Tensor).mul(share / micros);
+      const backward = (): void => {
+        const loss = has('autocast') ? sg.amp.autocast('bfloat16', forward) : forward();
+        losses.push(loss.detach());
+        (scaler?.scale(loss) ?? loss).backward();
+      };
+      const last = micro === micros - 1;
+      if (mesh && (has('zero2') || has('zero3'))) setRequiresGradientSync(model, last);
+      if (ddp && !last) ddp.noSync(backward);
+      else backward();
+    }
+    if (!halved) {
+      const loss = losses.reduce((a, b) => a.add(b));
+      await mesh?.group().allReduce(loss, { op: 'avg' });
+      run.losses.push(await loss.item());
+    }
+    if (s === 0) run.gradients = await whole(model, (p) => p.grad);
+    const norm = update(opt, model, scaler, has('clipGradNorm') ? 0.05 : undefined);
+    if (norm && !halved) run.norms.push(await norm.item());
+  };
+  if (ddp && has('join')) {
+    const mine = Array.from({ length: rank < ranks / 2 ? STEPS : STEPS - 1 }, (_, s) => s);
+    for await (const s of ddp.join(mine, { states: opt instanceof ZeroRedundancyOptimizer ? [] : [opt] })) await step(s);
+  } else {
+    for (let s = 0; s < STEPS; s++) await step(s);
+  }
+  run.parameters = await whole(model, (p) => p);
+  for (const [name, b] of model.namedBuffers()) run.buffers[name] = await read(b);
+  return run;
+}
+
+function update(
+  opt: sg.optim.SGD | ZeroRedundancyOptimizer<sg.optim.SGD>,
+  model: Model,
+  scaler: sg.amp.GradScaler | undefined,
+  maxNorm: number | undefined,
+): sg.Tensor | undefined {
+  let norm: sg.Tensor | undefined;
+  if (opt instanceof ZeroRedundancyOptimizer) norm = opt.step({ scaler, maxNorm });
+  else {
+    if (maxNorm !== undefined) {
+      scaler?.unscale_(opt);
+      norm = optim.clipGradNorm(model.parameters(), maxNorm);
+    }
+    if (scaler) scaler.step(opt);
+    else opt.step();
+  }
+  scaler?.update();
+  opt.zeroGrad();
+  return norm;
+}
+
+const dataAxes = (mesh: DeviceMesh): MeshAxis[] => DATA.filter((axis) => mesh.axes.includes(axis));
+
+function rows(device: string, dtype: sg.DType, from: number, n: number): sg.Tensor {
+  const values = Float64Array.from({ length: n * TIME * DIM }, (_, i) => Math.sin((from * TIME * DIM + i) * 1.7));
+  return sg.fromTypedArray(values, [n, TIME, DIM], { device }).to(dtype);
+}
+
+function spreadOver(model: Model, mesh: DeviceMesh, has: Has): void {
+  if (has('syncBatchNorm')) SyncBatchNorm.convert(model, mesh.group(...dataAxes(mesh)));
+  if (has('tensorParallel')) parallelize(model, mesh, planOf(has('sequenceParallel')));
+  if (!has('zero2') && !has('zero3')) return;
+  // both: the first block keeps what is gathered, the second does not
+  [...model.blocks].forEach((block, i) => void fullyShard(block, { mesh, reshardAfterForward: has('zero3') && !(has('zero2') && i === 0) }));
+  fullyShard(model, { mesh, ...(has('zero2') && { reshardAfterForward: false }) });
+}
+
+function wrapped(model: Model, mesh: DeviceMesh, has: Has): DistributedDataParallel<Model> {
+  return new DistributedDataParallel(model, {
+    group: mesh.group('dpReplicate'),
+    findUnusedParameters: has('unusedParameters'),
+    staticGraph: has('staticGraph'),
+    ...(has('communicationHook') && { hook: plainHook }),
+  });
+}
+
+describe.each(testedPairs())('%s', (a, b) => {
+  test(`with ${b}`, async () => {
+    const on = closure([a, b]);
+    const has: Has = (f) => on.has(f);
+    const seeded = <T>(fn: () => T): T => sg.withGenerator(new sg.Generator(5), fn);
+    const one = await seeded(() => train(has, 'cpu', null));
+    const sizes = sizesOf(has);
+    const count = Object.values(sizes).reduce((n, k) => n * k!, 1)!;
+    const ranks = await simulate(count, ({ world, device }) => seeded(async () => train(has, String(device), await initDeviceMesh(sizes, { group: world }))));
+    // products in bfloat16 are rounded in other places
+    const [now, later] = has('autocast') ? [2e-2, 2e-2] : [1e-12, 1e-10];
+    for (const { losses, norms, gradients, parameters, buffers } of ranks) {
+      expectAllClose({ losses, norms }, { losses: one.losses, norms: one.norms }, later, 'step');
+      expectAllClose({ loss: [losses[0]!], ...gradients }, { loss: [one.losses[0]!], ...one.gradients }, now, 'first step');
+      expectAllClose(parameters, one.parameters, later, 'parameter');
+      expectAllClose(buffers, one.buffers, later, 'buffer');
+      expect(parameters).toEqual(ranks[0]!.parameters);
+    }
+  });
+});
+
+describe('what is not in the table', () => {
+  const all = Object.keys(features) as Feature[];
+  const tested = new Set(testedPairs().map((pair) => pair.join(' ')));
+  const others = all.flatMap((a, i) => all.slice(i + 1).flatMap((b) => (tested.has(`${a} ${b}`) ? [] : [[a, b] as const])));
+
+  test.each(others)('%s with %s is refused', (a, b) => {
+    const p = sg.zeros([2]);
+    combine('first', [p], [a]);
+    expect(() => combine('second', [p], [b])).toThrow(sg.ValueError);
+    expect(() => combine('second', [p], [b])).toThrow(
+      refusal(a, b) ?? /have not been tested together; compare a run with one process, and pass allowUntested: true$/,
+    );
+    expect(() => combine('both', [sg.zeros([2])], [a, b])).toThrow(sg.ValueError);
+  });
+
+  test('allowUntested warns once instead, but for what cannot work', async () => {
+    const warnings: Error[] = [];
+    const listen = (w: Error): void => void warnings.push(w);
+    process.on('warning', listen);
+    for (let i = 0; i < 2; i++) {
+      const p = sg.zeros([2]);
+      combine('parallelize', [p], ['sequenceParallel', 'tensorParallel']);
+      combine('DistributedDataParallel', [p], ['ddp', 'syncBatchNorm'], { allowUntested: true });
+      combine('DistributedDataParallel', [p], ['ddp', 'syncBatchNorm'], { allowUntested: true }); // once more takes the place of the first
+      expect(() => combine('fullyShard', [p], ['zero3'], { allowUntested: true })).toThrow(/do not go together: fullyShard reduces/);
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+    process.off('warning', listen);
+    expect(warnings.map((w) => w.message)).toEqual([
+      'DistributedDataParallel: sequence parallelism and SyncBatchNorm have not been tested together; compare a run with one process',
+    ]);
+    expect(() => combine('x', [], [], { allowUntested: 1 as never })).toThrow('x: allowUntested must be true or false, got 1');
+  });
+
+  test('a layout over tp counts, whoever made it', async () => {
+    await simulate(2, async ({ world, device }) => {
+      const mesh = await initDeviceMesh({ tp: 2 }, { group: world });
+      const p = setLayout(sg.zeros([2], { device }), new Layout(mesh, [4], { tp: Shard(0) }));
+      expect(() => combine('join', [p], ['join'])).toThrow(/tensor parallelism and join have not been tested/);
+    });
+  });
+
+  test('constructors ask', async () => {
+    await simulate(2, async ({ world, device, rank }) => {
+      const mesh = await initDeviceMesh({ dpShard: 2 }, { group: world });
+      const make = (): sg.nn.Sequential => new nn.Sequential(new nn.Linear(4, 4, { device }), new nn.BatchNorm1d(4, { device }));
+      const sharded = fullyShard(make(), { mesh });
+      expect(() => new DistributedDataParallel(sharded, { group: world })).toThrow(
+        /DistributedDataParallel and fullyShard do not go together: fullyShard reduces/,
+      );
+      expect(() => new ZeroRedundancyOptimizer(sharded.parameters(), (p) => new optim.SGD(p, { lr: 1 }), { mesh, axis: 'dpShard' })).toThrow(sg.ValueError);
+      const ddp = new DistributedDataParallel(make(), { group: world });
+      expect(() => fullyShard(ddp.module, { mesh })).toThrow(/DistributedDataParallel and fullyShard do not go together/);
+      const tp = await initDeviceMesh({ tp: 2 }, { group: world });
+      expect(() => parallelize(ddp.module, tp, { '0': { style: 'column' } })).toThrow(
+        'parallelize: DistributedDataParallel has taken the parameters already; call parallelize before it',
+      );
+      const zero = new ZeroRedundancyOptimizer(ddp.parameters(), (p) => new optim.SGD(p, { lr: 1 }), { mesh, axis: 'dpShard' });
+      zero.zeroGrad();
+      expect(() => ddp.join([rank])).toThrow(/ZeroRedundancyOptimizer and join do not go together: a rank whose data have ended takes no step/);
+      await world.barrier();
+    });
+  });
+});
