@@ -41,6 +41,19 @@ export interface AttentionMasks {
   isCausal?: boolean;
 }
 
+/** What tensor parallelism puts in place of the projections, where ranks share the heads. */
+export interface SharedHeads {
+  /** This rank's query and key heads. */
+  readonly heads: number;
+  readonly keyHeads: number;
+  /** The first of its query heads, among those of all ranks. */
+  readonly first: number;
+  /** Of queries, keys or values alone, or of all three packed into one. */
+  readonly project: (x: Tensor, weight: Tensor, bias: Tensor | null, part: 0 | 1 | 2 | null) => Tensor;
+  /** A mask that every rank has: gradients of all heads come together. */
+  readonly enter: (mask: Tensor) => Tensor;
+}
+
 /**
  * Multi-head attention (Vaswani et al., 2017) on [B, T, embedDim]: self-attention with one argument, cross-attention with three.
  */
@@ -51,9 +64,13 @@ export class MultiheadAttention extends Module {
   v_proj_weight: Parameter | null = null;
   in_proj_bias: Parameter | null = null;
   out_proj: Linear;
+  /** On the attention weights. */
+  dropout: Dropout;
+  readonly headDim: number;
+  readonly numKeyValueHeads: number;
+  /** Set by tensor parallelism. */
+  shared!: SharedHeads | null;
   private readonly options: MultiheadAttentionOptions;
-  private readonly headDim: number;
-  private readonly keyHeads: number;
   private tables: { cos: Tensor; sin: Tensor } | null = null;
 
   constructor(
@@ -68,11 +85,12 @@ export class MultiheadAttention extends Module {
     checkSize(embedDim, 'embedDim', where);
     checkSize(numHeads, 'numHeads', where);
     if (embedDim % numHeads !== 0) throw new ValueError(`${where}: embedDim ${embedDim} is not a multiple of ${numHeads} heads`);
-    checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1);
+    this.dropout = new Dropout(checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1));
+    Object.defineProperty(this, 'shared', { value: null, enumerable: false });
     this.headDim = embedDim / numHeads;
-    this.keyHeads = checkSize(options?.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
-    if (numHeads % this.keyHeads !== 0) throw new ValueError(`${where}: ${numHeads} heads are no multiple of ${this.keyHeads} key heads`);
-    const keySize = this.keyHeads * this.headDim;
+    this.numKeyValueHeads = checkSize(options?.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
+    if (numHeads % this.numKeyValueHeads !== 0) throw new ValueError(`${where}: ${numHeads} heads are no multiple of ${this.numKeyValueHeads} key heads`);
+    const keySize = this.numKeyValueHeads * this.headDim;
     const [kdim, vdim] = [options?.kdim ?? embedDim, options?.vdim ?? embedDim];
     if (kdim === embedDim && vdim === embedDim) {
       this.in_proj_weight = parameter([embedDim + 2 * keySize, embedDim], options);
@@ -94,33 +112,45 @@ export class MultiheadAttention extends Module {
   override forward(query: Tensor, key: Tensor = query, value: Tensor = key, masks: AttentionMasks = {}): Tensor {
     const [q, k, v] = this.project(query, key, value);
     const y = scaledDotProductAttention(q, k, v, {
-      mask: mergeMasks(masks ?? {}, q, this.numHeads),
+      mask: this.maskOf(masks ?? {}, q),
       causal: masks?.isCausal ?? this.options.isCausal ?? false,
       enableGqa: true,
-      dropout: this.training ? (this.options?.dropout ?? 0) : 0,
+      dropout: this.dropout.active ? (weights) => this.dropout.forward(weights) : 0,
     });
-    return this.out_proj.forward(reshape(permute(y, [0, 2, 1, 3]), query.shape));
+    const [batch, heads, time, width] = y.shape as [number, number, number, number];
+    return this.out_proj.forward(reshape(permute(y, [0, 2, 1, 3]), [batch, time, heads * width]));
+  }
+
+  private maskOf(masks: AttentionMasks, q: Tensor): Tensor | null {
+    const mask = mergeMasks(masks, q, this.numHeads);
+    if (mask === null || !this.shared) return mask;
+    const { heads, first, enter } = this.shared;
+    const whole = enter(mask);
+    return mask.ndim === 4 && mask.shape[1] === this.numHeads ? narrow(whole, 1, first, heads) : whole;
   }
 
   private project(query: Tensor, key: Tensor, value: Tensor): [Tensor, Tensor, Tensor] {
     for (const x of [query, key, value]) {
       if (x?.ndim !== 3) throw new ShapeError(`MultiheadAttention: inputs must be [batch, time, features], got ${x?.shape ? `[${x.shape}]` : describe(x)}`);
     }
-    const keySize = this.keyHeads * this.headDim;
-    const sizes = [this.embedDim, keySize, keySize];
-    const starts = [0, this.embedDim, this.embedDim + keySize];
+    const { shared, headDim } = this;
+    const project = shared?.project ?? ((x: Tensor, weight: Tensor, bias: Tensor | null) => linear(x, weight, bias));
+    const size = (shared?.heads ?? this.numHeads) * headDim;
+    const keySize = (shared?.keyHeads ?? this.numKeyValueHeads) * headDim;
+    const sizes = [size, keySize, keySize];
+    const starts = [0, size, size + keySize];
     const part = (t: Tensor | null, i: number): Tensor | null => t && narrow(t, 0, starts[i]!, sizes[i]!);
     let parts: Tensor[];
     if (this.in_proj_weight && query === key && key === value) {
-      const packed = linear(query, this.in_proj_weight, this.in_proj_bias);
+      const packed = project(query, this.in_proj_weight, this.in_proj_bias, null);
       parts = sizes.map((size, i) => narrow(packed, 2, starts[i]!, size));
     } else {
       const weights = this.in_proj_weight
         ? sizes.map((_, i) => part(this.in_proj_weight, i)!)
         : [this.q_proj_weight!, this.k_proj_weight!, this.v_proj_weight!];
-      parts = [query, key, value].map((x, i) => linear(x, weights[i]!, part(this.in_proj_bias, i)));
+      parts = [query, key, value].map((x, i) => project(x, weights[i]!, part(this.in_proj_bias, i), i as 0 | 1 | 2));
     }
-    const heads = parts.map((x) => reshape(x, [x.shape[0]!, x.shape[1]!, x.shape[2]! / this.headDim, this.headDim]));
+    const heads = parts.map((x) => reshape(x, [x.shape[0]!, x.shape[1]!, x.shape[2]! / headDim, headDim]));
     if (this.options.rotary) this.rotate(heads);
     return heads.map((x) => permute(x, [0, 2, 1, 3])) as [Tensor, Tensor, Tensor];
   }

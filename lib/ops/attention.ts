@@ -31,8 +31,8 @@ export interface AttentionOptions {
   scale?: number;
   /** Whether H may be a multiple of Hkv; by default it may. */
   enableGqa?: boolean;
-  /** Probability of dropping an attention weight. */
-  dropout?: number;
+  /** Probability of dropping an attention weight, or what drops some of the weights [B, H, Tq, Tk]. */
+  dropout?: number | ((weights: Tensor) => Tensor);
 }
 
 interface Heads {
@@ -89,7 +89,7 @@ export const scaledDotProductAttention = autocasts(
     const causal = checkFlag(o.causal ?? false, 'causal', op);
     const [rows, features] = q.shape.slice(-2) as [number, number];
     const scale = checkFinite(o.scale ?? 1 / Math.sqrt(Math.max(1, features)), 'scale', op);
-    const rate = checkNumber(o.dropout ?? 0, 'dropout', op, 0, 1);
+    const drop = droppingOf(o.dropout ?? 0);
     const mask = o.mask ?? null;
     const columns = k.shape[k.ndim - 2]!;
     const images = numel(batch);
@@ -97,14 +97,21 @@ export const scaledDotProductAttention = autocasts(
     const fold = (x: Tensor): Tensor => reshape(x, [images, x.ndim > 2 ? x.shape[x.ndim - 3]! : 1, ...x.shape.slice(-2)]);
     const folded = [fold(q), fold(k), fold(v)] as const;
     const foldedMask = mask === null ? null : mask.ndim <= 4 && batch.length <= 1 ? mask : fold(expand(mask, [...batch, heads, rows, columns]));
-    const slow = rate > 0 || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
-    const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, rate) : fused(folded, foldedMask, causal, scale);
+    const slow = drop !== null || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
+    const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, drop) : fused(folded, foldedMask, causal, scale);
     return reshape(y, [...q.shape.slice(0, -1), v.shape[v.ndim - 1]!]);
   },
   [0, 1, 2, 'mask'],
 );
 
 type Qkv = readonly [Tensor, Tensor, Tensor];
+type Dropping = (weights: Tensor) => Tensor;
+
+function droppingOf(given: number | Dropping): Dropping | null {
+  if (typeof given === 'function') return given;
+  const rate = checkNumber(given, 'dropout', 'scaledDotProductAttention', 0, 1);
+  return rate > 0 ? (weights) => dropout(weights, rate) : null;
+}
 
 function fused([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scale: number): Tensor {
   const [b, h, rows] = q.shape as [number, number, number];
@@ -118,7 +125,7 @@ function fused([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scale: numb
 }
 
 /** The definition, with the scores in memory. */
-function inPrimitives([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scale: number, groups: number, rate: number): Tensor {
+function inPrimitives([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scale: number, groups: number, drop: Dropping | null): Tensor {
   const perQuery = (x: Tensor): Tensor => {
     const [b, h, t, d] = x.shape as [number, number, number, number];
     return groups === 1 ? x : reshape(expand(unsqueeze(x, 2), [b, h, groups, t, d]), [b, h * groups, t, d]);
@@ -132,7 +139,7 @@ function inPrimitives([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scal
   if (scores.shape[3] === 0) return matmul(scores, perQuery(v));
   const dead = eq(max(scores.detach(), -1, true), Number.NEGATIVE_INFINITY);
   const weights = maskedFill(softmax(maskedFill(scores, dead, 0), -1), dead, 0);
-  return matmul(dropout(weights, rate), perQuery(v));
+  return matmul(drop === null ? weights : drop(weights), perQuery(v));
 }
 
 export interface RotaryOptions {

@@ -2,6 +2,7 @@
 // under the same names. Paths and classes are checked before anything is changed.
 import { noGrad } from '../../autograd/modes.js';
 import { DeviceError, describe, ValueError } from '../../errors.js';
+import { MultiheadAttention } from '../../nn/attention.js';
 import { Dropout } from '../../nn/dropout.js';
 import { Embedding } from '../../nn/embedding.js';
 import { Linear } from '../../nn/linear.js';
@@ -21,6 +22,7 @@ import { gatherFromSequence, scatterToSequence } from './regions.js';
 import { RowParallelLinear } from './row_linear.js';
 import { lengthOfWhole, pieceOf } from './sequence_length.js';
 import { checkMesh, type SourceOptions } from './shard_parameter.js';
+import { shareHeads } from './share_heads.js';
 import { VocabParallelEmbedding } from './vocab_embedding.js';
 import { VocabParallelHead } from './vocab_head.js';
 
@@ -53,10 +55,19 @@ const actions: { readonly [S in StyleName]: Action<S> } = {
       module.registerForwardHook((_m, _a, y) => gatherFromSequence(checkOutput(y, path), mesh.group('tp'), { gradient }));
     },
   },
+  blockOnSequence: {
+    of: Module,
+    apply: (module: Module, { first, last }, mesh, path) => {
+      const group = mesh.group('tp');
+      if (first) module.registerForwardPreHook((_m, [x, ...rest]) => [scatterToSequence(x as Tensor, group), ...rest]);
+      if (last) module.registerForwardHook((_m, _a, y) => gatherFromSequence(checkOutput(y, path), group, { gradient: 'slice' }));
+    },
+  },
+  attention: { of: MultiheadAttention, apply: (m: MultiheadAttention, style, mesh, path, { src }) => shareHeads(m, path, { ...style, mesh, src }) },
   features: {
     of: Dropout,
-    apply: (m: Dropout, _, mesh) => {
-      m.inner = (shape) => placeOf(shape, shape.length - 1, mesh, shape.at(-1)! * mesh.size('tp'));
+    apply: (m: Dropout, { size }, mesh) => {
+      m.inner = (shape) => placeOf(shape, shape.length - 1, mesh, size ?? shape.at(-1)! * mesh.size('tp'));
     },
   },
 };

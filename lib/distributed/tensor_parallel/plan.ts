@@ -23,8 +23,12 @@ export type ParallelStyle =
   | { readonly style: 'scatterSequence' }
   /** As `sequence`; what it makes is gathered. `gradient` as of gatherFromSequence. */
   | { readonly style: 'gatherSequence'; readonly gradient?: 'sum' | 'slice' }
-  /** Dropout on features that a column-parallel layer has spread evenly. */
-  | { readonly style: 'features' };
+  /** A block of modules on this rank's piece of the sequence. The `first` of several is given the whole sequence, the `last` one makes it whole again. */
+  | { readonly style: 'blockOnSequence'; readonly first?: boolean; readonly last?: boolean }
+  /** A MultiheadAttention, with its heads spread over the ranks. Inputs and output are this rank's pieces of their sequences, if so; masks are whole. */
+  | { readonly style: 'attention'; readonly sequenceParallel?: boolean }
+  /** Dropout on features that a column-parallel layer has spread: evenly, or so that all ranks have `size`. */
+  | { readonly style: 'features'; readonly size?: number };
 
 /** Styles by path; `*` stands for one part of a path: `transformer.h.*.attn.c_attn`. */
 export type ParallelPlan = { readonly [path: string]: ParallelStyle };
