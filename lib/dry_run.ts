@@ -1,7 +1,7 @@
 // Runs code as it is, without memory and kernels: a stand-in takes the addon's place, hands out handles, and counts the bytes behind them.
 // All above that line is the same as in a real run (scopes, graphs, gathers, buckets), so what it holds when needs no second description.
 import { withContext } from './context.js';
-import { type Device, forgettingDevices } from './device.js';
+import { type Device, forgettingDevices, openDevices } from './device.js';
 import { ValueError } from './errors.js';
 import { block, FRESH, HEADER, type Native, native, RECORD, Rec, withNative } from './native.js';
 import { Generator } from './random.js';
@@ -13,7 +13,6 @@ export type Usage = { readonly [K in StorageKind | 'activation']: number };
 /** What a device holds. */
 interface Book {
   live: number;
-  count: number;
   /** Highest `live`, and what it was made up of. */
   peak: number;
   atPeak: Usage | null;
@@ -35,12 +34,14 @@ export class DryRun {
   private next = DRY;
   private slots = DRY;
   private readonly blocks = new Map<number, { readonly slot: number; readonly bytes: number }>();
+  /** Handles that count only when they are used again. */
+  private readonly idle = new Set<number>();
   private readonly books = new Map<number, Book>();
 
   private book(slot: number): Book {
     let book = this.books.get(slot);
     if (!book) {
-      book = { live: 0, count: 0, peak: 0, atPeak: null, phaseAtPeak: '' };
+      book = { live: 0, peak: 0, atPeak: null, phaseAtPeak: '' };
       this.books.set(slot, book);
     }
     return book;
@@ -52,26 +53,48 @@ export class DryRun {
     holders.byHandle!.set(storage.handle, storage);
   }
 
-  /** A handle for so many bytes. */
   private allocate(slot: number, bytes: number): number {
+    this.blocks.set(this.next, { slot, bytes });
+    this.count(slot, bytes);
+    return this.next++;
+  }
+
+  private count(slot: number, bytes: number): void {
     const book = this.book(slot);
     book.live += bytes;
-    book.count++;
     if (book.live > book.peak) Object.assign(book, { peak: book.live, atPeak: null, phaseAtPeak: this.phase });
-    this.blocks.set(this.next, { slot, bytes });
-    return this.next++;
   }
 
   /** False for a handle of the addon. */
   private free(handle: number): boolean {
     const found = this.blocks.get(handle);
     if (!found) return false;
-    const book = this.book(found.slot);
-    this.describePeak(found.slot, book);
-    book.live -= found.bytes;
-    book.count--;
+    if (!this.idle.delete(handle)) {
+      const book = this.book(found.slot);
+      this.describePeak(found.slot, book);
+      book.live -= found.bytes;
+    }
     this.blocks.delete(handle);
     return true;
+  }
+
+  /**
+   * Nothing here can know what JavaScript still reaches. What is there now, but for `kept`, does not count until an op uses it again: otherwise it
+   * is taken for garbage.
+   */
+  leaveGarbage(kept: ReadonlySet<Storage>): void {
+    for (const [handle, { slot, bytes }] of this.blocks) {
+      const holder = holders.byHandle!.get(handle);
+      if (this.idle.has(handle) || (holder && kept.has(holder))) continue;
+      this.idle.add(handle);
+      this.book(slot).live -= bytes;
+    }
+  }
+
+  private use(handle: number): void {
+    if (!this.idle.delete(handle)) return;
+    const { slot, bytes } = this.blocks.get(handle)!;
+    this.count(slot, bytes);
   }
 
   /** What the peak is made up of is asked at the last moment: when the first of it is about to go. */
@@ -91,7 +114,7 @@ export class DryRun {
       activation: 0,
     };
     for (const [handle, { slot: at, bytes }] of this.blocks) {
-      if (at !== slot) continue;
+      if (at !== slot || this.idle.has(handle)) continue;
       const { kind, saves } = holders.byHandle?.get(handle) ?? { kind: 'temporary', saves: 0 };
       usage[kind === 'temporary' && saves > 0 ? 'activation' : kind] += bytes;
     }
@@ -103,14 +126,25 @@ export class DryRun {
     return this.usageOf(device.slot);
   }
 
+  /** Highest numbers on other devices, by name. */
+  elsewhere(device: Device): Record<string, number> {
+    const others = openDevices().filter((d) => d !== device && this.books.has(d.slot));
+    return Object.fromEntries(others.map((d) => [String(d), this.book(d.slot).peak]));
+  }
+
   peak(device: Device): Peak {
     const book = this.book(device.slot);
     this.describePeak(device.slot, book);
     return { bytes: book.peak, usage: book.atPeak!, phase: book.phaseAtPeak };
   }
 
-  resetPeak(slot: number): void {
-    Object.assign(this.book(slot), { peak: this.book(slot).live, atPeak: null, phaseAtPeak: this.phase });
+  /** Peaks count from here on. */
+  resetPeaks(): void {
+    for (const slot of this.books.keys()) this.resetPeak(slot);
+  }
+  private resetPeak(slot: number): void {
+    const book = this.book(slot);
+    Object.assign(book, { peak: book.live, atPeak: null, phaseAtPeak: this.phase });
   }
 
   /** The addon, but for all that has to do with memory, kernels and other ranks. */
@@ -129,7 +163,7 @@ export class DryRun {
       },
       upload: (slot, bytes) => this.allocate(slot, bytes.byteLength),
       shareMemory: (_group, slot, bytes) => this.allocate(slot, bytes),
-      write: nothing,
+      write: (handle) => this.use(handle),
       read: nothing,
       readAsync: () => never,
       overhear: () => never,
@@ -150,7 +184,8 @@ export class DryRun {
       waitedTime: () => 0,
       markTime: nothing,
       stats: (slot, out) => {
-        const { live, count, peak } = this.book(slot);
+        const { live, peak } = this.book(slot);
+        const count = [...this.blocks.values()].filter((b) => b.slot === slot).length;
         out.set([live, count, live, peak, peak]);
       },
       resetPeak: (slot) => this.resetPeak(slot),
@@ -165,7 +200,10 @@ export class DryRun {
     const [, slot, records] = block as unknown as [number, number, number];
     for (let i = 0; i < records; i++) {
       const at = HEADER + RECORD * i;
-      if (block[at + Rec.Handle] !== FRESH) continue;
+      if (block[at + Rec.Handle] !== FRESH) {
+        this.use(block[at + Rec.Handle]!);
+        continue;
+      }
       let bytes = native.dtypeSizes[block[at + Rec.DType]!]!;
       for (let d = 0; d < block[at + Rec.Dims]!; d++) bytes *= block[at + Rec.Shape + d]!;
       block[at + Rec.Handle] = this.allocate(slot, bytes);

@@ -13,7 +13,8 @@ const nobody: Transport = {
 
 /** The mesh as the rank of this number would see it. */
 export function abstractMesh(sizes: MeshSizes, rank: number, device: Device, where: string): DeviceMesh {
-  const total = Object.values(sizes ?? {}).reduce((n, size) => n * (Number.isInteger(size) && size! > 0 ? size! : 1), 1);
+  for (const [axis, size] of Object.entries(sizes ?? {})) if (size !== undefined) checkInteger(size, axis, where, 1);
+  const total = Object.values(sizes ?? {}).reduce((n, size) => n * (size ?? 1), 1);
   const shape = shapeOf(sizes, total, where);
   checkInteger(rank, 'rank', where, 0, total - 1);
   const mine = coordinateOf(rank, shape);

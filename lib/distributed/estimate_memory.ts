@@ -26,6 +26,8 @@ export interface FullyShardPlan<M extends Module = Module> extends Omit<FullySha
   readonly modules?: (model: M) => Iterable<Module>;
 }
 
+type WrapperOptions = Omit<DataParallelOptions, 'group'>;
+
 /** What is done with a model, as the training script does it. */
 export interface MemoryPlan<M extends Module = Module> {
   /**
@@ -44,18 +46,18 @@ export interface MemoryPlan<M extends Module = Module> {
   readonly tensorParallel?: ParallelPlan | ((model: M, mesh: DeviceMesh) => ParallelPlan);
   /** For `fullyShard`. */
   readonly fullyShard?: boolean | FullyShardPlan<M>;
-  /** For `DistributedDataParallel` over `dpReplicate`. */
-  readonly ddp?: boolean | Omit<DataParallelOptions, 'group'>;
+  /** For `DistributedDataParallel` over `dpReplicate`; a function that makes the options where they have a hook with a state. */
+  readonly ddp?: boolean | WrapperOptions | (() => WrapperOptions);
   /** Makes the optimizer, or anything else that steps: ZeroRedundancyOptimizer, or an object that clips before. Without it no step is taken. */
   readonly optimizer?: (parameters: Parameter[], mesh: DeviceMesh) => { step(): unknown; zeroGrad(): void };
   /** Micro-batches a step, whose gradients add up; as many as are in flight unless given. */
   readonly microBatches?: number;
   /** Forwards before the backward of the first of them, as in the stages of a pipeline; 1 unless given. */
   readonly inFlight?: number;
+  /** Steps that are gone through; 2 unless given: by then buckets are laid out and the order of gathers is known. More where something begins later, as PowerSGD does. */
+  readonly steps?: number;
 }
 
-/** Later ones are like the second: buckets are laid out, and the order of gathers is known. */
-const STEPS = 2;
 const WHERE = 'estimateMemory';
 
 /**
@@ -115,7 +117,10 @@ function checkPlan(model: unknown, plan: MemoryPlan<never>): void {
     throw new ValueError(`${WHERE}: optimizer must be a function that makes one of parameters, got ${describe(plan.optimizer)}`);
   const inFlight = checkInteger(plan.inFlight ?? 1, 'inFlight', WHERE, 1);
   checkInteger(plan.microBatches ?? inFlight, 'microBatches', WHERE, inFlight);
+  checkInteger(plan.steps ?? 2, 'steps', WHERE, 1);
   if (plan.ddp && plan.fullyShard) throw new ValueError(`${WHERE}: fullyShard reduces the gradients itself: leave ddp out`);
+  if (typeof plan.ddp === 'object' && plan.ddp.hook?.attach)
+    throw new ValueError(`${WHERE}: a hook with a state serves one DistributedDataParallel: pass ddp as a function that makes the options`);
   if (plan.ddp && inFlight > 1)
     throw new ValueError(`${WHERE}: DistributedDataParallel expects each backward right after its forward: leave ddp or inFlight out`);
   if (!isGradEnabled()) throw new ValueError(`${WHERE}: it trains, and cannot run inside noGrad`);
@@ -148,7 +153,8 @@ function spread<M extends Module>(model: M, mesh: DeviceMesh, plan: MemoryPlan<M
   materialize(model, { init: () => true, device: mesh.device });
   if (!ddp) return model;
   // the wrapper has the model's forward, which is what losses call
-  return new DistributedDataParallel(model, { ...(ddp === true ? {} : ddp), group: mesh.group('dpReplicate') }) as unknown as M;
+  const options = typeof ddp === 'function' ? ddp() : ddp === true ? {} : ddp;
+  return new DistributedDataParallel(model, { ...options, group: mesh.group('dpReplicate') }) as unknown as M;
 }
 
 /** Trains for some steps. */
@@ -156,10 +162,14 @@ function measured<M extends Module>(run: DryRun, model: M, mesh: DeviceMesh, pla
   const { device } = mesh;
   const optimizer = plan.optimizer?.(model.parameters(), mesh);
   const building = run.peak(device);
-  run.resetPeak(device.slot);
+  run.leaveGarbage(new Set([...model.parameters(), ...model.buffers()].map((t) => t.storage)));
+  run.resetPeaks();
   let parts = partsOf(run.usage(device));
-  for (let step = 0; step < STEPS; step++) parts = scope(() => trained(run, model, mesh, plan, optimizer));
-  return new MemoryEstimate(mesh.world.rank, mesh, parts, run.peak(device), building);
+  for (let step = 0; step < (plan.steps ?? 2); step++) {
+    parts = scope(() => trained(run, model, mesh, plan, optimizer));
+    parts = { ...parts, temporaries: partsOf(run.usage(device)).temporaries };
+  }
+  return new MemoryEstimate(mesh.world.rank, mesh, parts, run.peak(device), building, run.elsewhere(device));
 }
 
 type Stepping = ReturnType<NonNullable<MemoryPlan['optimizer']>>;

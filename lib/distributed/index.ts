@@ -17,6 +17,7 @@ export {
   type RankCount,
   type RankLaunch,
 } from './environment.js';
+export { estimateMemory, type FullyShardPlan, type MemoryPlan } from './estimate_memory.js';
 export { broadcastState } from './follow.js';
 export { type FullyShardOptions, fullyShard, type MixedPrecisionPolicy, setRequiresGradientSync } from './fully_shard.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
@@ -46,6 +47,7 @@ export { formatSchedule, forwardsOf, parseSchedule, readSchedule, Schedule, type
 export { type RankTimes, type ScheduleCosts, type Simulation, simulateSchedule, type TimedAction } from './pipeline/simulate_schedule.js';
 export type { ScheduleSizes } from './pipeline/sizes.js';
 export { validateSchedule } from './pipeline/validate.js';
+export type { MemoryEstimate, MemoryParts } from './memory_estimate.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';

@@ -36,7 +36,7 @@ export function partsOf(usage: Usage): MemoryParts {
 const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /** Bytes that one rank's training takes; `memory()` of its device shows them. All but `peak` and `building` are those of a later step. */
-export class MemoryEstimate implements Omit<MemoryParts, 'temporaries'> {
+export class MemoryEstimate implements MemoryParts {
   readonly parameters: number;
   readonly buffers: number;
   /** When backward has ended. */
@@ -49,6 +49,8 @@ export class MemoryEstimate implements Omit<MemoryParts, 'temporaries'> {
   readonly gathered: number;
   /** Beside the activations: casts of parameters that autocast keeps. */
   readonly casts: number;
+  /** What else stays from step to step: the state of a communication hook. */
+  readonly temporaries: number;
   /** Highest number of live bytes in training: `memory().peak`. */
   readonly peak: number;
   /** What is going on then: `forward`, `backward` or `optimizer`; in the first step gradients are not in their buckets yet, for example. */
@@ -62,9 +64,11 @@ export class MemoryEstimate implements Omit<MemoryParts, 'temporaries'> {
     /** Whose bytes these are. */
     readonly rank: number,
     private readonly mesh: DeviceMesh,
-    parts: Omit<MemoryParts, 'temporaries'>,
+    parts: MemoryParts,
     peak: Peak,
     building: Peak,
+    /** Highest numbers of live bytes in training on other devices, by name: of optimizer state on the host, for example. */
+    readonly elsewhere: Readonly<Record<string, number>>,
   ) {
     this.parameters = parts.parameters;
     this.buffers = parts.buffers;
@@ -73,6 +77,7 @@ export class MemoryEstimate implements Omit<MemoryParts, 'temporaries'> {
     this.activations = parts.activations;
     this.gathered = parts.gathered;
     this.casts = parts.casts;
+    this.temporaries = parts.temporaries;
     this.peak = peak.bytes;
     this.peakDuring = peak.phase;
     this.atPeak = partsOf(peak.usage);
@@ -81,23 +86,24 @@ export class MemoryEstimate implements Omit<MemoryParts, 'temporaries'> {
 
   /** A table: each part by itself, and at the peak. */
   toString(): string {
-    const rows = Object.entries(this.atPeak).map(([name, atPeak]) => [name, (this as unknown as Record<string, number>)[name], atPeak] as const);
+    const rows = (Object.entries(this.atPeak) as [keyof MemoryParts, number][]).map(([name, atPeak]) => [name, this[name], atPeak] as const);
     const lines = rows
       .filter(([, alone, atPeak]) => alone || atPeak)
-      .map(
-        ([name, alone, atPeak]) =>
-          `  ${name.padEnd(12)}${alone === undefined ? ''.padStart(14) : mebibytes(alone).padStart(14)}${mebibytes(atPeak).padStart(14)}`,
-      );
+      .map(([name, alone, atPeak]) => `  ${name.padEnd(12)}${mebibytes(alone).padStart(14)}${mebibytes(atPeak).padStart(14)}`);
     const sizes = this.mesh.axes.filter((axis) => this.mesh.size(axis) > 1).map((axis) => `${axis} ${this.mesh.size(axis)}`);
     const place = sizes.length > 0 ? `rank ${this.rank} of ${sizes.join(' × ')}` : 'one rank';
     const head = `memory of ${place} on ${this.mesh.device}`;
     const total = `  ${'peak'.padEnd(26)}${mebibytes(this.peak).padStart(14)}  in ${this.peakDuring}`;
+    const others = Object.entries(this.elsewhere).flatMap(([device, bytes]) =>
+      bytes < 1024 ? [] : [`  ${`peak on ${device}`.padEnd(26)}${mebibytes(bytes).padStart(14)}`],
+    );
     return [
       head,
       `  ${''.padEnd(12)}${'alone'.padStart(14)}${'at the peak'.padStart(14)}`,
       ...lines,
       total,
       `  ${'while it is built'.padEnd(26)}${mebibytes(this.building).padStart(14)}`,
+      ...others,
     ].join('\n');
   }
 }
