@@ -1,6 +1,6 @@
 // nn.GPT over ranks is nn.GPT in one process: loss, every gradient and ten steps, with and without sequence parallelism, with dropout, for
 // vocabularies and heads that do not divide; and together with data parallelism, autocast and recomputation.
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
@@ -9,6 +9,7 @@ import { type SimulateOptions, simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import * as sg from '../lib/index.js';
+import { block, native } from '../lib/native.js';
 import { expectAllClose } from './helpers/metric.js';
 
 const { nn, optim } = sg;
@@ -159,4 +160,33 @@ test.each([false, true])('autocast, sequence parallel %s: as close to float32 as
     expect(error(values)).toBeLessThan(2 * alone);
     expect(alone).toBeLessThan(0.05);
   }
+});
+
+test.each([false, true])('GELU rides on the products, sequence parallel %s; not where a hook wants to see what lies between', async (sequenceParallel) => {
+  const names = native.ops.map((op) => op.name);
+  const { run } = native;
+  await simulate(2, async ({ world, device, rank }) => {
+    const mesh = await initDeviceMesh({ tp: 2 }, { group: world });
+    const setting: Setting = { sequenceParallel };
+    const gpt = model(setting, String(device));
+    parallelize(gpt, mesh, gptPlan(gpt, { sequenceParallel }));
+    const [x, y] = [rows(String(device), 2, 0, 4), rows(String(device), 3, 0, 4)];
+    const gelus = (): number => {
+      const calls: string[] = [];
+      if (rank === 0)
+        vi.spyOn(native, 'run').mockImplementation(() => {
+          calls.push(names[block[0]!]!);
+          run.call(native);
+        });
+      gpt.forward(x, y).backward();
+      vi.restoreAllMocks();
+      return calls.filter((name) => name.startsWith('gelu')).length;
+    };
+    expect(gelus()).toBe(0);
+    const first = await whole(gpt, (p) => p.grad!);
+    for (const p of gpt.parameters()) p.grad = null;
+    for (const part of gpt.transformer.h) part.mlp.c_proj.registerForwardHook(() => undefined);
+    expect(gelus()).toBe(rank === 0 ? 4 : 0);
+    expectAllClose(await whole(gpt, (p) => p.grad!), first, 1e-12, 'gradient of');
+  });
 });

@@ -56,6 +56,11 @@ export interface LossHead {
   loss(x: Tensor, targets: Tensor, options: LossOptions): Tensor;
 }
 
+/** What may take the place of the feed-forward block's first layer: it keeps GELU within the products, if it can. */
+export interface FusedGelu {
+  intoGelu(x: Tensor, down: Module, residual?: Tensor): Tensor | null;
+}
+
 const headDim = ({ dim, heads }: GPTOptions): number => dim / heads;
 /** A layer that does no more than `linear`. */
 const isPlain = (layer: Linear): boolean => layer.constructor === Linear && !layer.hasHooks;
@@ -99,13 +104,15 @@ class FeedForward extends Module {
     this.dropout = new Dropout(o.dropout ?? 0);
   }
   override forward(x: Tensor, residual: Tensor): Tensor {
-    // the fused block passes over the layers themselves
-    if (!this.dropout.active && isPlain(this.c_fc) && isPlain(this.c_proj)) {
-      return mlp(x, this.c_fc.weight, this.c_fc.bias, this.c_proj.weight, this.c_proj.bias, { residual });
-    }
-    const hidden = gelu(this.c_fc.forward(x), { approximate: 'tanh' });
-    if (!this.dropout.active) return this.c_proj.forward(hidden, residual);
-    return this.dropout.forward(this.c_proj.forward(hidden)).add(residual);
+    if (!this.dropout.active) return this.feed(x, residual);
+    return this.dropout.forward(this.feed(x)).add(residual);
+  }
+  private feed(x: Tensor, residual?: Tensor): Tensor {
+    const { c_fc, c_proj } = this;
+    // the fused blocks pass over the layers themselves
+    if (isPlain(c_fc) && isPlain(c_proj)) return mlp(x, c_fc.weight, c_fc.bias, c_proj.weight, c_proj.bias, { residual });
+    const fused = (c_fc as Linear & Partial<FusedGelu>).intoGelu?.(x, c_proj, residual);
+    return fused ?? c_proj.forward(gelu(c_fc.forward(x), { approximate: 'tanh' }), residual);
   }
 }
 

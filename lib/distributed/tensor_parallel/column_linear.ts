@@ -8,8 +8,10 @@ import type { DeviceMesh } from '../device_mesh.js';
 import { Layout } from '../layout.js';
 import { type Block, Replicate, Shard } from '../placement.js';
 import { convertBetween } from './convert_between.js';
+import { feedForward } from './feed_forward.js';
 import { type SharedRows, sharedRows } from './partial_gradients.js';
 import { columnParallel } from './products.js';
+import { RowParallelLinear } from './row_linear.js';
 import { checkMesh, type SourceOptions, shardParameter } from './shard_parameter.js';
 
 export interface ColumnParallelOptions extends SourceOptions {
@@ -81,15 +83,33 @@ export class ColumnParallelLinear extends Module {
     return convertBetween(y, split, split.with({ tp: Replicate() }));
   }
 
+  /**
+   * down(gelu(this(x))) + residual, with GELU's tanh form within the products; null where that is not what these layers would do, so that the caller
+   * calls them.
+   */
+  intoGelu(x: Tensor, down: Module, residual?: Tensor): Tensor | null {
+    const { mesh, sequenceParallel, label: name } = this;
+    const plain = this.constructor === ColumnParallelLinear && !this.hasHooks && !this.gatherOutput && !this.shared;
+    if (!plain || !(down instanceof RowParallelLinear) || !down.takes(mesh, sequenceParallel, this.localFeatures)) return null;
+    if (mesh.size('tp') === 1) return null;
+    checkInput(x, this.inFeatures, name);
+    const options = { group: mesh.group('tp'), sequenceParallel, even: down.even, name };
+    return feedForward([x, this.weight, this.bias, down.weight, down.bias, residual ?? null], options);
+  }
+
   /** The outputs of this rank. */
   protected part(x: Tensor): Tensor {
     const group = this.mesh.group('tp');
     if (group.size === 1) return linear(x, this.weight, this.bias);
     const { sequenceParallel, shared, label: name } = this;
-    if (!(x instanceof Tensor) || x.shape[x.ndim - 1] !== this.inFeatures)
-      throw new ShapeError(`${name}: expected [.., ${this.inFeatures}], got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
+    checkInput(x, this.inFeatures, name);
     return columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, shared, even: true });
   }
+}
+
+function checkInput(x: unknown, features: number, name: string): void {
+  if (!(x instanceof Tensor) || x.shape[x.ndim - 1] !== features)
+    throw new ShapeError(`${name}: expected [.., ${features}], got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
 }
 
 /** Every rank needs a unit of every block, such as a head. */

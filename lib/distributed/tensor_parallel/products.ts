@@ -29,7 +29,7 @@ export interface ProductOptions {
   readonly even: boolean;
 }
 
-interface Call extends ProductOptions {
+export interface Call extends ProductOptions {
   readonly needs: readonly boolean[];
   readonly weight: Tensor;
   readonly bias: Tensor | null;
@@ -40,14 +40,26 @@ function begin(ctx: FunctionContext, options: ProductOptions, weight: Tensor, in
   ctx['call'] = call;
 }
 
-function callOf(ctx: FunctionContext): Call {
+export function callOf(ctx: FunctionContext): Call {
   const call = ctx['call'] as Call;
   if (isGradEnabled()) throw new AutogradError(`createGraph: no second derivative of ${call.name}`);
   return call;
 }
 
+/** The sum over the ranks, of the sequence or of this rank's piece of it; x is overwritten. */
+export function startSum(x: Tensor, { group, sequenceParallel }: Pick<ProductOptions, 'group' | 'sequenceParallel'>, label: string): Pending {
+  if (sequenceParallel) return startReduceScatter(x, group, label);
+  const work = group.allReduce(x, { label });
+  return () => work.wait();
+}
+
 /** dW = dyᵀ·x and db = column sums of dy, each in the dtype of its parameter. `ride`: the sums are taken in passing, in an order that depends on x. */
-function parameterGradients({ needs, weight, bias }: Call, dy: Tensor, x: () => Tensor, ride: boolean): [Tensor | null, Tensor | null] {
+export function parameterGradients(
+  { needs, weight, bias }: Pick<Call, 'needs' | 'weight' | 'bias'>,
+  dy: Tensor,
+  x: () => Tensor,
+  ride: boolean,
+): [Tensor | null, Tensor | null] {
   const flat = needs[1] ? rows(x()) : null;
   const columnSums = flat && needs[2] && ride ? fresh([dy.shape[1]!], bias!.dtype) : null;
   const [dw, db] = flat ? gemm(mT(dy), flat, { out: fresh([dy.shape[1]!, flat.shape[1]!], weight.dtype), columnSums }) : [];
@@ -78,12 +90,7 @@ export const columnParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, op
     let reduced: Pending | null = null;
     if (needs[0]) {
       const dx = reshape(gemm(dy, w.detach())[0]!, [...g.shape.slice(0, -1), w.shape[1]!]);
-      const label = `of the gradient of the input of ${name}`;
-      if (sequenceParallel) reduced = startReduceScatter(dx, group, label);
-      else {
-        const work = group.allReduce(dx, { label });
-        reduced = () => work.wait();
-      }
+      reduced = startSum(dx, call, `of the gradient of the input of ${name}`);
     }
     const own = parameterGradients(call, dy, gathered ?? (() => input), true);
     const [dw, db] = call.shared ? call.shared(...own) : own;
@@ -101,10 +108,8 @@ export const rowParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, resid
     const [input, w] = castInputs('linear', [x, weight]) as [Tensor, Tensor];
     begin(ctx, options, weight, [x, weight, bias]);
     ctx.saveForBackward(input, w);
-    const { sequenceParallel, group, name } = options;
-    const part = linear(input, w);
-    const label = `of the output of ${name}`;
-    const y = sequenceParallel ? startReduceScatter(part, group, label)() : group.allReduce(part, { label }).wait();
+    const { name } = options;
+    const y = startSum(linear(input, w), options, `of the output of ${name}`)();
     if (bias) addInto(y, bias);
     if (!residual) return y;
     if (!sameShape(residual.shape, y.shape)) throw new ShapeError(`${name}: the residual must be ${showShape(y.shape)}, got ${showShape(residual.shape)}`);

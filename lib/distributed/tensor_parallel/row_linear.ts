@@ -35,7 +35,8 @@ export class RowParallelLinear extends Module {
   private readonly columns: Shard;
   /** Inputs of this rank. */
   readonly localFeatures: number;
-  private readonly even: boolean;
+  /** All ranks' parts have one shape. */
+  readonly even: boolean;
 
   /** @param whole a layer whose parameters it takes over and cuts; a fresh one unless given */
   constructor(
@@ -80,6 +81,12 @@ export class RowParallelLinear extends Module {
       throw new ShapeError(`${name}: expected [.., ${features}]${hint}, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
     }
     return rowParallel(this.inputIsParallel ? x : this.split(x), this.weight, this.bias, residual ?? null, { group, sequenceParallel, even, name });
+  }
+
+  /** Whether it does no more than take what such a layer makes. */
+  takes(mesh: DeviceMesh, sequenceParallel: boolean, features: number): boolean {
+    const plain = this.constructor === RowParallelLinear && !this.hasHooks && this.inputIsParallel;
+    return plain && this.mesh === mesh && this.sequenceParallel === sequenceParallel && this.localFeatures === features;
   }
 
   /** This rank's features of what every rank has. */

@@ -1,0 +1,67 @@
+// A column-parallel and a row-parallel layer with GELU in between, as one node: GELU rides on the products as it does in one process, and the sum of
+// the gradient of the input over the ranks runs beside the products for both weights.
+import { defineFunction, type FunctionContext } from '../../autograd/function.js';
+import { recording } from '../../autograd/node.js';
+import { ShapeError } from '../../errors.js';
+import { castGradient, castInputs } from '../../ops/autocast.js';
+import { addInto, contiguous } from '../../ops/copy.js';
+import { fresh } from '../../ops/door.js';
+import { EPILOGUE, gemm, rows } from '../../ops/matmul.js';
+import { add } from '../../ops/pointwise.js';
+import { mT, reshape } from '../../ops/view.js';
+import { sameShape, showShape } from '../../shape.js';
+import type { Tensor } from '../../tensor.js';
+import { type Call, callOf, parameterGradients, startSum } from './products.js';
+import { sizesOf, startGather } from './sequence.js';
+import { lengthOfWhole } from './sequence_length.js';
+
+type Options = Pick<Call, 'group' | 'sequenceParallel' | 'name' | 'even'>;
+type Inputs = readonly [x: Tensor, up: Tensor, upBias: Tensor | null, down: Tensor, downBias: Tensor | null, residual: Tensor | null];
+
+/** gelu(x·W1ᵀ + b1)·W2ᵀ + b2 + residual in the tanh form, with the rows of W1 and b1 and the columns of W2 spread over the ranks. */
+export function feedForward(inputs: Inputs, options: Options): Tensor {
+  return apply(...inputs, { ...options, recorded: recording(inputs) });
+}
+
+const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor = defineFunction({
+  name: 'feed-forward',
+  forward: (ctx: FunctionContext, x, up, upBias, down, downBias, residual, options): Tensor => {
+    const [input, w1, w2] = castInputs('mlp', [x, up, down]) as [Tensor, Tensor, Tensor];
+    const { sequenceParallel, group, name, recorded } = options;
+    const whole = sequenceParallel ? startGather(input, group, lengthOfWhole(sizesOf(input).time, group), `of the input of ${name}`)() : input;
+    const flat = rows(whole);
+    const hidden = fresh([flat.shape[0]!, w1.shape[0]!], input.dtype);
+    const [act, pre] = gemm(flat, mT(w1.detach()), { bias: upBias?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
+    const part = reshape(gemm(act!, mT(w2.detach()))[0]!, [...whole.shape.slice(0, -1), w2.shape[0]!]);
+    const y = startSum(part, options, `of the output of ${name}`)();
+    if (downBias) addInto(y, downBias);
+    if (recorded) {
+      const needs = [x, up, upBias, down, downBias].map((t) => t?.requiresGrad ?? false);
+      ctx['call'] = { ...options, needs, lead: whole.shape.slice(0, -1), parameters: [up, upBias, down, downBias] };
+      ctx.saveForBackward(input, w1, w2, pre!, act!);
+    } else act!.dispose();
+    if (!residual) return y;
+    if (!sameShape(residual.shape, y.shape)) throw new ShapeError(`${name}: the residual must be ${showShape(y.shape)}, got ${showShape(residual.shape)}`);
+    return add(residual, y);
+  },
+  backward: (ctx, g) => {
+    const call = callOf(ctx) as Options & { needs: boolean[]; lead: number[]; parameters: [Tensor, Tensor | null, Tensor, Tensor | null] };
+    const { needs, lead, sequenceParallel, group, name, even, parameters } = call;
+    const [input, w1, w2, pre, act] = ctx.savedTensors as [Tensor, Tensor, Tensor, Tensor, Tensor];
+    const mine = castGradient('mlp', g, w2.dtype);
+    const length = lead.at(-1)!;
+    const wholeGradient = sequenceParallel ? startGather(mine, group, length, `of the gradient of ${name}`) : null;
+    const gathered = sequenceParallel && needs[1] ? startGather(input, group, length, `of the input of ${name}`) : null;
+    const dy = rows(contiguous(wholeGradient?.() ?? mine));
+    const dpre = gemm(dy, w2.detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
+    const dx = needs[0] ? startSum(reshape(gemm(dpre, w1.detach())[0]!, [...lead, w1.shape[1]!]), call, `of the gradient of the input of ${name}`) : null;
+    const [dw2, db2] = parameterGradients({ needs: [false, needs[3]!, needs[4]!], weight: parameters[2], bias: parameters[3] }, dy, () => act, even);
+    const [dw1, db1] = parameterGradients(
+      { needs: [false, needs[1]!, needs[2]!], weight: parameters[0], bias: parameters[1] },
+      dpre,
+      gathered ?? (() => input),
+      true,
+    );
+    return [dx?.() ?? null, dw1, db1, dw2, db2, g, null];
+  },
+});
