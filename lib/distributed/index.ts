@@ -32,6 +32,7 @@ export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
 export type { Layout, Placements } from './layout.js';
 export { type MaterializeOptions, materialize } from './materialize.js';
+export type { MemoryEstimate, MemoryParts } from './memory_estimate.js';
 export {
   type Action,
   type ActionKind,
@@ -47,7 +48,6 @@ export { formatSchedule, forwardsOf, parseSchedule, readSchedule, Schedule, type
 export { type RankTimes, type ScheduleCosts, type Simulation, simulateSchedule, type TimedAction } from './pipeline/simulate_schedule.js';
 export type { ScheduleSizes } from './pipeline/sizes.js';
 export { validateSchedule } from './pipeline/validate.js';
-export type { MemoryEstimate, MemoryParts } from './memory_estimate.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
 export type { ReduceOp } from './reduce_op.js';
