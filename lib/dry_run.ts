@@ -150,8 +150,13 @@ export class DryRun {
   /** The addon, but for all that has to do with memory, kernels and other ranks. */
   standIn(addon: Native): Native {
     const nothing = (): void => {};
+    const betweenDevices = {
+      copyAcross: nothing,
+      hostMemory: (host: number, _accelerator: number, bytes: number) => this.allocate(host, bytes),
+    };
     return {
       ...addon,
+      ...betweenDevices,
       openDevice: () => this.slots++,
       run: () => this.run(),
       alloc: (slot, bytes) => this.allocate(slot, bytes),
