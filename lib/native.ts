@@ -57,6 +57,10 @@ export interface Native {
   readAsync(handle: number, byteOffset: number, target: Uint8Array): Promise<void>;
   /** readAsync that leaves faults of the stream to those who wait for values; where there is one, all bits of the target are set (NaN). */
   overhear(handle: number, byteOffset: number, target: Uint8Array): Promise<void>;
+  /** Rows of the block: handle and byte offset of the source, of the target, bytes. */
+  copyAcross(count: number): void;
+  /** Of `host`, for copies from and to `accelerator`. */
+  hostMemory(host: number, accelerator: number, bytes: number): number;
   item(handle: number, byteOffset: number, dtype: number): Promise<number>;
   itemSync(handle: number, byteOffset: number, dtype: number): number;
   synchronize(device: number): void;

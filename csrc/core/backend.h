@@ -25,6 +25,9 @@ class Backend {
   // Memory on the host that copies can go on with while the host does something else. Null when there is none.
   virtual void* allocate_staging(size_t bytes) = 0;
   virtual void free_staging(void* p) = 0;  // any thread
+  // The same for tensors of the host that are copied again and again: theirs for as long as they want, longer than this
+  // backend, too. Null where copies are as fast with any memory, or there is none.
+  virtual std::shared_ptr<void> allocate_pinned(size_t bytes) = 0;
   // On the stream's thread, in its order. `host` is staging memory; it is free to go when the stream is done with this.
   virtual void copy_in(void* to, const void* host, size_t bytes) = 0;
   virtual void copy_out(void* host, const void* from, size_t bytes) = 0;

@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t kSegmentBytes = 32 << 10;
 constexpr int64_t kStuckCheckNs = 50'000'000;
+constexpr auto kLookNap = std::chrono::microseconds(20);
 std::atomic<StuckHook> stuck_hook{nullptr};
 
 bool wanted_by_environment() {
@@ -205,6 +206,12 @@ void Stream::wait_event_command(Stream& self, void* payload) {
   if (!spin_until(self.settings_.spin_ns, ready)) {
     Waiting mark(self);
     self.waits_on_ = &on;
+    // What was launched before goes on, and the one that this stream waits for may be waiting for that.
+    if (self.queue_ && self.marked_ < self.ran_.load() && !self.queue_->capturing()) self.mark(self.ran_.load());
+    while (self.queue_ && !ready()) {
+      self.look();
+      std::this_thread::sleep_for(kLookNap);
+    }
     while (!self.halting() && !on.wait_on_bell(event.seq, &self, kStuckCheckNs)) {}
     self.waits_on_ = nullptr;
   }

@@ -45,6 +45,7 @@ class CpuBackend final : public Backend {
   bool in_host_memory() const override { return true; }
   void* allocate_staging(size_t bytes) override { return std::malloc(bytes ? bytes : 1); }
   void free_staging(void* p) override { std::free(p); }
+  std::shared_ptr<void> allocate_pinned(size_t) override { return nullptr; }
   void copy_in(void* to, const void* host, size_t bytes) override { std::memcpy(to, host, bytes); }
   void copy_out(void* host, const void* from, size_t bytes) override { std::memcpy(host, from, bytes); }
   void mark_time(double* to) override {

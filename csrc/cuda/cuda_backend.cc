@@ -59,6 +59,12 @@ class CudaBackend final : public Backend {
   bool in_host_memory() const override { return false; }
   void* allocate_staging(size_t bytes) override { return PinnedPool::instance().allocate(bytes); }
   void free_staging(void* p) override { PinnedPool::instance().free(p); }
+  std::shared_ptr<void> allocate_pinned(size_t bytes) override {
+    void* const p = PinnedPool::instance().allocate(bytes);
+    return {p, [](void* given) {
+              if (given) PinnedPool::instance().free(given);
+            }};
+  }
   void copy_in(void* to, const void* host, size_t bytes) override { copy(to, host, bytes, cudaMemcpyHostToDevice); }
   void copy_out(void* host, const void* from, size_t bytes) override {
     copy(host, from, bytes, cudaMemcpyDeviceToHost);

@@ -32,7 +32,8 @@ void* PinnedPool::allocate(size_t bytes) {
   std::lock_guard lock(mutex_);
   auto& free = free_[size_class];
   if (free.empty()) {
-    const size_t slab = std::max(size, kSlab);
+    // what will not be kept anyway needs not be the size of its class
+    const size_t slab = size > kKeptAtMost ? bytes : std::max(size, kSlab);
     char* const fresh = static_cast<char*>(pinned(slab));
     if (!fresh) return nullptr;
     for (size_t at = 0; at < slab; at += size) free.push_back(fresh + at);

@@ -112,6 +112,7 @@ napi_value entry(napi_env env, napi_callback_info info) {
 std::vector<FunctionRow> op_functions();                 // ops.cc
 std::vector<FunctionRow> storage_functions();            // storage.cc
 std::vector<FunctionRow> stream_functions();             // streams.cc
+std::vector<FunctionRow> across_functions();             // across.cc
 std::vector<FunctionRow> graph_functions();              // graphs.cc
 std::vector<FunctionRow> report_functions();             // reports.cc
 std::vector<FunctionRow> memory_functions();             // memory.cc

@@ -45,8 +45,9 @@ export interface GradScalerState {
 
 /** Losses to scale: a tensor, or arrays of them. */
 export type Losses = Tensor | readonly Losses[];
+/** Any optimizer, or what steps like one: a CPUOffloadOptimizer. */
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
-type AnyOptimizer = Optimizer<any>;
+type AnyOptimizer = Pick<Optimizer<any>, 'step' | 'takeStep' | 'gradients' | 'isSharded'>;
 type Stage = 'ready' | 'unscaled' | 'stepped';
 
 /**

@@ -2,6 +2,7 @@
 
 export { Adam, type AdamOptions, AdamW } from './adam.js';
 export { type ClipOptions, clipGradNorm, clipGradValue, gradNorm } from './clip.js';
+export { CPUOffloadOptimizer } from './cpu_offload.js';
 export { CyclicLR, type CyclicOptions, OneCycleLR, type OneCycleOptions, type PlateauOptions, ReduceLROnPlateau, SequentialLR } from './cyclic.js';
 export { Optimizer, type OptimizerState, type StepOptions } from './optimizer.js';
 export type { GroupOptions, ParamGroup, Params } from './options.js';

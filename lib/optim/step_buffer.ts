@@ -109,6 +109,11 @@ export class StepBuffer {
     return narrow(this.tensor!, 0, Slot.foundInf, 1);
   }
 
+  /** What is decided about a step: clip factor, loss scale and found-inf; and a flag for each parameter that is skipped. Views. */
+  get decisions(): readonly [slots: Tensor, flags: Tensor] {
+    return [narrow(this.tensor!, 0, 0, Slot.foundInf + 1), narrow(this.tensor!, 0, this.firstCount + this.size, this.size)];
+  }
+
   /** After a prepared step: asks the device how many were skipped. Nothing waits. */
   ask(): void {
     everyStep(() => {

@@ -6,6 +6,7 @@ import type { Stateful } from '../../io/checkpoint.js';
 import { decodeState, encodeState } from '../../io/state_tree.js';
 import { Module } from '../../nn/module.js';
 import { Optimizer, type OptimizerState } from '../../optim/optimizer.js';
+import { originalOf } from '../../optim/original.js';
 import { sameShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
 import { layoutOf, setLayout } from '../distribute.js';
@@ -39,7 +40,7 @@ function layOut(module: Module, tensors: ReadonlyMap<string, Tensor>): void {
 
 /** An optimizer's parameters in the order of its groups, with their names: positions where no module has them. */
 function named(optimizer: AnyOptimizer, names: ReadonlyMap<Tensor, string>): [name: string, parameter: Tensor][] {
-  return optimizer.groups.flatMap((g) => g.params).map((p: Tensor, i: number) => [names.get(p) ?? String(i), p]);
+  return optimizer.groups.flatMap((g) => g.params).map((p: Tensor, i: number) => [names.get(originalOf(p)) ?? String(i), p]);
 }
 
 /** Takes the state of an entry apart: tensors go into `tensors`, the JSON is returned. */
