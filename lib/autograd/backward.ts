@@ -35,7 +35,30 @@ function checkOptions(options: unknown, where: string): void {
 export function backward(root: Tensor, options: BackwardOptions = {}): void {
   checkOptions(options, 'backward');
   const gradient = rootGradient(root, options.gradient, 'backward');
-  new Run(options, null).start(root, gradient);
+  new Run(options, null).start([root], [gradient]);
+}
+
+/**
+ * `backward` of several tensors at once, in two parts: adds the gradients of `inputs`, leaves, to their `.grad`, and leaves what only other
+ * leaves need, the products with which most layers make the gradients of their weights, to `weights`. Ops that make all their gradients in
+ * one kernel, and custom functions, make them in the first part. Between the two, the graph keeps what it saved.
+ * @returns weights adds the other gradients; abandon frees what it would need. One of them must be called.
+ */
+export function inputsBackward(
+  roots: readonly Tensor[],
+  gradients: readonly Tensor[],
+  inputs: readonly Tensor[],
+): { readonly weights: () => void; readonly abandon: () => void } {
+  const given = roots.map((root, i) => rootGradient(root, gradients[i], 'inputsBackward'));
+  const run = new Run({}, null);
+  run.start(roots, given, new Set(inputs));
+  return { weights: () => run.finish(), abandon: () => run.abandon() };
+}
+
+/** `backward` of several tensors at once: what their graphs share is walked once. */
+export function backwardOf(roots: readonly Tensor[], gradients: readonly Tensor[]): void {
+  const given = roots.map((root, i) => rootGradient(root, gradients[i], 'backward'));
+  new Run({}, null).start(roots, given);
 }
 
 /**
@@ -58,7 +81,7 @@ export function grad(output: Tensor, inputs: readonly Tensor[], options: Backwar
     }),
   );
   try {
-    new Run(options, captured).start(output, rootGradient(output, options.gradient, 'grad'));
+    new Run(options, captured).start([output], [rootGradient(output, options.gradient, 'grad')]);
   } finally {
     for (const remove of removers) remove();
   }

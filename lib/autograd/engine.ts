@@ -1,19 +1,20 @@
-// backward: walks the nodes in descending id, applies their rules, adds gradients that meet, and frees as it goes. The engine
-// counts its own uses of every gradient storage, so a gradient is freed, or added to in place, exactly when nothing else
-// can see it.
+// backward: walks the nodes in descending id, applies their rules, adds gradients that meet, and frees as it goes. In two parts, as the
+// zero-bubble schedules of pipelines want it (Qi et al., "Zero Bubble Pipeline Parallelism", 2023), it first makes the gradients of some leaves
+// alone, and later those of all others: rules give what they need not compute at once as functions.
 import { context, withContext } from '../context.js';
 import { AutogradError, describe, ShapeError } from '../errors.js';
 import { castGradient } from '../ops/autocast.js';
 import { anyNaN } from '../ops/check.js';
-import { addInto, clone, to } from '../ops/copy.js';
-import { add } from '../ops/pointwise.js';
+import { clone, to } from '../ops/copy.js';
 import { sumTo } from '../ops/reduce.js';
 import { sameShape, showShape } from '../shape.js';
 import { Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
 import { accumulated } from './accumulate.js';
+import { type CurrentBackward, duringBackward, noteNormalizer } from './current.js';
 import { type Edge, edgeOf, type Node, reachable } from './node.js';
 import type { OpAttrs } from './rules/types.js';
+import { WaitingGradients } from './waiting.js';
 
 export interface BackwardOptions {
   /** The gradient of the root; needed unless it has one element. */
@@ -24,46 +25,33 @@ export interface BackwardOptions {
   createGraph?: boolean;
 }
 
-/** Of the innermost backward under way; dropped with it when it throws. */
-let endCalls: { readonly ended: () => void; readonly failed: (() => void) | undefined }[] = [];
-
-/** Runs `ended` when the backward that is under way has ended: what data parallelism does with the last gradients. `failed`: when it throws. */
-export function afterBackward(ended: () => void, failed?: () => void): void {
-  endCalls.push({ ended, failed });
-}
-
-let running = 0;
-let normalized = false;
-let targets: ReadonlyMap<Tensor, unknown> | null = null;
-
-/** Whether the loss of the backward under way was divided by a normalizer, which counts over all ranks. */
-export function lossIsNormalized(): boolean {
-  return normalized;
-}
-
-/** Of the backward under way: the leaves whose gradients `grad` gives back, while `.grad` of all stays as it is; null when they go there. */
-export function gradTargets(): ReadonlyMap<Tensor, unknown> | null {
-  return targets;
-}
-
-/** Whether a backward is under way. */
-export function backwardRuns(): boolean {
-  return running > 0;
+/** What a backward in two parts leaves for its second one. */
+interface Deferred {
+  /** The leaves that the first part is for. */
+  readonly inputs: ReadonlySet<Tensor>;
+  /** Nodes that lead to them. */
+  readonly path: Set<Node>;
+  /** Gradients on the way to other leaves alone that need not be computed yet, in order. */
+  readonly products: { readonly node: Node; readonly index: number; readonly make: () => Tensor | null }[];
+  /** Nodes off the path. */
+  readonly nodes: Node[];
+  /** What the products may need of what the rules made. */
+  readonly kept: Scope;
 }
 
 export class Run {
-  /** Gradients that wait for their node, by output. */
-  private readonly waiting = new Map<Node, (Tensor | null)[]>();
-  /** Storages that only this run can see, with the number of waiting gradients that use them. */
-  private readonly uses = new Map<Storage, number>();
+  private readonly waiting: WaitingGradients;
   /** For leaves with accumulate hooks: contributions that are still to come, and whether one came. */
   private readonly expected = new Map<Tensor, { left: number; came: boolean }>();
-  private readonly scope = new Scope();
   private readonly outer: Scope | null;
   private readonly anomaly: boolean;
   /** Nodes that may still get a gradient, the newest last. */
   private readonly pending: Node[] = [];
   private readonly seen = new Set<Node>();
+  private deferred: Deferred | null = null;
+  /** The newest node that was there when this run began. */
+  private firstId = 0;
+  private readonly current: CurrentBackward;
   /** For grad(): results by leaf; null: accumulate into .grad. */
   readonly captured: Map<Tensor, Tensor> | null;
 
@@ -74,36 +62,73 @@ export class Run {
     this.outer = context().scope;
     this.anomaly = context().anomaly;
     this.captured = captured;
+    this.waiting = new WaitingGradients(options.createGraph ?? false);
+    this.current = { endCalls: [], normalized: false, targets: captured };
   }
 
-  start(root: Tensor, gradient: Tensor): void {
+  /** With `inputs`, gradients of these leaves alone: `finish` makes the others, `abandon` gives up on them. */
+  start(roots: readonly Tensor[], gradients: readonly Tensor[], inputs: ReadonlySet<Tensor> | null = null): void {
+    if (inputs) this.deferred = { inputs, path: new Set(), products: [], nodes: [], kept: new Scope() };
+    this.within(() => {
+      roots.forEach((root, i) => this.enter(root, root.gradDType ? gradients[i]! : to(gradients[i]!, root.dtype)));
+      this.firstId = Math.max(...roots.map((root) => root.gradFn?.id ?? 0));
+      this.walk();
+    }, inputs === null);
+  }
+
+  finish(): void {
+    const { products, nodes, kept } = this.deferred!;
+    this.deferred = null;
+    this.within(() => {
+      products.forEach(({ node, index, make }, i) => {
+        this.deliverTo(node, index, make());
+        if (products[i + 1]?.node === node) return; // functions of one rule share what they make
+        if (!this.options.retainGraph) node.free();
+        this.waiting.collect(this.outer);
+      });
+      kept.end(this.outer);
+      this.pending.push(...nodes.reverse());
+      this.pending.sort((a, b) => a.id - b.id);
+      this.walk();
+    }, true);
+  }
+
+  abandon(): void {
+    for (const { node } of this.deferred?.products ?? []) node.free();
+    this.deferred?.kept.end(this.outer);
+    this.waiting.scope.end(this.outer);
+  }
+
+  /** Runs a part with the run's context around it; `last`: nothing comes after it. */
+  private within(part: () => void, last: boolean): void {
     const create = this.options.createGraph ?? false;
-    const outer = [endCalls, normalized, targets] as const;
-    const calls: typeof endCalls = [];
-    endCalls = calls;
-    normalized = false;
-    targets = this.captured;
-    running++;
-    withContext({ scope: create ? this.outer : this.scope, gradEnabled: create, autocast: null }, () => {
+    const { scope } = this.waiting;
+    withContext({ scope: create ? this.outer : scope, gradEnabled: create, autocast: null }, () => {
+      let ended = last;
       try {
-        this.enter(root, root.gradDType ? gradient : to(gradient, root.dtype));
-        for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
-          const grads = this.waiting.get(node);
-          this.waiting.delete(node);
-          // what a checkpoint recomputed in this run serves this run alone
-          if (grads !== undefined) this.step(node, grads, node.id > (root.gradFn?.id ?? 0));
-          else this.settleLeaves(node);
-        }
+        duringBackward(this.current, part);
       } catch (error) {
-        for (const { failed } of calls) failed?.();
+        ended = true;
+        for (const { failed } of this.current.endCalls) failed?.();
         throw error;
       } finally {
-        this.scope.end(this.outer);
-        [endCalls, normalized, targets] = outer;
-        running--;
+        if (ended) scope.end(this.outer);
       }
     });
-    for (const { ended } of calls) ended();
+    if (last) for (const call of this.current.endCalls) call.ended();
+  }
+
+  private walk(): void {
+    for (let node = this.pending.pop(); node !== undefined; node = this.pending.pop()) {
+      if (this.deferred && !this.deferred.path.has(node)) {
+        this.deferred.nodes.push(node);
+        continue;
+      }
+      const grads = this.waiting.take(node);
+      // what a checkpoint recomputed in this run serves this run alone
+      if (grads !== undefined) this.step(node, grads, node.id > this.firstId);
+      else this.settleLeaves(node);
+    }
   }
 
   /** Counts how often each leaf with hooks will be asked: its hooks run once, when its gradient is complete. */
@@ -134,9 +159,17 @@ export class Run {
     const nodes = root.gradFn && !this.seen.has(root.gradFn) ? reachable(root.gradFn, this.seen) : [];
     this.expect(root, nodes);
     for (const node of nodes) this.pending.push(node);
+    if (this.deferred) this.findPath(nodes, this.deferred);
     this.pending.sort((a, b) => a.id - b.id);
     this.send(edgeOf(root), gradient);
     if (!root.gradFn) this.settle(root);
+  }
+
+  private findPath(nodes: readonly Node[], deferred: Deferred): void {
+    for (const node of [...nodes].sort((a, b) => a.id - b.id)) if (node.edges.some((edge) => this.leadsToInputs(edge, deferred))) deferred.path.add(node);
+  }
+  private leadsToInputs(edge: Edge, { inputs, path }: Deferred): boolean {
+    return edge !== null && ('leaf' in edge ? inputs.has(edge.leaf) : path.has(edge.node));
   }
 
   private step(node: Node, grads: (Tensor | null)[], temporary: boolean): void {
@@ -146,13 +179,17 @@ export class Run {
     }
     for (const { index, tensor } of node.retained ?? []) if (grads[index]) this.keepGrad(tensor, clone(grads[index]!));
     node.checkAlive();
-    if (node.op === 'normalize') normalized = true;
+    if (node.op === 'normalize') noteNormalizer();
     if (node.op === 'checkpoint') this.recompute(node, grads);
     else this.differentiate(node, grads);
     if (this.options.createGraph) return;
+    if (this.deferred?.products.at(-1)?.node === node) {
+      this.waiting.collect(this.outer, this.deferred.kept);
+      return;
+    }
     if (!this.options.retainGraph || temporary) node.free();
-    for (const g of grads) if (g) this.drop(g);
-    this.collect();
+    for (const g of grads) if (g) this.waiting.drop(g);
+    this.waiting.collect(this.outer);
   }
 
   /** Runs a checkpointed segment again and goes on through the graph that this records. */
@@ -171,69 +208,39 @@ export class Run {
   private differentiate(node: Node, grads: readonly (Tensor | null)[]): void {
     const results = node.rule.grad(node as never, grads[0]!, ...(grads.slice(1) as Tensor[]));
     for (let i = 0; i < node.edges.length; i++) {
-      const edge = node.edges[i]!;
+      const [edge, result] = [node.edges[i]!, results[i]];
       if (edge === null) continue;
-      const result = results[i];
-      let g = typeof result === 'function' ? result() : result;
-      if (!g) {
-        if ('leaf' in edge) this.settle(edge.leaf);
-        continue;
-      }
-      const meta = node.inputMeta[i]!;
-      if (!sameShape(g.shape, meta.shape)) g = sumTo(g, meta.shape);
-      // a leaf with a dtype of its own for gradients adds them up as they come
-      if (g.dtype !== meta.dtype && !('leaf' in edge && edge.leaf.gradDType)) g = meta.cast ? castGradient(node.op, g, meta.dtype) : to(g, meta.dtype);
-      if (this.anomaly && anyNaN(g)) {
-        throw new AutogradError(
-          `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,
-        );
-      }
-      this.send(edge, g);
-      if ('leaf' in edge) this.settle(edge.leaf);
+      if (typeof result !== 'function') this.deliverTo(node, i, result ?? null);
+      else if (!this.deferred || this.leadsToInputs(edge, this.deferred)) this.deliverTo(node, i, result());
+      else this.deferred.products.push({ node, index: i, make: result });
     }
   }
 
-  /** What the last rule made and nothing waiting uses goes. */
-  private collect(): void {
-    for (const s of this.scope.take()) {
-      if (this.uses.has(s)) this.scope.add(s);
-      else s.release(this.outer);
+  /** Sends what a rule made on its way, in the shape and dtype of the node's input. */
+  private deliverTo(node: Node, i: number, made: Tensor | null): void {
+    const edge = node.edges[i]!;
+    if (!made) {
+      if (edge !== null && 'leaf' in edge) this.settle(edge.leaf);
+      return;
     }
-  }
-
-  private drop(g: Tensor): void {
-    const left = (this.uses.get(g.storage) ?? 1) - 1;
-    if (left > 0) this.uses.set(g.storage, left);
-    else this.uses.delete(g.storage);
-  }
-
-  private owns(g: Tensor): boolean {
-    return g.storage.scope === this.scope;
+    const meta = node.inputMeta[i]!;
+    let g = sameShape(made.shape, meta.shape) ? made : sumTo(made, meta.shape);
+    // a leaf with a dtype of its own for gradients adds them up as they come
+    if (g.dtype !== meta.dtype && !(edge !== null && 'leaf' in edge && edge.leaf.gradDType))
+      g = meta.cast ? castGradient(node.op, g, meta.dtype) : to(g, meta.dtype);
+    if (this.anomaly && anyNaN(g)) {
+      throw new AutogradError(
+        `backward: ${node.where} gave NaN as the gradient of input ${i}; ${node.stack ?? 'run its forward inside detectAnomaly to see where'}`,
+      );
+    }
+    this.send(edge, g);
+    if (edge !== null && 'leaf' in edge) this.settle(edge.leaf);
   }
 
   private send(edge: Edge, g: Tensor): void {
     if (edge === null) return;
-    if ('leaf' in edge) {
-      this.deliver(edge.leaf, g);
-      return;
-    }
-    const slots = this.waiting.get(edge.node) ?? [];
-    this.waiting.set(edge.node, slots);
-    const old = slots[edge.index];
-    if (!old) {
-      slots[edge.index] = g;
-      this.uses.set(g.storage, (this.uses.get(g.storage) ?? 0) + 1);
-    } else if (this.mayAddInto(old)) addInto(old, g);
-    else {
-      const sum = add(old, g);
-      this.drop(old);
-      slots[edge.index] = sum;
-      this.uses.set(sum.storage, 1);
-    }
-  }
-
-  private mayAddInto(g: Tensor): boolean {
-    return !this.options.createGraph && this.owns(g) && this.uses.get(g.storage) === 1 && g.isContiguous && g.storage.bytes === g.nbytes;
+    if ('leaf' in edge) this.deliver(edge.leaf, g);
+    else this.waiting.put(edge.node, edge.index, g);
   }
 
   private deliver(leaf: Tensor, gradient: Tensor): void {
@@ -259,17 +266,12 @@ export class Run {
     const { createGraph = false } = this.options;
     if (old) return accumulated(old, g, gradDType, createGraph);
     const first = gradDType ? to(g, gradDType) : g;
-    return createGraph || this.exclusive(first) ? first : clone(first);
-  }
-
-  /** No one else can see it, and it fills its storage: it may become a .grad without a copy. */
-  private exclusive(g: Tensor): boolean {
-    return this.owns(g) && !this.uses.has(g.storage) && g.isContiguous && g.storage.bytes === g.nbytes;
+    return createGraph || this.waiting.exclusive(first) ? first : clone(first);
   }
 
   private runHook(hook: GradHook, g: Tensor): Tensor {
     // the hook may keep what it sees
-    if (this.owns(g)) handTo(g.storage, this.outer);
+    if (this.waiting.owns(g)) handTo(g.storage, this.outer);
     const replaced = withContext({ scope: this.outer }, () => hook(g));
     if (replaced === undefined || replaced === null) return g;
     if (!(replaced instanceof Tensor) || !sameShape(replaced.shape, g.shape)) {

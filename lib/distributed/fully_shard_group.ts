@@ -1,7 +1,7 @@
 // ShardGroup: the parameters of one sharded module, which are gathered by one collective and freed together. A whole parameter is a
 // tensor over a storage that stays the same object: graphs save it, freeing drains it, and a later gather fills it again, so that
 // backward finds what forward saved without knowing that it was gone.
-import { afterBackward, gradTargets } from '../autograd/engine.js';
+import { afterBackward, gradTargets } from '../autograd/current.js';
 import { record, recording } from '../autograd/node.js';
 import { context, withContext } from '../context.js';
 import { allocate, empty } from '../create.js';

@@ -1,7 +1,7 @@
 // The order of gathers and reductions, which has to be the same on every rank. A forward writes down when each module begins and ends, and
 // backward goes through that list from its end: where the graph of one rank is shorter, because the data led elsewhere, what it has passed
 // over is done at the next point that it reaches. So collectives depend on which modules were called and on nothing else.
-import { afterBackward, backwardRuns, gradTargets } from '../autograd/engine.js';
+import { afterBackward, backwardRuns, gradTargets } from '../autograd/current.js';
 import { context } from '../context.js';
 import type { Parameter } from '../nn/module.js';
 import type { KeyTape } from '../random.js';

@@ -2,7 +2,7 @@
 // the copies of the model, and added to `.grad` of this rank's pieces. Behind the gradients the buffer has a flag for each parameter: one
 // that no rank has used gets no gradient of zeros, but one that optimizers skip.
 import { accumulated, sumDType } from '../autograd/accumulate.js';
-import { lossIsNormalized } from '../autograd/engine.js';
+import { lossIsNormalized } from '../autograd/current.js';
 import { empty } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';
 import { AutogradError } from '../errors.js';

@@ -3,7 +3,7 @@
 // always in bucket order, so that all ranks launch the same ones: the tape is deterministic, every rank sees the same order, and a
 // hash of it, compared once, says if that was ever wrong.
 import { createHash } from 'node:crypto';
-import { afterBackward, backwardRuns, lossIsNormalized } from '../autograd/engine.js';
+import { afterBackward, backwardRuns, lossIsNormalized } from '../autograd/current.js';
 import { withContext } from '../context.js';
 import { fromTypedArray } from '../create.js';
 import { type DType, dtypeSize } from '../dtype.js';

@@ -178,10 +178,26 @@ export const compositeRules: Rules<CompositeName> = {
       n.refuseDouble();
       const dy = rows(contiguous(castGradient('mlp', g, n.in(3).dtype)));
       const [pre, act] = [n.out(1), n.out(2)];
-      const [dw2, db2] = n.needs(3) ? weightGradient(n, 3, dy, act) : [null, null];
       const dpre = gemm(dy, n.in(3).detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
-      const [dw1, db1] = n.needs(1) ? weightGradient(n, 1, dpre, rows(n.in(0))) : [null, null];
-      return [() => reshape(productFor(n, 0, dpre, n.in(1).detach()), n.shapeOf(0)), dw1, () => db1 ?? sum(dpre, 0), dw2, () => db2 ?? sum(dy, 0), () => g];
+      let [db1, db2]: (Tensor | null)[] = [null, null];
+      const first = (): Tensor => {
+        const [dw, db] = weightGradient(n, 1, dpre, rows(n.in(0)));
+        db1 = db;
+        return dw;
+      };
+      const second = (): Tensor => {
+        const [dw, db] = weightGradient(n, 3, dy, act);
+        db2 = db;
+        return dw;
+      };
+      return [
+        () => reshape(productFor(n, 0, dpre, n.in(1).detach()), n.shapeOf(0)),
+        first,
+        () => db1 ?? sum(dpre, 0),
+        second,
+        () => db2 ?? sum(dy, 0),
+        () => g,
+      ];
     },
   },
   attentionPacked: {
