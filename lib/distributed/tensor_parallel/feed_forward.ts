@@ -16,7 +16,15 @@ import { sizesOf, startGather } from './sequence.js';
 import { lengthOfWhole } from './sequence_length.js';
 
 type Options = Pick<Call, 'group' | 'sequenceParallel' | 'name' | 'even'>;
-type Inputs = readonly [x: Tensor, up: Tensor, upBias: Tensor | null, down: Tensor, downBias: Tensor | null, residual: Tensor | null];
+type Parameters = readonly [up: Tensor, upBias: Tensor | null, down: Tensor, downBias: Tensor | null];
+type Inputs = readonly [x: Tensor, ...Parameters, residual: Tensor | null];
+interface Saved extends Options {
+  /** Of the input and the parameters. */
+  readonly needs: readonly boolean[];
+  /** The whole input without its features. */
+  readonly lead: readonly number[];
+  readonly parameters: Parameters;
+}
 
 /** gelu(x·W1ᵀ + b1)·W2ᵀ + b2 + residual in the tanh form, with the rows of W1 and b1 and the columns of W2 spread over the ranks. */
 export function feedForward(inputs: Inputs, options: Options): Tensor {
@@ -37,7 +45,8 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
     if (downBias) addInto(y, downBias);
     if (recorded) {
       const needs = [x, up, upBias, down, downBias].map((t) => t?.requiresGrad ?? false);
-      ctx['call'] = { ...options, needs, lead: whole.shape.slice(0, -1), parameters: [up, upBias, down, downBias] };
+      const saved: Saved = { ...options, needs, lead: whole.shape.slice(0, -1), parameters: [up, upBias, down, downBias] };
+      ctx['call'] = saved;
       ctx.saveForBackward(input, w1, w2, pre!, act!);
     } else act!.dispose();
     if (!residual) return y;
@@ -45,8 +54,9 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
     return add(residual, y);
   },
   backward: (ctx, g) => {
-    const call = callOf(ctx) as Options & { needs: boolean[]; lead: number[]; parameters: [Tensor, Tensor | null, Tensor, Tensor | null] };
-    const { needs, lead, sequenceParallel, group, name, even, parameters } = call;
+    const call = callOf<Saved>(ctx);
+    const { needs, lead, sequenceParallel, group, name, even } = call;
+    const [up, upBias, down, downBias] = call.parameters;
     const [input, w1, w2, pre, act] = ctx.savedTensors as [Tensor, Tensor, Tensor, Tensor, Tensor];
     const mine = castGradient('mlp', g, w2.dtype);
     const length = lead.at(-1)!;
@@ -55,13 +65,8 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
     const dy = rows(contiguous(wholeGradient?.() ?? mine));
     const dpre = gemm(dy, w2.detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
     const dx = needs[0] ? startSum(reshape(gemm(dpre, w1.detach())[0]!, [...lead, w1.shape[1]!]), call, `of the gradient of the input of ${name}`) : null;
-    const [dw2, db2] = parameterGradients({ needs: [false, needs[3]!, needs[4]!], weight: parameters[2], bias: parameters[3] }, dy, () => act, even);
-    const [dw1, db1] = parameterGradients(
-      { needs: [false, needs[1]!, needs[2]!], weight: parameters[0], bias: parameters[1] },
-      dpre,
-      gathered ?? (() => input),
-      true,
-    );
+    const [dw2, db2] = parameterGradients({ needs: [false, needs[3]!, needs[4]!], weight: down, bias: downBias }, dy, () => act, even);
+    const [dw1, db1] = parameterGradients({ needs: [false, needs[1]!, needs[2]!], weight: up, bias: upBias }, dpre, gathered ?? (() => input), true);
     return [dx?.() ?? null, dw1, db1, dw2, db2, g, null];
   },
 });

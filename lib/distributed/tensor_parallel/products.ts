@@ -40,8 +40,8 @@ function begin(ctx: FunctionContext, options: ProductOptions, weight: Tensor, in
   ctx['call'] = call;
 }
 
-export function callOf(ctx: FunctionContext): Call {
-  const call = ctx['call'] as Call;
+export function callOf<C extends Pick<Call, 'name'> = Call>(ctx: FunctionContext): C {
+  const call = ctx['call'] as C;
   if (isGradEnabled()) throw new AutogradError(`createGraph: no second derivative of ${call.name}`);
   return call;
 }
