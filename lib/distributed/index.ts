@@ -3,6 +3,7 @@
 export { type LoadOptions, loadCheckpoint } from './checkpoint/load.js';
 export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } from './checkpoint/save.js';
 export { loadTensors } from './checkpoint/tensors.js';
+export { warmUpSave } from './checkpoint/warm_up.js';
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';
@@ -74,6 +75,7 @@ export {
 } from './tensor_parallel/regions.js';
 export { RowParallelLinear, type RowParallelOptions } from './tensor_parallel/row_linear.js';
 export { withSequenceLength } from './tensor_parallel/sequence_length.js';
+export { type TransformerPlanOptions, transformerPlan } from './tensor_parallel/transformer_plan.js';
 export { type VocabParallelLossOptions, vocabParallelCrossEntropy } from './tensor_parallel/vocab_cross_entropy.js';
 export { VocabParallelEmbedding, type VocabParallelOptions } from './tensor_parallel/vocab_embedding.js';
 export { VocabParallelHead } from './tensor_parallel/vocab_head.js';

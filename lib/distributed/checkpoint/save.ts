@@ -49,7 +49,7 @@ export async function saveCheckpoint(root: string, state: CheckpointState, optio
 
 /**
  * As saveCheckpoint, but resolves as soon as this rank's pieces are copied: training goes on while they are written. The copies take as much
- * memory as the pieces. A save into a root waits for the one before.
+ * memory as the pieces; warmUpSave finds it beforehand. A save into a root waits for the one before.
  */
 export async function saveCheckpointAsync(root: string, state: CheckpointState, options: SaveOptions): Promise<Saving> {
   return begin(root, state, options, true);
