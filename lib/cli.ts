@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { checkpoint } from './cli/checkpoint.js';
 import { doctor } from './cli/doctor.js';
+import { schedule } from './cli/schedule.js';
 import { debug } from './distributed/launcher/debug.js';
 import { UsageError } from './distributed/launcher/options.js';
 import { run } from './distributed/launcher/run.js';
@@ -17,6 +18,7 @@ const commands: Readonly<Record<string, Command>> = {
   run: { summary: 'start the ranks of a training job', start: run },
   doctor: { summary: 'show what was found of processors, GPUs, drivers and libraries', start: doctor },
   checkpoint: { summary: 'show, verify or merge what a training has saved', start: checkpoint },
+  schedule: { summary: 'check and draw what the ranks of a pipeline do when', start: schedule },
   debug: { summary: 'show what the ranks of a job do, or did before it failed', start: debug },
 };
 

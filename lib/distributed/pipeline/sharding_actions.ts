@@ -1,6 +1,6 @@
 // Where fully sharded stages gather and free their parameters, and where gradients are summed over data-parallel ranks.
 import { describe, ValueError } from '../../errors.js';
-import type { Action, ComputeAction, ShardingKind } from './action.js';
+import { type Action, type ComputeAction, formatAction, isCompute, type ShardingKind } from './action.js';
 import type { Schedule } from './schedule.js';
 
 export interface ShardingOptions {
@@ -19,8 +19,29 @@ export interface Surrounded {
   readonly after: readonly Action[];
 }
 
+/** By rank: its compute actions with what surrounds them, as the plan has it or the options ask for it. */
+export function surroundings(schedule: Schedule, options: ShardingOptions): Surrounded[][] {
+  const own = schedule.actions.flat().find((action) => !isCompute(action));
+  if (!own) return schedule.actions.map((actions) => addReductions(schedule, addSharding(schedule, actions.filter(isCompute), options), options));
+  if (options.reduceGradients || options.sharded === true || (Array.isArray(options.sharded) && options.sharded.includes(true))) {
+    throw new ValueError(
+      `lowerSchedule: schedule ${schedule.name} has ${formatAction(own)} of its own; take such actions out of it, or leave out sharded and reduceGradients`,
+    );
+  }
+  return schedule.actions.map((actions) => {
+    const surrounded: { action: ComputeAction; before: Action[]; after: Action[] }[] = [];
+    const before: Action[] = [];
+    for (const action of actions) {
+      if (isCompute(action)) surrounded.push({ action, before: before.splice(0), after: [] });
+      else before.push(action);
+    }
+    surrounded.at(-1)!.after.push(...before);
+    return surrounded;
+  });
+}
+
 /** Gathers the stages that a rank computes next, as many as may be gathered at a time, and frees those that are not among them. */
-export function addSharding(schedule: Schedule, actions: readonly ComputeAction[], options: ShardingOptions): Surrounded[] {
+function addSharding(schedule: Schedule, actions: readonly ComputeAction[], options: ShardingOptions): Surrounded[] {
   const { maxUnsharded = 3 } = options;
   if (!Number.isSafeInteger(maxUnsharded) || maxUnsharded < 1)
     throw new ValueError(`lowerSchedule: maxUnsharded must be a whole number from 1, not ${describe(maxUnsharded)}`);
@@ -43,7 +64,7 @@ export function addSharding(schedule: Schedule, actions: readonly ComputeAction[
 }
 
 /** Sums a stage's gradients after its last B or W. The last I is not enough: the weights' gradients are not there yet. */
-export function addReductions(schedule: Schedule, surrounded: readonly Surrounded[], options: ShardingOptions): Surrounded[] {
+function addReductions(schedule: Schedule, surrounded: readonly Surrounded[], options: ShardingOptions): Surrounded[] {
   const isSharded = shardedStages(schedule, options);
   const last = new Map<number, ComputeAction>();
   for (const { action } of surrounded) if (action.kind === 'B' || action.kind === 'W') last.set(action.stage, action);
