@@ -17,6 +17,7 @@ import { Tensor } from '../tensor.js';
 import { type CombinationOptions, combine, type Feature } from './combinations.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { layoutOf, setLayout } from './distribute.js';
+import { follow, followBuffers } from './fully_shard_buffers.js';
 import { type GroupSettings, type ShardedParameter, ShardGroup } from './fully_shard_group.js';
 import { type Call, Tree } from './fully_shard_pass.js';
 import { Layout } from './layout.js';
@@ -44,6 +45,8 @@ export interface FullyShardOptions extends CombinationOptions {
   readonly mixedPrecision?: MixedPrecisionPolicy;
   /** `mean` (default) divides by the number of ranks over both axes; `sum` is for losses that are already normalised over all ranks. */
   readonly gradientReduction?: 'mean' | 'sum';
+  /** The first rank's buffers replace the others' at every training forward of the outermost module, as in DistributedDataParallel; on by default. */
+  readonly broadcastBuffers?: boolean;
 }
 
 interface Sharded {
@@ -66,7 +69,7 @@ const WHERE = 'fullyShard';
  * Each call makes a group, whose parameters are gathered by one collective before the module's forward and again before its backward, and whose
  * gradients are reduce-scattered by one when its backward ends. The gather of the next module runs meanwhile, in the order of the last
  * forward. After backward `.grad` of a parameter is this rank's piece of the reduced gradient; backwards before `zeroGrad` add up.
- * Values, also of buffers, become those of the axes' first rank.
+ * Values, also of buffers, become those of the axes' first rank; buffers again at every training forward.
  *
  * All ranks must call sharded modules in the same order and equally often. A module that data use more or less often, such as an expert, is
  * not sharded by itself: it belongs to the group of the module around it, which is gathered and reduced once however often it is
@@ -96,7 +99,7 @@ export function fullyShard<M extends Module>(module: M, options: FullyShardOptio
   sharded.set(module, own);
   if (module.buffers().length > 0) noGrad(() => module.buffers().forEach((b) => follow(b, settings, 'of the buffers')));
   layOutDropout(module, settings);
-  wrap(module, own);
+  wrap(module, own, options.broadcastBuffers ?? true);
   return module;
 }
 
@@ -105,9 +108,14 @@ export function fullyShard<M extends Module>(module: M, options: FullyShardOptio
  * rank; the next backward that does takes them along. What was reduced already stays in `.grad`.
  */
 export function setRequiresGradientSync(module: Module, on: boolean): void {
-  const found = module instanceof Module ? module.modules().flatMap((m) => sharded.get(m) ?? []) : [];
+  const found = module instanceof Module ? shardGroupsOf(module) : [];
   if (found.length === 0) throw new ValueError('setRequiresGradientSync: expected a module with fullyShard');
-  for (const { group } of found) group.synchronizes = on;
+  for (const group of found) group.synchronizes = on;
+}
+
+/** Of a module and all below it. */
+export function shardGroupsOf(module: Module): ShardGroup[] {
+  return module.modules().flatMap((m) => sharded.get(m)?.group ?? []);
 }
 
 function checked(module: unknown, options: FullyShardOptions): GroupSettings {
@@ -120,6 +128,8 @@ function checked(module: unknown, options: FullyShardOptions): GroupSettings {
   if (axis === replicateAxis) throw new ValueError(`${WHERE}: the axis of the pieces and of the copies is both ${axis}`);
   if (reshardAfterForward !== undefined && typeof reshardAfterForward !== 'boolean')
     throw new ValueError(`${WHERE}: reshardAfterForward must be true or false, got ${describe(reshardAfterForward)}`);
+  if (options.broadcastBuffers !== undefined && typeof options.broadcastBuffers !== 'boolean')
+    throw new ValueError(`${WHERE}: broadcastBuffers must be true or false, got ${describe(options.broadcastBuffers)}`);
   if (gradientReduction !== 'mean' && gradientReduction !== 'sum')
     throw new ValueError(`${WHERE}: gradientReduction must be mean or sum, got ${describe(gradientReduction)}`);
   const dtype = (name: 'paramDType' | 'reduceDType'): DType | null => {
@@ -208,15 +218,6 @@ function cutParameter({ parameter, shape, chunk }: ShardedParameter, settings: G
   setLayout(parameter, layout);
 }
 
-/** Takes over the values of the first rank of the axes. */
-function follow(t: Tensor, { mesh, axis, replicateAxis }: GroupSettings, label: string): void {
-  if (t.isMeta) return;
-  mesh
-    .group(axis, ...(replicateAxis ? [replicateAxis] : []))
-    .broadcast(t, { src: 0, label })
-    .wait();
-}
-
 /** The ranks' rows lie one after another, as DataLoader deals them: dropout gives the masks of one process. */
 function layOutDropout(module: Module, { mesh, axis, replicateAxis }: GroupSettings): void {
   const axes: MeshAxis[] = replicateAxis ? [axis, replicateAxis] : [axis];
@@ -229,7 +230,7 @@ function layOutDropout(module: Module, { mesh, axis, replicateAxis }: GroupSetti
 }
 
 /** Forward runs with whole parameters. */
-function wrap(module: Module, own: Sharded): void {
+function wrap(module: Module, own: Sharded, broadcastBuffers: boolean): void {
   const inner = module.forward as (...args: unknown[]) => unknown;
   const forward = (...args: unknown[]): unknown => {
     const call = own.tree.enter(own.group);
@@ -239,6 +240,7 @@ function wrap(module: Module, own: Sharded): void {
     };
     let output: unknown;
     try {
+      if (broadcastBuffers) followBuffers(module, call);
       output = inner(...args);
     } catch (error) {
       return failed(error);

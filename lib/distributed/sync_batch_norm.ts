@@ -12,8 +12,13 @@ import { wideType } from '../ops/matmul.js';
 import { batchNorm } from '../ops/norm.js';
 import { cat } from '../ops/pieces.js';
 import type { Tensor } from '../tensor.js';
+import { takers } from './combinations.js';
+import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { Ensemble } from './ensemble.js';
 import { ProcessGroup } from './process_group.js';
+
+/** Along which ranks have different data. */
+const DATA_AXES = ['dpReplicate', 'dpShard', 'cp'] as const satisfies readonly MeshAxis[];
 
 export interface SyncBatchNormOptions extends BatchNormOptions {
   /** The ranks whose batches are one. */
@@ -44,9 +49,15 @@ export class SyncBatchNorm extends BatchNorm {
   /**
    * Replaces every batch normalisation of a module by this one; parameters, buffers and modes stay the same objects. Returns the module,
    * or what replaces it where it is one itself.
+   * @param over the ranks whose batches are one; of a mesh, all that have data of their own
+   * @throws ValueError after fullyShard, which has wrapped what would be replaced
    */
-  static convert<M extends Module>(module: M, group: ProcessGroup): M | SyncBatchNorm {
-    if (!(module instanceof Module)) throw new ValueError(`SyncBatchNorm.convert: expected a module, got ${describe(module)}`);
+  static convert<M extends Module>(module: M, over: ProcessGroup | DeviceMesh): M | SyncBatchNorm {
+    const where = 'SyncBatchNorm.convert';
+    if (!(module instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(module)}`);
+    const group = over instanceof DeviceMesh ? over.group(...DATA_AXES.filter((axis) => over.axes.includes(axis))) : over;
+    if (takers(module.modules().flatMap((m) => (m instanceof BatchNorm ? m.parameters() : []))).includes('fullyShard'))
+      throw new ValueError(`${where}: fullyShard has taken the parameters already; convert before it`);
     const made = new Map<Module, SyncBatchNorm>();
     const converted = (m: Module): Module => {
       if (!(m instanceof BatchNorm) || m instanceof SyncBatchNorm) return m;
