@@ -121,7 +121,7 @@ class Model extends nn.Module {
     this.up = new nn.Linear(WIDTH, 7, on);
     this.down = new nn.Linear(7, WIDTH, on);
     this.unused = new nn.Linear(2, 3, on);
-    this.frozen = new nn.Parameter(sg.full([3], 2, on), { requiresGrad: false });
+    this.frozen = new nn.Parameter(sg.full([3], 2, on), false);
   }
   override forward(x: sg.Tensor): sg.Tensor {
     return this.down.forward(this.up.forward(x).tanh()).mul(this.frozen.sum());
@@ -146,7 +146,7 @@ async function train({ world, device, rank }: SimulatedRank, { way, model: kind,
     if (ddp) model = new DistributedDataParallel(model, { group: world, findUnusedParameters: true });
     else for (const layer of [(model as Model).up, (model as Model).down]) fullyShard(layer, { mesh });
     if (!ddp) fullyShard(model, { mesh });
-    const inner = ddp ? (model as DistributedDataParallel).module : model;
+    const inner = ddp ? (model as DistributedDataParallel<Model>).module : model;
     const { stepper, optimizer } = ways[way](inner.parameters(), makers['AdamW']!);
     if (kind === 'meta') materialize(model);
     await world.barrier();
