@@ -25,6 +25,7 @@ import { expectClose } from './helpers/metric.js';
 import { flatten, WIDTH } from './helpers/ranks.js';
 
 const { amp, nn, optim } = sg;
+const folder = scratchFolder();
 type Make = (p: sg.Tensor[]) => sg.optim.Optimizer<any>;
 /** An optimizer with its state where the parameters are, or on the host. */
 interface Way {
@@ -194,13 +195,12 @@ describe.each(kinds)('ranks on %s', (kind) => {
   });
 
   describe.each(['float32', 'bfloat16'] as const)('checkpoints of %s', (dtype) => {
-    const folder = scratchFolder();
     test.each<[Job['way'], Job['way'], number]>([
       ['plain', 'offloaded', 2],
       ['offloaded', 'plain', 2],
       ['offloaded', 'offloaded', 3],
     ])('saved %s, loaded %s on %i ranks', async (saved, loaded, size) => {
-      const path = join(folder, `${saved}-${loaded}-${kind}`);
+      const path = join(folder, `${saved}-${loaded}-${kind}-${dtype}`);
       const job: Job = { way: 'plain', model: 'fullyShard', dtype };
       await run({ ...job, way: saved, save: path, steps: 2 });
       const expected = await run({ ...job, load: path }, size);
