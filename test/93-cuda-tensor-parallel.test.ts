@@ -22,7 +22,7 @@ const missing = (backend: string): string => (gpus.length === 0 ? problem : back
 const options = { vocabSize: 13, layers: 2, heads: 4, dim: 32, context: 8, dropout: 0.1 } as const;
 
 /** Losses of three steps, the first gradients and the last weights. */
-async function train(model: sg.nn.GPT, device: string, smoothing: number, low: boolean): Promise<Record<string, ArrayLike<number>>> {
+async function train(model: sg.nn.GPT, device: string, smoothing: number, low: boolean, time: number): Promise<Record<string, ArrayLike<number>>> {
   const opt = new sg.optim.SGD(model.parameters(), { lr: 0.2 });
   const found: Record<string, ArrayLike<number>> = {};
   const losses: number[] = [];
@@ -38,7 +38,9 @@ async function train(model: sg.nn.GPT, device: string, smoothing: number, low: b
         Array.from({ length: 16 }, (_, i) => (5 * i + 3 * step) % 13),
         { dtype: 'int64', device },
       )
-      .reshape([2, 8]);
+      .reshape([2, 8])
+      .slice(1, 0, time)
+      .contiguous();
     const run = (): sg.Tensor => model.forward(tokens, tokens, { labelSmoothing: smoothing, ignoreIndex: 4 });
     const loss = low ? sg.amp.autocast('bfloat16', run) : run();
     loss.backward();
@@ -58,24 +60,28 @@ describe.each(['staged', 'nccl'] as const)('%s groups', (backend) => {
   test.skipIf(why !== '').each([
     { sequenceParallel: false, smoothing: 0.1, low: false },
     { sequenceParallel: true, smoothing: 0, low: false },
+    { sequenceParallel: true, smoothing: 0, low: false, time: 7 },
     { sequenceParallel: true, smoothing: 0.1, low: true },
-  ])(`%o${why ? `, skipped: ${why}` : ''}`, async ({ sequenceParallel, smoothing, low }) => {
-    const expected = await seeded(() => train(new sg.nn.GPT(options), 'cpu', smoothing, low));
-    const run = (): Promise<Record<string, ArrayLike<number>>[]> =>
-      simulate(
-        2,
-        async ({ world, device }) =>
-          seeded(async () => {
-            const mesh = await initDeviceMesh({ tp: 2 }, { group: world });
-            const model = new sg.nn.GPT({ ...options, device });
-            return train(parallelize(model, mesh, gptPlan(model, { sequenceParallel })), String(device), smoothing, low);
-          }),
-        { device: 'cuda', backend, timeoutMs: 60_000 },
-      );
-    const found = await run();
-    for (const values of found) expectAllClose(values, expected, low ? 0.05 : 1e-4, 'ranks with GPUs against one process');
-    expect(found[1]).toEqual(found[0]);
-    // nothing depends on how streams happen to run
-    expect(await run()).toEqual(found);
-  });
+  ])(
+    `%o${why ? `, skipped: ${why}` : ''}`,
+    async ({ sequenceParallel, smoothing, low, time = 8 }: { sequenceParallel: boolean; smoothing: number; low: boolean; time?: number }) => {
+      const expected = await seeded(() => train(new sg.nn.GPT(options), 'cpu', smoothing, low, time));
+      const run = (): Promise<Record<string, ArrayLike<number>>[]> =>
+        simulate(
+          2,
+          async ({ world, device }) =>
+            seeded(async () => {
+              const mesh = await initDeviceMesh({ tp: 2 }, { group: world });
+              const model = new sg.nn.GPT({ ...options, device });
+              return train(parallelize(model, mesh, gptPlan(model, { sequenceParallel })), String(device), smoothing, low, time);
+            }),
+          { device: 'cuda', backend, timeoutMs: 60_000 },
+        );
+      const found = await run();
+      for (const values of found) expectAllClose(values, expected, low ? 0.05 : 1e-4, 'ranks with GPUs against one process');
+      expect(found[1]).toEqual(found[0]);
+      // nothing depends on how streams happen to run
+      expect(await run()).toEqual(found);
+    },
+  );
 });
