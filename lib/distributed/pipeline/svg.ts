@@ -57,18 +57,19 @@ export function scheduleSvg(schedule: Schedule, simulation: Simulation): string 
     const { bubble, peakActivations } = ranks[rank]!;
     return [
       text(LEFT - 8, y + ROW / 2, `rank ${rank}`, 'end'),
-      `<rect class="idle" x="${x(0)}" y="${y + 2}" width="${trim(makespan * scale)}" height="${ROW - 4}"/>`,
       ...actions.map((timed) => box(schedule, timed, x(timed.start), y, (timed.end - timed.start) * scale, label(timed))),
       text(LEFT + makespan * scale + 10, y + ROW / 2, `idle ${percent(bubble)}, keeps up to ${peakActivations}`, 'start', 'small'),
     ].join('\n');
   });
+  const grounds = ranks.map((_, rank) => `<rect class="idle" x="${x(0)}" y="${TOP + rank * ROW + 2}" width="${trim(makespan * scale)}" height="${ROW - 4}"/>`);
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" viewBox="0 0 ${width} ${height}" role="img">
 <title>${escaped(title)}</title>
 ${style()}
 ${text(10, 18, title, 'start', 'title')}
 ${legend(computing.flat())}
-${rows.join('\n')}
+${grounds.join('\n')}
 ${axis(makespan, shortest, x, TOP + ranks.length * ROW + 6)}
+${rows.join('\n')}
 </svg>
 `;
 }
