@@ -8,6 +8,8 @@ import type { Simulation, TimedAction } from './simulate_schedule.js';
 const ROW = 30;
 const LEFT = 70;
 const RIGHT = 200;
+/** Room for all kinds in the legend. */
+const LEGEND = 690;
 const TOP = 62;
 const TEXT = 11;
 /** How wide a character of the labels is, generously. */
@@ -49,7 +51,7 @@ export function scheduleSvg(schedule: Schedule, simulation: Simulation): string 
   // the shortest action has room for the longest label
   const scale = (widest * CHARACTER + 6) / shortest;
   const title = titleOf(schedule, simulation);
-  const width = Math.ceil(Math.max(LEFT + makespan * scale + RIGHT, title.length * 8 + 20));
+  const width = Math.ceil(Math.max(LEFT + makespan * scale + RIGHT, title.length * 8 + 20, LEGEND));
   const height = TOP + ranks.length * ROW + 34;
   const x = (time: number): string => trim(LEFT + time * scale);
   const rows = computing.map((actions, rank) => {
@@ -91,7 +93,7 @@ function legend(actions: readonly TimedAction[]): string {
   return there
     .map((kind) => {
       const at = x;
-      x += 40 + (KINDS[kind].length + 3) * CHARACTER;
+      x += 36 + (KINDS[kind].length + 2) * CHARACTER * 0.9;
       return `<rect class="${kind}" x="${at}" y="32" width="18" height="14" rx="2"/>${text(at + 24, 39, `${kind}  ${KINDS[kind]}`, 'start', 'small')}`;
     })
     .join('\n');
