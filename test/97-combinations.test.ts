@@ -8,6 +8,7 @@ import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.j
 import { fullyShard, setRequiresGradientSync } from '../lib/distributed/fully_shard.js';
 import type { CommunicationHook } from '../lib/distributed/hooks/hook.js';
 import { Layout } from '../lib/distributed/layout.js';
+import { Pipeline } from '../lib/distributed/pipeline/pipeline.js';
 import { Shard } from '../lib/distributed/placement.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { SyncBatchNorm } from '../lib/distributed/sync_batch_norm.js';
@@ -26,15 +27,16 @@ const DATA = ['dpReplicate', 'dpShard'] as const;
 /** What a feature cannot be without, where nothing else gives it. */
 const needs: { readonly [F in Feature]?: (has: Has) => Feature[] } = {
   // over the copies that hybrid sharding has
-  zero1: (has) => ((['zero2', 'zero3', 'hybrid'] as const).some(has) ? ['hybrid', 'zero3'] : ['ddp']),
+  zero1: (has) => ((['zero2', 'zero3', 'hybrid'] as const).some(has) ? ['hybrid', 'zero3'] : (['pipeline', 'zeroBubble'] as const).some(has) ? [] : ['ddp']),
   hybrid: (has) => (has('zero2') ? [] : ['zero3']),
   sequenceParallel: () => ['tensorParallel'],
   communicationHook: () => ['ddp'],
   unusedParameters: () => ['ddp'],
   staticGraph: () => ['ddp'],
   join: () => ['ddp'],
+  zeroBubble: () => ['pipeline'],
 };
-const spread: readonly Feature[] = ['ddp', 'zero2', 'zero3', 'tensorParallel'];
+const spread: readonly Feature[] = ['ddp', 'zero2', 'zero3', 'tensorParallel', 'pipeline'];
 
 function closure(pair: Pair): Set<Feature> {
   const found = new Set<Feature>(pair);
@@ -45,7 +47,8 @@ function closure(pair: Pair): Set<Feature> {
 
 function sizesOf(has: Has): MeshSizes {
   const sizes: MeshSizes = {};
-  if (has('ddp') || has('hybrid')) Object.assign(sizes, { dpReplicate: 2 });
+  if (has('pipeline')) Object.assign(sizes, { pp: 2 });
+  if (has('ddp') || has('hybrid') || (has('pipeline') && !has('zero2') && !has('zero3'))) Object.assign(sizes, { dpReplicate: 2 });
   if (has('zero2') || has('zero3')) Object.assign(sizes, { dpShard: 2 });
   if (has('tensorParallel')) Object.assign(sizes, { tp: 2 });
   return sizes;
@@ -93,13 +96,21 @@ class Model extends nn.Module {
     if (has('syncBatchNorm')) this.batch = new nn.BatchNorm1d(DIM, on);
     this.head = new nn.Linear(DIM, DIM, on);
     if (has('shared')) this.head.weight = this.tied.weight;
-    if (has('frozen')) for (const p of [this.tied.bias!, this.blocks.get(0).up.weight, this.blocks.get(1).norm.weight]) p.requiresGrad = false;
+    if (has('frozen')) for (const p of [this.tied.bias!, this.blocks.get(0).up.weight, this.blocks.get(1).norm.weight!]) p.requiresGrad = false;
   }
   override forward(x: sg.Tensor, spares: number): sg.Tensor {
     let y = this.tied.forward(x);
     if (this.batch) y = this.batch.forward(y.permute([0, 2, 1])).permute([0, 2, 1]);
     for (const block of this.blocks) y = block.forward(y, spares);
     return this.head.forward(this.last.forward(y)).square().mean();
+  }
+  /** Without the loss, and without layers that are not always used. */
+  pipelineLayers(): sg.nn.PipelineLayer[] {
+    return [
+      { modules: [this.tied], forward: (x) => this.tied.forward(x!) },
+      ...[...this.blocks].map((block) => ({ modules: [block], forward: (x: sg.Tensor) => block.forward(x, 1) })),
+      { modules: [this.last, this.head], forward: (x) => this.head.forward(this.last.forward(x!)) },
+    ];
   }
 }
 
@@ -152,13 +163,14 @@ async function train(has: Has, device: string, mesh: DeviceMesh | null): Promise
   const dtype = has('autocast') ? 'float32' : 'float64';
   const model = new Model(has, { dtype, device });
   if (mesh) spreadOver(model, mesh, has);
+  if (mesh && has('pipeline')) return trainPipeline(has, model, mesh);
   const ddp = mesh && has('ddp') ? wrapped(model, mesh, has) : null;
   const outer = ddp ?? model;
   const sgd = (params: sg.Tensor[]): sg.optim.SGD => new optim.SGD(params, { lr: 0.1, momentum: 0.9 });
   const opt = mesh && has('zero1') ? new ZeroRedundancyOptimizer(model.parameters(), sgd, { mesh }) : sgd(model.parameters());
   // data parallelism has the same gradients everywhere; a rank without data could not take part in the scaler's own reduction
   const scaler = has('gradScaler') ? new sg.amp.GradScaler({ initScale: 8, device, ...(mesh && !has('join') && { group: mesh.group() }) }) : undefined;
-  const micros = has('accumulation') ? 2 : 1;
+  const micros = microsOf(has);
   const [rank, ranks] = mesh ? [mesh.rank(...dataAxes(mesh)), mesh.size(...dataAxes(mesh))] : [0, 1];
   const run: Run = { losses: [], norms: [], gradients: {}, parameters: {}, buffers: {} };
 
@@ -202,9 +214,54 @@ async function train(has: Has, device: string, mesh: DeviceMesh | null): Promise
   return run;
 }
 
+/** Of a step; a pipeline makes two of each batch. */
+const microsOf = (has: Has): number => (has('accumulation') ? 2 : 1) * (has('pipeline') ? 2 : 1);
+
+/** The same with the model's layers on two ranks. */
+async function trainPipeline(has: Has, model: Model, mesh: DeviceMesh): Promise<Run> {
+  const dtype = has('autocast') ? 'float32' : 'float64';
+  const batches = has('accumulation') ? 2 : 1;
+  const pipeline = new Pipeline(model, {
+    mesh,
+    schedule: has('zeroBubble') ? 'zb-h1' : '1f1b',
+    microBatches: 2,
+    loss: (y) =>
+      y
+        .square()
+        .mean()
+        .mul(1 / batches),
+  });
+  const blocks = pipeline.modules().filter((m) => m instanceof Block);
+  shard(blocks, pipeline.children(), mesh, has);
+  const sgd = (params: sg.Tensor[]): sg.optim.SGD => new optim.SGD(params, { lr: 0.1, momentum: 0.9 });
+  const opt = has('zero1') ? new ZeroRedundancyOptimizer(pipeline.parameters(), sgd, { mesh }) : sgd(pipeline.parameters());
+  const scaler = has('gradScaler') ? new sg.amp.GradScaler({ initScale: 8, device: mesh.device, group: mesh.group() }) : undefined;
+  const [rank, ranks] = [mesh.rank(...dataAxes(mesh)), mesh.size(...dataAxes(mesh))];
+  const run: Run = { losses: [], norms: [], gradients: {}, parameters: {}, buffers: {} };
+  for (let s = 0; s < STEPS; s++) {
+    let total = 0;
+    for (let batch = 0; batch < batches; batch++) {
+      const n = BATCH / batches / 2 / ranks;
+      const given = [0, 1].map((micro) => {
+        const inputs = rows(String(mesh.device), dtype, ((s * batches + batch) * 2 + micro) * n * ranks + rank * n, n);
+        return { inputs, targets: inputs };
+      });
+      const step = (): ReturnType<typeof pipeline.step> => pipeline.step(given, undefined, { scaler });
+      const { loss } = await (has('autocast') ? sg.amp.autocast('bfloat16', step) : step());
+      total += await loss.item();
+    }
+    run.losses.push(total);
+    if (s === 0) run.gradients = await whole(pipeline, (p) => p.grad);
+    const norm = update(opt, pipeline, scaler, has('clipGradNorm') ? 0.05 : undefined);
+    if (norm) run.norms.push(await norm.item());
+  }
+  run.parameters = await whole(pipeline, (p) => p);
+  return run;
+}
+
 function update(
   opt: sg.optim.SGD | ZeroRedundancyOptimizer<sg.optim.SGD>,
-  model: Model,
+  model: sg.nn.Module,
   scaler: sg.amp.GradScaler | undefined,
   maxNorm: number | undefined,
 ): sg.Tensor | undefined {
@@ -233,10 +290,14 @@ function rows(device: string, dtype: sg.DType, from: number, n: number): sg.Tens
 function spreadOver(model: Model, mesh: DeviceMesh, has: Has): void {
   if (has('syncBatchNorm')) SyncBatchNorm.convert(model, mesh.group(...dataAxes(mesh)));
   if (has('tensorParallel')) parallelize(model, mesh, planOf(has('sequenceParallel')));
+  if (!has('pipeline')) shard([...model.blocks], [model], mesh, has);
+}
+
+function shard(blocks: readonly sg.nn.Module[], around: readonly sg.nn.Module[], mesh: DeviceMesh, has: Has): void {
   if (!has('zero2') && !has('zero3')) return;
   // both: the first block keeps what is gathered, the second does not
-  [...model.blocks].forEach((block, i) => void fullyShard(block, { mesh, reshardAfterForward: has('zero3') && !(has('zero2') && i === 0) }));
-  fullyShard(model, { mesh, ...(has('zero2') && { reshardAfterForward: false }) });
+  blocks.forEach((block, i) => void fullyShard(block, { mesh, reshardAfterForward: has('zero3') && !(has('zero2') && i === 0) }));
+  for (const m of around) if (!blocks.includes(m)) fullyShard(m, { mesh, ...(has('zero2') && { reshardAfterForward: false }) });
 }
 
 function wrapped(model: Model, mesh: DeviceMesh, has: Has): DistributedDataParallel<Model> {
@@ -261,11 +322,17 @@ describe.each(testedPairs())('%s', (a, b) => {
     const [now, later] = has('autocast') ? [2e-2, 2e-2] : [1e-12, 1e-10];
     for (const { losses, norms, gradients, parameters, buffers } of ranks) {
       expectAllClose({ losses, norms }, { losses: one.losses, norms: one.norms }, later, 'step');
-      expectAllClose({ loss: [losses[0]!], ...gradients }, { loss: [one.losses[0]!], ...one.gradients }, now, 'first step');
-      expectAllClose(parameters, one.parameters, later, 'parameter');
+      // with a pipeline, those of its stages
+      const own = (all: Values, like: Values): Values => Object.fromEntries(Object.keys(all).flatMap((name) => (name in like ? [[name, all[name]!]] : [])));
+      expectAllClose({ loss: [losses[0]!], ...gradients }, { loss: [one.losses[0]!], ...own(one.gradients, gradients) }, now, 'first step');
+      expectAllClose(parameters, own(one.parameters, parameters), later, 'parameter');
       expectAllClose(buffers, one.buffers, later, 'buffer');
-      expect(parameters).toEqual(ranks[0]!.parameters);
+      const others = ranks.map((r) => own(r.parameters, parameters));
+      for (const other of others) expect(other).toEqual(own(parameters, other));
     }
+    const names = new Set(ranks.flatMap((r) => Object.keys(r.parameters)));
+    expect([...names].sort()).toEqual(Object.keys(one.parameters).sort());
+    expect([...new Set(ranks.flatMap((r) => Object.keys(r.gradients)))].sort()).toEqual(Object.keys(one.gradients).sort());
   });
 });
 

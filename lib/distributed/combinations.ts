@@ -19,6 +19,8 @@ export const features = {
   unusedParameters: 'findUnusedParameters',
   staticGraph: 'staticGraph',
   join: 'join',
+  pipeline: 'Pipeline',
+  zeroBubble: 'a schedule with separate gradients of the weights',
   accumulation: 'gradient accumulation',
   checkpoint: 'checkpointed activations',
   autocast: 'autocast',
@@ -36,23 +38,42 @@ type Seen = Exclude<Feature, (typeof anywhere)[number]>;
 /** Each feature with those below it that it has been run together with. */
 const together: { readonly [F in Seen]: readonly Seen[] } = {
   ddp: ['zero1', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm', 'communicationHook', 'unusedParameters', 'staticGraph', 'join'],
-  zero1: ['zero2', 'zero3', 'hybrid', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm', 'communicationHook', 'unusedParameters', 'staticGraph'],
-  zero2: ['zero3', 'hybrid', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm'],
-  zero3: ['hybrid', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm'],
-  hybrid: ['tensorParallel', 'sequenceParallel', 'syncBatchNorm'],
-  tensorParallel: ['sequenceParallel', 'syncBatchNorm', 'communicationHook', 'unusedParameters', 'staticGraph'],
-  sequenceParallel: ['communicationHook', 'unusedParameters', 'staticGraph'],
+  zero1: [
+    'zero2',
+    'zero3',
+    'hybrid',
+    'tensorParallel',
+    'sequenceParallel',
+    'syncBatchNorm',
+    'communicationHook',
+    'unusedParameters',
+    'staticGraph',
+    'pipeline',
+    'zeroBubble',
+  ],
+  zero2: ['zero3', 'hybrid', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm', 'pipeline'],
+  zero3: ['hybrid', 'tensorParallel', 'sequenceParallel', 'syncBatchNorm', 'pipeline'],
+  hybrid: ['tensorParallel', 'sequenceParallel', 'syncBatchNorm', 'pipeline'],
+  tensorParallel: ['sequenceParallel', 'syncBatchNorm', 'communicationHook', 'unusedParameters', 'staticGraph', 'pipeline', 'zeroBubble'],
+  sequenceParallel: ['communicationHook', 'unusedParameters', 'staticGraph', 'pipeline', 'zeroBubble'],
   syncBatchNorm: ['communicationHook', 'unusedParameters', 'staticGraph', 'join'],
   communicationHook: ['unusedParameters', 'staticGraph', 'join'],
   unusedParameters: ['join'],
   staticGraph: ['join'],
   join: [],
+  pipeline: ['zeroBubble'],
+  zeroBubble: [],
 };
 
 const oneReduces = 'fullyShard reduces the gradients itself: leave DistributedDataParallel out';
+const stagesReduce = 'Pipeline reduces the gradients over the data axes itself: leave DistributedDataParallel out';
+const twoParts = 'the gradients of a sharded module are reduced in one backward: take 1f1b or interleaved';
 /** What cannot go together, and what to do instead. */
 const never: { readonly [F in Seen]?: { readonly [G in Seen]?: string } } = {
-  ddp: { zero2: oneReduces, zero3: oneReduces, hybrid: oneReduces },
+  ddp: { zero2: oneReduces, zero3: oneReduces, hybrid: oneReduces, pipeline: stagesReduce, zeroBubble: stagesReduce },
+  zero2: { zeroBubble: twoParts },
+  zero3: { zeroBubble: twoParts },
+  hybrid: { zeroBubble: twoParts },
   zero1: { join: 'a rank whose data have ended takes no step, and the others would wait for its pieces' },
   unusedParameters: { staticGraph: 'staticGraph leaves out what the first step does not use; findUnusedParameters is for graphs that change' },
 };

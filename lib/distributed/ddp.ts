@@ -1,16 +1,12 @@
 // Data parallelism: every rank has the whole model and a part of the batch, and gradients are reduced over the ranks. First the whole
 // idea in one function; then DistributedDataParallel, which does the same in buckets while backward still runs
 // (Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020).
-import { sumDType } from '../autograd/accumulate.js';
 import { isGradEnabled, noGrad } from '../autograd/modes.js';
-import { zeros } from '../create.js';
 import { DeviceError, DTypeError, describe, ValueError } from '../errors.js';
 import { Dropout } from '../nn/dropout.js';
 import { Module } from '../nn/module.js';
-import { to } from '../ops/copy.js';
 import type { Layout } from '../random.js';
 import type { Shape } from '../shape.js';
-import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
 import type { NamedParameter } from './buckets.js';
 import { type CombinationOptions, combine, type Feature } from './combinations.js';
@@ -20,6 +16,7 @@ import { plainReduction } from './hooks/plain.js';
 import { type JoinOptions, join } from './join.js';
 import { ProcessGroup } from './process_group.js';
 import { Reducer } from './reducer.js';
+import { reducible } from './reducible.js';
 import { compareParameters } from './same_model.js';
 import { SyncBatchNorm } from './sync_batch_norm.js';
 
@@ -34,17 +31,6 @@ export function reduceGradients(group: ProcessGroup, parameters: Iterable<Tensor
     parameter.grad = noGrad(() => reducible(parameter));
     group.allReduce(parameter.grad, { op: reduction === 'mean' ? 'avg' : 'sum' }).wait();
   }
-}
-
-/** The gradient in a dtype that all ranks have, however many contributions each had. */
-function reducible({ grad, shape, dtype, device, gradDType }: Tensor): Tensor {
-  const common = gradDType ?? sumDType(dtype);
-  const g = grad ? to(grad, common) : zeros(shape, { dtype: common, device });
-  if (g !== grad) {
-    takeOut(g.storage, 'gradient');
-    if (grad && !grad.isView) grad.dispose();
-  }
-  return g;
 }
 
 export interface DataParallelOptions extends CombinationOptions {

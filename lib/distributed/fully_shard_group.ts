@@ -85,7 +85,8 @@ export class ShardGroup {
   private filled: readonly unknown[] = [];
   private gathering: { readonly work: Work<Tensor>; readonly input: Tensor } | null = null;
   private whole = false;
-  /** Calls of the module that need its parameters now. */
+  private pinned = false;
+  /** Calls of the module that need its parameters now, and whoever has pinned it. */
   users = 0;
   /** Backward reduces gradients; otherwise they add up whole. */
   synchronizes = true;
@@ -189,6 +190,19 @@ export class ShardGroup {
     for (const { storage } of this.standIns.values()) drain(storage);
     this.whole = false;
     this.kept = false;
+  }
+
+  /** Starts the gather of what stays whole until `unpin`, whatever calls come and go. */
+  pin(): void {
+    if (this.pinned) return;
+    this.pinned = true;
+    this.users++;
+    this.gather();
+  }
+  unpin(): void {
+    if (!this.pinned) return;
+    this.pinned = false;
+    if (--this.users === 0) this.reshard();
   }
 
   /** Backward came into a call by another way than its results, as when they lie in an object that nothing looks into. */

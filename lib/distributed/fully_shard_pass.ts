@@ -130,7 +130,7 @@ export class Tree {
     if (pass.depth > 0) return;
     this.expected = pass.order;
     this.forward = null;
-    for (const g of this.groups) if (!g.kept) g.reshard();
+    for (const g of this.groups) if (!g.kept && g.users === 0) g.reshard();
   }
 
   /** A module has thrown. */

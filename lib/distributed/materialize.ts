@@ -12,7 +12,7 @@ import type { StorageKind } from '../storage.js';
 import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
 import { Layout } from './layout.js';
-import { layoutOf } from './layout_of.js';
+import { layoutOf, stagePlaceOf } from './layout_of.js';
 import { convert } from './redistribute.js';
 
 export interface MaterializeOptions {
@@ -21,7 +21,7 @@ export interface MaterializeOptions {
    * its constructor filled it with: random numbers too are those that the model would have without meta, if the generator was in the same state.
    */
   readonly init?: (name: string, whole: Tensor) => boolean | void;
-  /** For what is not sharded; the device of the first sharded parameter's mesh unless given, else `cpu`. */
+  /** For what is not sharded; the device of the mesh of the first parameter that has one unless given, else `cpu`. */
   readonly device?: DeviceLike;
 }
 
@@ -43,7 +43,7 @@ export function materialize<M extends Module>(module: M, options: MaterializeOpt
   const { init, device } = options ?? {};
   if (init !== undefined && typeof init !== 'function') throw new ValueError(`${where}: init must be a function, got ${describe(init)}`);
   const parameters = [...module.namedParameters()];
-  const mesh = parameters.flatMap(([, p]) => layoutOf(p)?.mesh ?? [])[0];
+  const mesh = parameters.flatMap(([, p]) => layoutOf(p)?.mesh ?? stagePlaceOf(p)?.mesh ?? [])[0];
   const rest = device === undefined ? (mesh?.device ?? deviceNamed('cpu')) : deviceNamed(device);
   if (rest.type === 'meta') throw new DeviceError(`${where}: device meta is where the model is`);
   const fill = (name: string, t: Tensor, kind: StorageKind): void => {

@@ -1,6 +1,7 @@
 // Containers: modules in order, by index or by name.
 import { describe, ValueError } from '../errors.js';
 import type { Tensor } from '../tensor.js';
+import type { LayeredModel, PipelineLayer } from './layered.js';
 import { Module } from './module.js';
 
 function checkModule(m: unknown, where: string): asserts m is Module {
@@ -36,7 +37,7 @@ abstract class Indexed<M extends Module> extends Module {
 }
 
 /** Runs modules one after another. */
-export class Sequential extends Indexed<Module> {
+export class Sequential extends Indexed<Module> implements LayeredModel {
   constructor(...modules: Module[]) {
     super(modules);
   }
@@ -44,6 +45,9 @@ export class Sequential extends Indexed<Module> {
     let y = x;
     for (const m of this) y = (m as unknown as { forward(x: Tensor): Tensor }).forward(y);
     return y;
+  }
+  pipelineLayers(): PipelineLayer[] {
+    return Array.from(this, (m) => ({ modules: [m], forward: (...x) => (m as unknown as { forward(...x: Tensor[]): Tensor }).forward(...x) }));
   }
 }
 

@@ -18,6 +18,7 @@ import { Dropout } from './dropout.js';
 import { Embedding } from './embedding.js';
 import { type GenerateOptions, generate } from './generate.js';
 import * as init from './init.js';
+import type { LayeredModel, PipelineLayer } from './layered.js';
 import { checkSize, type FactoryOptions, Linear } from './linear.js';
 import { Module, type StateDict } from './module.js';
 import { LayerNorm } from './norm.js';
@@ -151,12 +152,16 @@ class Transformer extends Module {
     this.h = new ModuleList(Array.from({ length: o.layers }, () => new GPTBlock(o)));
     this.ln_f = new LayerNorm(o.dim, { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device });
   }
-  override forward(tokens: Tensor, cache?: KeyValueCache): Tensor {
-    const past = cache?.length ?? 0;
+  embed(tokens: Tensor, past = 0): Tensor {
+    if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
     const time = tokens.shape[1]!;
     if (past + time > this.o.context) throw new ShapeError(`GPT: ${past + time} tokens do not fit the context of ${this.o.context}`);
     const positions = arange(past, past + time, 1, { device: tokens.device });
-    let x = this.drop.forward(this.wte.forward(tokens).add(this.wpe.forward(positions)));
+    return this.drop.forward(this.wte.forward(tokens).add(this.wpe.forward(positions)));
+  }
+  override forward(tokens: Tensor, cache?: KeyValueCache): Tensor {
+    const past = cache?.length ?? 0;
+    let x = this.embed(tokens, past);
     let i = 0;
     for (const block of this.h) x = block.forward(x, cache?.layers[i++], past);
     return this.ln_f.forward(x);
@@ -170,7 +175,7 @@ const TRANSPOSED = /\.(c_attn|c_proj|c_fc)\.weight$/;
  * A GPT-2 language model. `forward(tokens)` gives logits [B, T, vocab]; with targets [B, T] it gives the mean cross-entropy.
  * Weights start as in GPT-2: normal with std 0.02, projections into the residual stream scaled by 1/√(2·layers).
  */
-export class GPT extends Module {
+export class GPT extends Module implements LayeredModel {
   transformer: Transformer;
   lm_head: Linear;
   readonly options: GPTOptions;
@@ -193,13 +198,28 @@ export class GPT extends Module {
   override forward(tokens: Tensor, targets?: null, options?: LossOptions & { cache?: KeyValueCache }): Tensor;
   override forward(tokens: Tensor, targets: Tensor, options?: LossOptions): Tensor;
   override forward(tokens: Tensor, targets?: Tensor | null, options: LossOptions & { cache?: KeyValueCache } = {}): Tensor {
-    if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
     const x = this.transformer.forward(tokens, options?.cache);
+    return targets ? this.lossOf(x, targets, options ?? {}) : this.lm_head.forward(x);
+  }
+
+  private lossOf(x: Tensor, targets: Tensor, options: LossOptions): Tensor {
     const head: Linear & Partial<LossHead> = this.lm_head;
-    if (targets && head.loss) return head.loss(x, targets, options ?? {});
-    const logits = head.forward(x);
-    if (!targets) return logits;
-    return crossEntropy(reshape(logits, [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
+    if (head.loss) return head.loss(x, targets, options);
+    return crossEntropy(reshape(head.forward(x), [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
+  }
+
+  /** Embeddings, each block, the last norm with the head. */
+  pipelineLayers(): PipelineLayer[] {
+    const { transformer: t } = this;
+    return [
+      { modules: [t.wte, t.wpe, t.drop], forward: (tokens) => t.embed(tokens!) },
+      ...Array.from(t.h, (block) => ({ modules: [block], forward: (x: Tensor) => block.forward(x) })),
+      {
+        modules: [t.ln_f, this.lm_head],
+        forward: (x) => this.lm_head.forward(t.ln_f.forward(x!)),
+        loss: ([x], targets, options) => this.lossOf(t.ln_f.forward(x!), targets, options),
+      },
+    ];
   }
 
   /** An empty cache for `batch` sequences, in the dtype that attention computes in. */

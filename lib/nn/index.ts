@@ -10,6 +10,7 @@ export * from './embedding.js';
 export type { GenerateOptions } from './generate.js';
 export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LossOptions } from './gpt.js';
 export * as init from './init.js';
+export type { LayeredModel, LossNormalizer, PipelineLayer } from './layered.js';
 export { type FactoryOptions, Linear, type LinearOptions } from './linear.js';
 export * from './loss.js';
 export * from './metrics.js';

@@ -6,7 +6,6 @@ import type { AutocastDType } from '../amp/policy.js';
 import { noGrad } from '../autograd/modes.js';
 import { context, withContext } from '../context.js';
 import { nvtxMode } from '../debug.js';
-import { isFloating } from '../dtype.js';
 import { describe, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
 import { range } from '../nvtx.js';
@@ -14,20 +13,11 @@ import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
 import { type MoveTarget, moved, moveParameter } from './move.js';
+import { Parameter } from './parameter.js';
 import { type LoadResult, loadInto, type StateDict } from './state_dict.js';
 import { summarize } from './summary.js';
 
-export type { BackwardHook, LoadResult, StateDict };
-
-/** A tensor that modules list as trainable and optimizers update. Assigning one to a module registers it. */
-export class Parameter extends Tensor {
-  constructor(data: Tensor, requiresGrad = true) {
-    if (!(data instanceof Tensor)) throw new ValueError(`Parameter: expected a tensor, got ${describe(data)}`);
-    super(data.storage, data.shape, data.strides, data.offset, data.dtype);
-    takeOut(this.storage, 'parameter');
-    this.requiresGrad = requiresGrad && isFloating(data.dtype);
-  }
-}
+export { type BackwardHook, type LoadResult, Parameter, type StateDict };
 
 export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
 export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
@@ -91,6 +81,12 @@ export abstract class Module {
       });
     }
     return finish(output);
+  }
+
+  /** Runs a part of what forward does: modules that it calls have the paths that they have within this one. */
+  during<T>(part: () => T): T {
+    this.setPaths('');
+    return withContext({ module: this.label }, part);
   }
 
   /** `Linear "encoder.fc1"`. */

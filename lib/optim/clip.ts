@@ -7,7 +7,7 @@ import { scope } from '../memory.js';
 import { deviceOf, invoke } from '../ops/door.js';
 import { checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { globalNorm, isSharded } from './global_norm.js';
+import { globalNorm, isSpread } from './global_norm.js';
 
 function checkList(parameters: unknown, op: string): Tensor[] {
   if (parameters instanceof Tensor || typeof (parameters as Iterable<Tensor> | null)?.[Symbol.iterator] !== 'function')
@@ -35,7 +35,7 @@ export interface ClipOptions {
 export function gradNorm(parameters: Iterable<Tensor>, normType = 2): Tensor {
   const list = checkList(parameters, 'gradNorm');
   checkNumber(normType, 'the norm type', 'gradNorm');
-  const sharded = list.some(isSharded);
+  const sharded = list.some(isSpread);
   if (sharded && !(normType > 0)) throw new ValueError(`gradNorm: the norm type of sharded parameters must be above 0, got ${normType}`);
   const grads = gradients(list);
   if (grads.length === 0 && !sharded) return zeros([]);

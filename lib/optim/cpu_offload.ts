@@ -13,7 +13,7 @@ import { sameShape, showShape } from '../shape.js';
 import { META, type Storage } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { clipGradNorm } from './clip.js';
-import { isSharded } from './global_norm.js';
+import { isSpread } from './global_norm.js';
 import { Optimizer, type Preparation, type StepOptions } from './optimizer.js';
 import { checkMaxNorm } from './options.js';
 import { originals } from './original.js';
@@ -88,7 +88,7 @@ export class CPUOffloadOptimizer<O extends AnyOptimizer = AnyOptimizer> {
   }
   /** Whether ranks have different pieces of some parameter. */
   get isSharded(): boolean {
-    return this.inOrder().some(({ parameter }) => isSharded(parameter));
+    return this.inOrder().some(({ parameter }) => isSpread(parameter));
   }
   /** Gradients there are, for what is done to all of them at once. */
   gradients(): Tensor[] {

@@ -1,9 +1,9 @@
 // The norm of gradients of which ranks have pieces, from layouts alone: what is cut is added up over the axes that cut it, what every rank
-// has counts once. All ranks get the same number, and none waits.
+// has counts once, what other stages of a pipeline have is added. All ranks get the same number, and none waits.
 import { zeros } from '../create.js';
 import type { DeviceMesh, MeshAxis } from '../distributed/device_mesh.js';
 import type { Layout } from '../distributed/layout.js';
-import { layoutOf } from '../distributed/layout_of.js';
+import { layoutOf, stagePlaceOf } from '../distributed/layout_of.js';
 import { to } from '../ops/copy.js';
 import { fresh, invoke } from '../ops/door.js';
 import { stack } from '../ops/pieces.js';
@@ -15,6 +15,11 @@ import type { Tensor } from '../tensor.js';
 /** Whether ranks have different pieces of `x`. */
 export function isSharded(x: Tensor): boolean {
   return layoutOf(x)?.entries.some(([, p]) => p.kind === 'shard') ?? false;
+}
+
+/** Whether the norm of all parameters needs other ranks: they have other pieces, or other stages. */
+export function isSpread(x: Tensor): boolean {
+  return isSharded(x) || stagePlaceOf(x) !== null;
 }
 
 /** Parameters that are cut over the same axes, with those axes. */
@@ -41,7 +46,8 @@ function families(parameters: readonly Tensor[]): Family[] {
 export function globalNorm(parameters: readonly Tensor[], order: number): Tensor {
   const dtype = parameters.every((p) => (p.grad ?? p).dtype === 'float64') ? 'float64' : 'float32';
   const all = families(parameters);
-  if (all.every((f) => f.mesh === null))
+  const pipeline = parameters.flatMap((p) => stagePlaceOf(p)?.mesh ?? [])[0];
+  if (!pipeline && all.every((f) => f.mesh === null))
     return localNorm(
       parameters.flatMap((p) => p.grad?.detach() ?? []),
       order,
@@ -51,7 +57,7 @@ export function globalNorm(parameters: readonly Tensor[], order: number): Tensor
   const largest = order === Number.POSITIVE_INFINITY;
   // sums of powers are float64: the square of a large norm is beyond float32
   const powers = all.map(({ mesh, axes, parameters: cut }) => {
-    const pieces = cut.flatMap((p) => (p.grad ? counted(p.grad.detach(), layoutOf(p)) : []));
+    const pieces = cut.flatMap((p) => (p.grad && stagePlaceOf(p)?.counted !== false ? counted(p.grad.detach(), layoutOf(p)) : []));
     const own = to(localNorm(pieces, order, dtype, cut[0]!), 'float64');
     const power = largest ? own : pow(own, order);
     if (mesh === null) return power;
@@ -60,8 +66,13 @@ export function globalNorm(parameters: readonly Tensor[], order: number): Tensor
       .allReduce(power, { op: largest ? 'max' : 'sum', label: 'of the norm of gradients' })
       .wait();
   });
-  const total = stack(powers);
-  return to(largest ? max(total) : pow(sum(total), 1 / order), dtype);
+  const own = stack(powers);
+  const total = largest ? max(own) : sum(own);
+  pipeline
+    ?.group('pp')
+    .allReduce(total, { op: largest ? 'max' : 'sum', label: 'of the norm of gradients of the stages' })
+    .wait();
+  return to(largest ? total : pow(total, 1 / order), dtype);
 }
 
 function localNorm(grads: readonly Tensor[], order: number, dtype: 'float32' | 'float64', like: Tensor): Tensor {

@@ -12,7 +12,7 @@ import { to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
-import { isSharded } from './global_norm.js';
+import { isSpread } from './global_norm.js';
 import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
@@ -170,9 +170,9 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     });
   }
 
-  /** Whether ranks have different pieces of some parameter. */
+  /** Whether ranks have different pieces, or different parameters. */
   get isSharded(): boolean {
-    return this.order.some(isSharded);
+    return this.order.some(isSpread);
   }
 
   /** Gradients there are, for what is done to all of them at once. */

@@ -1,5 +1,5 @@
 // A plan as text: a line a rank, time to the right. An action is as wide as it is long; the shortest one has room for its name.
-import { isCompute } from './action.js';
+import { type Action, formatAction, isCompute } from './action.js';
 import { labelsOf, trim } from './captions.js';
 import type { Schedule } from './schedule.js';
 import type { Simulation, TimedAction } from './simulate_schedule.js';
@@ -9,6 +9,8 @@ export interface DrawOptions {
   readonly columns?: number;
   /** Whether kinds have colours, by ANSI escapes; false. */
   readonly colours?: boolean;
+  /** An action that gets a cross. */
+  readonly mark?: Action;
 }
 
 const COLOURS = { F: '\x1b[30;44m', B: '\x1b[30;42m', I: '\x1b[30;46m', W: '\x1b[30;43m' } as const;
@@ -19,7 +21,9 @@ const IDLE = '·';
 export function drawSchedule(schedule: Schedule, { makespan, ranks }: Simulation, options: DrawOptions = {}): string {
   const computing = ranks.map(({ actions }) => actions.filter(({ action }) => isCompute(action)));
   const shortest = Math.min(...computing.flat().map(({ start, end }) => end - start));
-  const label = labelsOf(schedule);
+  const name = labelsOf(schedule);
+  const marked = options.mark && formatAction(options.mark);
+  const label = (timed: TimedAction): string => (formatAction(timed.action) === marked ? `✗${name(timed)}` : name(timed));
   const width = Math.max(...computing.flat().map((timed) => label(timed).length)) + 1;
   const place = (time: number): number => Math.round((time / shortest) * width);
   const titles = ranks.map((_, rank) => `rank ${rank} `.padEnd(`rank ${ranks.length - 1} `.length));

@@ -28,7 +28,8 @@ export function checkSizes(name: string, sizes: ScheduleSizes): void {
 }
 
 /** @throws ValueError where sizes ask for another number of stages a rank than the schedule has, or for groups that it does not know */
-export function checkStagesPerRank(name: string, { stagesPerRank = 1, microBatchesPerGroup }: ScheduleSizes, has = 1): void {
+export function checkStagesPerRank(name: string, sizes: ScheduleSizes, has = 1): void {
+  const { stagesPerRank = has, microBatchesPerGroup } = sizes;
   if (stagesPerRank !== has) {
     const other = has === 1 ? 'interleaved and zbv have several' : 'interleaved takes any number';
     throw new ValueError(`schedule ${name} has ${has} ${has === 1 ? 'stage' : 'stages'} a rank, not ${stagesPerRank}; ${other}`);

@@ -7,7 +7,7 @@ import { checkSizes, checkStagesPerRank, compute, count, mergeBackwards, type Sc
 
 export function zbv(sizes: ScheduleSizes): Schedule {
   checkSizes('zbv', sizes);
-  checkStagesPerRank('zbv', { stagesPerRank: 2, ...sizes }, 2);
+  checkStagesPerRank('zbv', sizes, 2);
   const { ranks, microBatches } = sizes;
   return new Schedule(
     'zbv',

@@ -1,0 +1,22 @@
+// Models as a chain of layers, which is what a pipeline cuts: each layer takes what the one before it makes.
+import type { Tensor } from '../tensor.js';
+import type { Module } from './module.js';
+
+/** What a loss is divided by, in place of the local number of valid targets. */
+export interface LossNormalizer {
+  readonly normalizer?: number | Tensor;
+}
+
+export interface PipelineLayer {
+  /** The modules that it calls, whose parameters it needs; those of several layers may share parameters, but not be the same. */
+  readonly modules: readonly Module[];
+  /** Takes the model's inputs, or the tensors of the layer before. */
+  readonly forward: (...inputs: Tensor[]) => Tensor | Tensor[];
+  /** Of the last layer: the loss at once, where the output itself need not be there. `forward` makes the output. */
+  readonly loss?: (inputs: readonly Tensor[], targets: Tensor, options: LossNormalizer) => Tensor;
+}
+
+/** A model that can be cut. Its forward does no more than its layers, one after another. */
+export interface LayeredModel {
+  pipelineLayers(): PipelineLayer[];
+}
