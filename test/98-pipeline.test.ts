@@ -131,7 +131,9 @@ describe.each(schedules)('%s on %i ranks', (schedule, ranks, stagesPerRank) => {
     const one = await alone(layers, cuts);
     const sizes: MeshSizes = { pp: ranks };
     const setting: Setting = { layers, rows, options: { schedule, microBatches, stagesPerRank } };
-    const found = await simulate(ranks, ({ world, device }) => seeded(async () => train(String(device), await initDeviceMesh(sizes, { group: world }), setting)));
+    const found = await simulate(ranks, ({ world, device }) =>
+      seeded(async () => train(String(device), await initDeviceMesh(sizes, { group: world }), setting)),
+    );
     expectSame(found, one);
   });
 });
