@@ -2,6 +2,7 @@
 // interleaved async functions and simulated ranks cannot disturb each other, and the door pays for one lookup.
 import { AsyncLocalStorage } from 'node:async_hooks';
 import type { AutocastDType } from './amp/policy.js';
+import type { KeptResults } from './autograd/selective.js';
 import type { Capture } from './capture.js';
 import { describe, ValueError } from './errors.js';
 import type { Generator, KeyTape } from './random.js';
@@ -20,6 +21,8 @@ export interface Context {
   readonly generator: Generator | null;
   /** Keys a checkpointed segment draws, or repeats; null outside one. */
   readonly keyTape: KeyTape | null;
+  /** What a checkpointed segment keeps of its ops, or finds kept; null where all of it is recomputed, and outside one. */
+  readonly kept: KeptResults | null;
   /** The dtype of the autocast region; null outside of one. */
   readonly autocast: AutocastDType | null;
   /** The graph that is being captured; null outside of one. */
@@ -37,6 +40,7 @@ const root: Context = {
   scope: null,
   generator: null,
   keyTape: null,
+  kept: null,
   autocast: null,
   capture: null,
   sequenceLength: null,

@@ -229,7 +229,7 @@ export function dryRun<T>(fn: (run: DryRun) => T): T {
   const made = new Map<number, Storage>();
   running = true;
   holders.byHandle = made;
-  const fresh = { scope: null, gradEnabled: true, inference: false, anomaly: false, keyTape: null, autocast: null, capture: null, module: '' };
+  const fresh = { scope: null, gradEnabled: true, inference: false, anomaly: false, keyTape: null, kept: null, autocast: null, capture: null, module: '' };
   try {
     return withNative(run.standIn(native), () => forgettingDevices(() => withContext({ ...fresh, generator: new Generator(0) }, () => fn(run))));
   } finally {

@@ -31,6 +31,14 @@ function itemsOf(container: object): Iterable<unknown> {
   return prototype === Object.prototype || prototype === null ? Object.values(container) : [];
 }
 
+/** The value with its tensors replaced, also in arrays and plain objects, which are copied; objects of classes stay as they are. */
+export function mapTensors(value: unknown, by: (t: Tensor) => Tensor): unknown {
+  if (value instanceof Tensor) return by(value);
+  if (Array.isArray(value)) return value.map((v) => mapTensors(v, by));
+  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value;
+  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, mapTensors(v, by)]));
+}
+
 /** Ends a scope, handing what `result` holds to the outer one. */
 export function endScope(scope: Scope, outer: Scope | null, result: unknown): void {
   try {

@@ -151,6 +151,12 @@ export function recording(inputs: readonly (Tensor | number | null)[]): boolean 
   return false;
 }
 
+/** Whether ops that are given leaves are recorded, now or when backward runs this again. */
+export function mayRecord(): boolean {
+  const { gradEnabled, keyTape } = context();
+  return gradEnabled || keyTape !== null;
+}
+
 export function checkInference(op: string, inputs: readonly (Tensor | number | null)[]): void {
   for (const x of inputs) {
     if (x instanceof Tensor && (x.castOf ?? x).inference) {

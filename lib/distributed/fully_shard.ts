@@ -7,13 +7,14 @@ import { empty } from '../create.js';
 import { cutFrom } from '../deferred.js';
 import { checkDType, type DType, isFloating } from '../dtype.js';
 import { DeviceError, DTypeError, describe, ShapeError, ValueError } from '../errors.js';
+import { mapTensors } from '../memory.js';
 import { Dropout } from '../nn/dropout.js';
 import { Module, type Parameter } from '../nn/module.js';
 import { clone, contiguous } from '../ops/copy.js';
 import { narrow } from '../ops/view.js';
 import { numel, type Shape } from '../shape.js';
 import { takeOut } from '../storage.js';
-import { Tensor } from '../tensor.js';
+import type { Tensor } from '../tensor.js';
 import { type CombinationOptions, combine, type Feature } from './combinations.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
 import { layoutOf, setLayout } from './distribute.js';
@@ -257,8 +258,8 @@ function wrap(module: Module, own: Sharded, broadcastBuffers: boolean): void {
 function leave(tree: Tree, call: Call, output: unknown): unknown {
   const found: Tensor[] = [];
   if (isGradEnabled()) {
-    replaced(output, (t) => {
-      found.push(t);
+    mapTensors(output, (t) => {
+      if (t.requiresGrad) found.push(t);
       return t;
     });
   }
@@ -273,13 +274,5 @@ function leave(tree: Tree, call: Call, output: unknown): unknown {
     },
   });
   const aliases = pass(...found);
-  return replaced(output, () => aliases.shift()!);
-}
-
-/** Replaces tensors that require a gradient, in arrays and plain objects too. */
-function replaced(value: unknown, by: (t: Tensor) => Tensor): unknown {
-  if (value instanceof Tensor) return value.requiresGrad ? by(value) : value;
-  if (Array.isArray(value)) return value.map((v) => replaced(v, by));
-  if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) return value;
-  return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, replaced(v, by)]));
+  return mapTensors(output, (t) => (t.requiresGrad ? aliases.shift()! : t));
 }

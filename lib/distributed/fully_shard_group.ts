@@ -63,7 +63,7 @@ export function temporarily<T>(fn: () => T): T {
   const scope = new Scope();
   const { scope: outer } = context();
   try {
-    return withContext({ scope, gradEnabled: false, autocast: null }, fn);
+    return withContext({ scope, gradEnabled: false, autocast: null, kept: null }, fn);
   } finally {
     scope.end(outer);
   }
@@ -71,7 +71,7 @@ export function temporarily<T>(fn: () => T): T {
 
 /** What makes tensors that no scope around may free. */
 export function lasting<T>(fn: () => T): T {
-  return withContext({ scope: null, gradEnabled: false, autocast: null }, fn);
+  return withContext({ scope: null, gradEnabled: false, autocast: null, kept: null }, fn);
 }
 
 export class ShardGroup {

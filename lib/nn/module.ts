@@ -3,7 +3,9 @@
 // dropout keys) and owns a scope: what forward makes and neither returns nor stores on `this` lives only as long as backward needs it.
 
 import type { AutocastDType } from '../amp/policy.js';
+import { checkpointed } from '../autograd/checkpoint.js';
 import { noGrad } from '../autograd/modes.js';
+import type { CheckpointPolicy } from '../autograd/selective.js';
 import { context, withContext } from '../context.js';
 import { nvtxMode } from '../debug.js';
 import { describe, ValueError } from '../errors.js';
@@ -12,6 +14,7 @@ import { range } from '../nvtx.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
+import { located } from './located.js';
 import { type MoveTarget, moved, moveParameter } from './move.js';
 import { Parameter } from './parameter.js';
 import { type LoadResult, loadInto, type StateDict } from './state_dict.js';
@@ -34,6 +37,8 @@ export abstract class Module {
   /** Path in the model whose forward ran last, for example `transformer.h.0.attn`. */
   path = '';
   private readonly buffers_ = new Map<string, { tensor: Tensor | null; persistent: boolean }>();
+  /** What checkpointModules has said: backward runs forward again, but for what the policy keeps. */
+  checkpointing: CheckpointPolicy | null = null;
   private preHooks: ForwardPreHook[] | null = null;
   private forwardHooks: ForwardHook[] | null = null;
   private backwardHooks: BackwardHook[] | null = null;
@@ -43,7 +48,7 @@ export abstract class Module {
   constructor() {
     const body = this.forward as AnyFunction;
     if (typeof body !== 'function') throw new ValueError(`${new.target.name}: define forward as a method of the class`);
-    for (const name of ['path', 'buffers_', 'preHooks', 'forwardHooks', 'backwardHooks'] as const) hide(this, name, this[name]);
+    for (const name of ['path', 'checkpointing', 'buffers_', 'preHooks', 'forwardHooks', 'backwardHooks'] as const) hide(this, name, this[name]);
     const forward: AnyFunction = (...args) => this.run(body, args);
     plainForwards.add(forward);
     hide(this, 'forward', forward);
@@ -61,11 +66,17 @@ export abstract class Module {
     try {
       const { autocast } = outer;
       const patch = { scope, module: this.label, autocast: autocast === null || this.autocast === undefined ? autocast : this.autocast };
-      const call = (): unknown => body.apply(this, args as never[]);
+      const segment = (...inputs: unknown[]): unknown => {
+        const made = body.apply(this, inputs as never[]);
+        this.adopt(context().scope); // that of the checkpoint
+        return made;
+      };
+      const call = (): unknown =>
+        this.checkpointing && outer.gradEnabled ? checkpointed(this.checkpointing, segment, args) : body.apply(this, args as never[]);
       output = withContext(patch, nvtxMode ? () => range(this.label, call) : call);
     } catch (error) {
       scope.end(outer.scope);
-      throw this.located(error);
+      throw located(error, this.label);
     }
     const finish = (value: unknown): unknown => {
       this.adopt(scope);
@@ -77,7 +88,7 @@ export abstract class Module {
     if (output instanceof Promise) {
       return output.then(finish, (error) => {
         scope.end(outer.scope);
-        throw this.located(error);
+        throw located(error, this.label);
       });
     }
     return finish(output);
@@ -94,17 +105,8 @@ export abstract class Module {
     return this.path ? `${this.constructor.name} "${this.path}"` : this.constructor.name;
   }
 
-  private located(error: unknown): unknown {
-    if (error instanceof Error && !(error as { located?: boolean }).located && error.name.endsWith('Error') && 'code' in error) {
-      // behind the first line: a report may follow
-      error.message = error.message.replace(/\n|$/, (end) => ` in ${this.label}${end}`);
-      Object.defineProperty(error, 'located', { value: true });
-    }
-    return error;
-  }
-
   /** Tensors stored on `this` during forward are the module's state and stay. */
-  private adopt(scope: Scope): void {
+  private adopt(scope: Scope | null): void {
     for (const value of Object.values(this)) {
       eachTensor(value, (t) => {
         if (t.storage.scope === scope) takeOut(t.storage);

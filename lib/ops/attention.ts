@@ -2,7 +2,7 @@
 // the mask, no dropout, and one head size; calls that need more run in primitives, which do store it.
 
 import { noGrad } from '../autograd/modes.js';
-import { context } from '../context.js';
+import { mayRecord } from '../autograd/node.js';
 import { arange, fromTypedArray, ones } from '../create.js';
 import type { DeviceLike } from '../device.js';
 import { DTypeError, ShapeError } from '../errors.js';
@@ -97,7 +97,7 @@ export const scaledDotProductAttention = autocasts(
     const fold = (x: Tensor): Tensor => reshape(x, [images, x.ndim > 2 ? x.shape[x.ndim - 3]! : 1, ...x.shape.slice(-2)]);
     const folded = [fold(q), fold(k), fold(v)] as const;
     const foldedMask = mask === null ? null : mask.ndim <= 4 && batch.length <= 1 ? mask : fold(expand(mask, [...batch, heads, rows, columns]));
-    const slow = drop !== null || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && context().gradEnabled);
+    const slow = drop !== null || v.shape[v.ndim - 1] !== features || (mask?.requiresGrad && mayRecord());
     const y = slow ? inPrimitives(folded, foldedMask, causal, scale, groups, drop) : fused(folded, foldedMask, causal, scale);
     return reshape(y, [...q.shape.slice(0, -1), v.shape[v.ndim - 1]!]);
   },

@@ -2,7 +2,7 @@
 // it leads to the source, so a product's backward gives a float32 weight its gradient in float32, rounded nowhere, and no
 // node of its own casts it back. Casts of weights are kept until the weight changes.
 import { type AutocastDType, type AutocastOp, policy, policyOf } from '../amp/policy.js';
-import { context } from '../context.js';
+import { context, withContext } from '../context.js';
 import { type DType, dtypeSize } from '../dtype.js';
 import { DTypeError } from '../errors.js';
 import { contiguousStrides } from '../shape.js';
@@ -34,7 +34,7 @@ export function wideResult(op: string, dtype: DType): DType {
  */
 export function autocasts<F extends (...args: never[]) => unknown>(op: AutocastOp, fn: F, which?: readonly (number | string)[]): F {
   const call = fn as unknown as (...args: unknown[]) => unknown;
-  const wrapped = (...args: unknown[]): unknown => {
+  const plain = (args: unknown[]): unknown => {
     const dtype = region();
     if (dtype === null) return call(...args);
     inside++;
@@ -43,6 +43,10 @@ export function autocasts<F extends (...args: never[]) => unknown>(op: AutocastO
     } finally {
       inside--;
     }
+  };
+  const wrapped = (...args: unknown[]): unknown => {
+    const { kept } = context();
+    return kept === null ? plain(args) : kept.during(op, () => plain(args));
   };
   return wrapped as unknown as F;
 }
@@ -95,7 +99,8 @@ export function castTo(op: string, x: Tensor, dtype: DType): Tensor {
   const old = kept.get(source);
   const valid = old?.dtype === dtype && old.storage === source.storage && old.version === source.storage.version && old.capture === capture;
   if (valid && !old.cast.disposed) return old.cast;
-  const made = cast(op, source, x, dtype);
+  // outlives the segment of a checkpoint, which will not make it again
+  const made = withContext({ kept: null }, () => cast(op, source, x, dtype));
   takeOut(made.storage, 'autocast');
   old?.cast.storage.release(null);
   kept.set(source, { cast: made, dtype, storage: source.storage, version: source.storage.version, capture });

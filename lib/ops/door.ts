@@ -123,6 +123,13 @@ function wrapFresh(handle: number, device: Device, shape: Shape, dtype: DType): 
  * records, in order. Nothing is recorded for backward. Stream 1 is the communication stream.
  */
 export function invoke(op: NativeOpName, device: Device, records: readonly (Input | Fresh)[], attrs: readonly number[] = [], stream = 0): Tensor[] {
+  const { kept } = context();
+  // what a collective makes is kept, if so, by the function that waits for it
+  const made = kept === null || stream !== 0 ? [] : records.filter((r) => r instanceof Fresh);
+  return made.length > 0 ? kept!.of(op, () => call(op, device, records, attrs, stream), made) : call(op, device, records, attrs, stream);
+}
+
+function call(op: NativeOpName, device: Device, records: readonly (Input | Fresh)[], attrs: readonly number[], stream: number): Tensor[] {
   const n = records.length;
   if (device.type === 'meta') {
     return records.filter((r) => r instanceof Fresh).map((r) => wrapFresh(META, device, (r as Fresh).shape, (r as Fresh).dtype));
@@ -245,13 +252,26 @@ export function pointwiseInto(op: PointwiseName, kind: ResultKind, target: Tenso
 }
 
 function runPointwise(op: PointwiseName, device: Device, inputs: readonly Operand[], shape: Shape, common: DType, dtype: DType, target: Tensor | null): Tensor {
+  const { kept } = context();
+  const y =
+    kept === null || target !== null
+      ? callPointwise(op, device, inputs, shape, common, dtype, target)
+      : kept.of(op, () => [callPointwise(op, device, inputs, shape, common, dtype, null)], [{ shape, dtype }])[0]!;
+  if (recording(inputs)) record(op, inputs, [y], undefined, target);
+  return y;
+}
+
+function callPointwise(
+  op: PointwiseName,
+  device: Device,
+  inputs: readonly Operand[],
+  shape: Shape,
+  common: DType,
+  dtype: DType,
+  target: Tensor | null,
+): Tensor {
   const n = inputs.length;
-  const records = recording(inputs);
-  if (device.type === 'meta') {
-    const y = target ?? wrapFresh(META, device, shape, dtype);
-    if (records) record(op, inputs, [y], undefined, target);
-    return y;
-  }
+  if (device.type === 'meta') return target ?? wrapFresh(META, device, shape, dtype);
   const m = block;
   for (let i = 0; i < n; i++) {
     const x = inputs[i]!;
@@ -269,11 +289,8 @@ function runPointwise(op: PointwiseName, device: Device, inputs: readonly Operan
   cross(op, device, n + 1, ATTR);
   if (target !== null) {
     target.storage.wrote(`${op}_`);
-    if (records) record(op, inputs, [target], undefined, target);
     return target;
   }
-  const y = wrapFresh(block[at]!, device, shape, dtype);
-  if (records) record(op, inputs, [y], undefined);
-  return y;
+  return wrapFresh(block[at]!, device, shape, dtype);
 }
 const ATTR = [0];

@@ -2,6 +2,8 @@
 // one graph node: bias, GELU, residual and the bias gradient ride on the matrix products instead of passing over memory again.
 
 import { record, recording } from '../autograd/node.js';
+import { keptAs } from '../autograd/selective.js';
+import { context } from '../context.js';
 import { allocate } from '../create.js';
 import { type DType, isFloating, promoteTypes } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
@@ -206,13 +208,14 @@ export const mlp = autocasts(
     const residual = options.residual;
     if (residual) checkResidual(residual, 'mlp', shape, x.dtype);
     const inputs = [x, w1, b1, w2, b2, residual ?? null];
-    const recorded = recording(inputs);
+    // what a checkpoint keeps is what a graph will want
+    const recorded = recording(inputs) || context().kept !== null;
     const hidden = fresh([numel(x.shape.slice(0, -1)), w1.shape[0]!], x.dtype);
     const [act, pre] = gemm(rows(x), mT(w1.detach()), { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
     const y = intoResidual(act!, w2, b2, residual);
     const out = shape.length === 2 ? y : reshape(y, shape);
-    if (recorded) record('mlp', inputs, [out, pre!, act!], undefined);
-    else act!.dispose();
+    if (recording(inputs)) record('mlp', inputs, [out, pre!, act!], undefined);
+    else for (const t of [act, pre]) t?.dispose();
     return out;
   },
   [0, 1, 3],
@@ -244,8 +247,12 @@ export const attentionPacked = autocasts('attentionPacked', (qkv: Tensor, heads:
   const causal = options.causal ?? true;
   const scale = options.scale ?? 1 / Math.sqrt(d);
   const [q, k, v] = unpackHeads(x.detach(), heads);
-  const out = allocate([b, t, heads, d], x.dtype, x.device, 'attentionPacked');
-  const lse = invoke('attention', x.device, [q, k, v, null, permute(out, [0, 2, 1, 3]), fresh([b, heads, t], wideType(x.dtype))], [Number(causal), scale])[0]!;
+  const attend = (): Tensor[] => {
+    const out = allocate([b, t, heads, d], x.dtype, x.device, 'attentionPacked');
+    const statistics = fresh([b, heads, t], wideType(x.dtype));
+    return [out, ...invoke('attention', x.device, [q, k, v, null, permute(out, [0, 2, 1, 3]), statistics], [Number(causal), scale])];
+  };
+  const [out, lse] = keptAs('attention', attend) as [Tensor, Tensor];
   const y = reshape(out, [b, t, heads * d]);
   if (recording([x])) record('attentionPacked', [x], [y, lse], { heads, causal, scale });
   else lse.dispose();

@@ -2,6 +2,8 @@
 // the gradient of the input over the ranks runs beside the products for both weights.
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
 import { recording } from '../../autograd/node.js';
+import { keptAs } from '../../autograd/selective.js';
+import { context } from '../../context.js';
 import { ShapeError } from '../../errors.js';
 import { castGradient, castInputs } from '../../ops/autocast.js';
 import { addInto, contiguous } from '../../ops/copy.js';
@@ -28,7 +30,7 @@ interface Saved extends Options {
 
 /** gelu(x·W1ᵀ + b1)·W2ᵀ + b2 + residual in the tanh form, with the rows of W1 and b1 and the columns of W2 spread over the ranks. */
 export function feedForward(inputs: Inputs, options: Options): Tensor {
-  return apply(...inputs, { ...options, recorded: recording(inputs) });
+  return apply(...inputs, { ...options, recorded: recording(inputs) || context().kept !== null });
 }
 
 const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor = defineFunction({
@@ -36,16 +38,22 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
   forward: (ctx: FunctionContext, x, up, upBias, down, downBias, residual, options): Tensor => {
     const [input, w1, w2] = castInputs('mlp', [x, up, down]) as [Tensor, Tensor, Tensor];
     const { sequenceParallel, group, name, recorded } = options;
-    const whole = sequenceParallel ? startGather(input, group, lengthOfWhole(sizesOf(input).time, group), `of the input of ${name}`)() : input;
-    const flat = rows(whole);
-    const hidden = fresh([flat.shape[0]!, w1.shape[0]!], input.dtype);
-    const [act, pre] = gemm(flat, mT(w1.detach()), { bias: upBias?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
-    const part = reshape(gemm(act!, mT(w2.detach()))[0]!, [...whole.shape.slice(0, -1), w2.shape[0]!]);
-    const y = startSum(part, options, `of the output of ${name}`)();
-    if (downBias) addInto(y, downBias);
+    const length = sequenceParallel ? lengthOfWhole(sizesOf(input).time, group) : 0;
+    const lead = sequenceParallel ? [...sizesOf(input).lead, length] : input.shape.slice(0, -1);
+    const [act, pre] = keptAs('matmul', () => {
+      const flat = rows(sequenceParallel ? startGather(input, group, length, `of the input of ${name}`)() : input);
+      const hidden = fresh([flat.shape[0]!, w1.shape[0]!], input.dtype);
+      return gemm(flat, mT(w1.detach()), { bias: upBias?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
+    });
+    const [y] = keptAs(sequenceParallel ? 'reduceScatter' : 'allReduce', () => {
+      const part = reshape(gemm(act!, mT(w2.detach()))[0]!, [...lead, w2.shape[0]!]);
+      const sum = startSum(part, options, `of the output of ${name}`)();
+      if (downBias) addInto(sum, downBias);
+      return [sum];
+    }) as [Tensor];
     if (recorded) {
       const needs = [x, up, upBias, down, downBias].map((t) => t?.requiresGrad ?? false);
-      const saved: Saved = { ...options, needs, lead: whole.shape.slice(0, -1), parameters: [up, upBias, down, downBias] };
+      const saved: Saved = { ...options, needs, lead, parameters: [up, upBias, down, downBias] };
       ctx['call'] = saved;
       ctx.saveForBackward(input, w1, w2, pre!, act!);
     } else act!.dispose();

@@ -129,8 +129,10 @@ export function parallelize<M extends Module>(model: M, mesh: DeviceMesh, plan: 
   // one rank keeps what it has, with the fused blocks of plain layers
   for (const { path, module, style } of mesh.size('tp') > 1 ? matches : []) {
     const made = actions[style.style].apply(module as never, style as never, mesh, path, options);
-    if (made) replaced.set(module, made);
-    if (made) styled.add(made);
+    if (!made) continue;
+    made.checkpointing = module.checkpointing;
+    replaced.set(module, made);
+    styled.add(made);
   }
   for (const parent of model.modules()) {
     for (const [name, child] of parent.namedChildren()) {

@@ -1,6 +1,7 @@
-// Plans: what becomes of which modules, as plain objects by path. How a path of a plan finds modules, and what it may have meant when it finds none.
+// Plans: what becomes of which modules, as plain objects by path.
 import { ValueError } from '../../errors.js';
 import type { Module } from '../../nn/module.js';
+import { fits, modulesAt } from '../../nn/module_paths.js';
 import type { ColumnParallelOptions } from './column_linear.js';
 import type { RowParallelOptions } from './row_linear.js';
 import type { VocabParallelOptions } from './vocab_embedding.js';
@@ -41,46 +42,11 @@ export interface Match {
 
 /** The modules that a plan means, in the order of the model. */
 export function matchPlan(model: Module, plan: ParallelPlan, where: string): Match[] {
-  const modules = [...model.namedModules()].filter(([path]) => path !== '');
-  const paths = modules.map(([path]) => path);
   const patterns = Object.keys(plan);
-  const lost = patterns.filter((pattern) => !paths.some((path) => fits(pattern, path)));
-  if (lost.length > 0) {
-    const texts = lost.map((pattern) => `"${pattern}"${hint(pattern, paths)}`);
-    throw new ValueError(`${where}: no module of ${model.constructor.name} is at ${texts.join(', nor at ')}`);
-  }
-  return modules.flatMap(([path, module]) => {
+  const modules = modulesAt(model, patterns, where);
+  return modules.flatMap(({ path, module }) => {
     const found = patterns.filter((pattern) => fits(pattern, path));
     if (found.length > 1) throw new ValueError(`${where}: "${path}" is meant by "${found[0]}" and by "${found[1]}"`);
     return found.map((pattern) => ({ path, module, style: plan[pattern]! }));
   });
-}
-
-function fits(pattern: string, path: string): boolean {
-  const [wanted, parts] = [pattern.split('.'), path.split('.')];
-  return wanted.length === parts.length && wanted.every((part, i) => part === '*' || part === parts[i]);
-}
-
-/** ` (did you mean "transformer.h.*.attn.c_attn"?)` */
-function hint(pattern: string, paths: readonly string[]): string {
-  // numbers become * where the pattern has one, so that layers count once
-  const known = new Set(paths.flatMap((path) => (pattern.includes('*') ? [path.replace(/(^|\.)\d+(?=\.|$)/g, '$1*')] : [path])));
-  const limit = Math.max(2, Math.floor(pattern.length / 3));
-  const near = [...known]
-    .map((path) => ({ path, distance: editDistance(pattern, path) }))
-    .filter(({ distance }) => distance <= limit)
-    .sort((a, b) => a.distance - b.distance)
-    .slice(0, 3);
-  return near.length > 0 ? ` (did you mean ${near.map(({ path }) => `"${path}"`).join(' or ')}?)` : '';
-}
-
-/** How many characters have to be put in, left out or replaced (Levenshtein, 1966). */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + Number(a[i - 1] !== b[j - 1])));
-    row = next;
-  }
-  return row[b.length]!;
 }

@@ -2,6 +2,7 @@
 // for when it is needed: the products in between hide it.
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
 import { isGradEnabled } from '../../autograd/modes.js';
+import { keptAs } from '../../autograd/selective.js';
 import { AutogradError, ShapeError } from '../../errors.js';
 import { castGradient, castInputs } from '../../ops/autocast.js';
 import { addInto, contiguous } from '../../ops/copy.js';
@@ -79,7 +80,7 @@ export const columnParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, op
     const { sequenceParallel, group, name } = options;
     if (!sequenceParallel) return linear(input, w, bias);
     const length = lengthOfWhole(sizesOf(input).time, group);
-    return linear(startGather(input, group, length, `of the input of ${name}`)(), w, bias);
+    return keptAs('matmul', () => [linear(startGather(input, group, length, `of the input of ${name}`)(), w, bias)])[0]!;
   },
   backward: (ctx, g) => {
     const call = callOf(ctx);
@@ -109,8 +110,11 @@ export const rowParallel: (x: Tensor, weight: Tensor, bias: Tensor | null, resid
     begin(ctx, options, weight, [x, weight, bias]);
     ctx.saveForBackward(input, w);
     const { name } = options;
-    const y = startSum(linear(input, w), options, `of the output of ${name}`)();
-    if (bias) addInto(y, bias);
+    const [y] = keptAs(options.sequenceParallel ? 'reduceScatter' : 'allReduce', () => {
+      const sum = startSum(linear(input, w), options, `of the output of ${name}`)();
+      if (bias) addInto(sum, bias);
+      return [sum];
+    }) as [Tensor];
     if (!residual) return y;
     if (!sameShape(residual.shape, y.shape)) throw new ShapeError(`${name}: the residual must be ${showShape(y.shape)}, got ${showShape(residual.shape)}`);
     return add(residual, y);

@@ -3,6 +3,8 @@
 // The backward of each is another one of them, so they can be differentiated as often as one likes.
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
 import { describe, ValueError } from '../../errors.js';
+import type { NativeOpName } from '../../autograd/rules/types.js';
+import { keptAs } from '../../autograd/selective.js';
 import { clone } from '../../ops/copy.js';
 import { Tensor } from '../../tensor.js';
 import { ProcessGroup } from '../process_group.js';
@@ -13,6 +15,9 @@ import { lengthOfWhole } from './sequence_length.js';
 type Region = (x: Tensor, group: ProcessGroup, label?: string) => Tensor;
 /** Where backward makes a whole of pieces: of the sequence that forward has cut, or null to find out. */
 type Direction = (x: Tensor, group: ProcessGroup, label: string, length: number | null) => Tensor;
+
+/** A collective whose result a checkpoint may keep. */
+const kept = (op: NativeOpName, make: () => Tensor): Tensor => keptAs(op, () => [make()])[0]!;
 
 /** In a group of one rank a region is the identity. */
 function region(name: string, forward: Direction, backward: Direction): Region & Direction {
@@ -41,7 +46,7 @@ export const copyToTensorParallel: Region = region(
 /** Out of it: the sum of what the ranks have made, on each; they all have its gradient. */
 export const reduceFromTensorParallel: Region = region(
   'reduceFromTensorParallel',
-  (x, group, label) => group.allReduce(clone(x), { label }).wait(),
+  (x, group, label) => kept('allReduce', () => group.allReduce(clone(x), { label }).wait()),
   (g, group, label) => copyToTensorParallel(g, group, label),
 );
 
@@ -58,11 +63,14 @@ export const scatterToSequence: Region = region(
 /** Of the sum of what the ranks have made, each one's piece of the sequence, as of scatterToSequence. */
 export const reduceScatterToSequence: Region = region(
   'reduceScatterToSequence',
-  (x, group, label) => startReduceScatter(x, group, label)(),
+  (x, group, label) => kept('reduceScatter', () => startReduceScatter(x, group, label)()),
   (g, group, label, length) => gatherParallel(g, group, label, length),
 );
 
-const gather: Direction = (x, group, label, length) => startGather(x, group, length ?? lengthOfWhole(sizesOf(x).time, group), label)();
+const gather: Direction = (x, group, label, given) => {
+  const length = given ?? lengthOfWhole(sizesOf(x).time, group);
+  return kept('allGather', () => startGather(x, group, length, label)());
+};
 const gatherParallel: Direction = region('gatherFromSequence', gather, (g, group, label) => reduceScatterToSequence(g, group, label));
 const gatherReplicated: Direction = region('gatherFromSequence', gather, (g, group, label) => scatterToSequence(g, group, label));
 
