@@ -6,6 +6,7 @@ import { type DType, isFloating } from '../dtype.js';
 import { AutogradError } from '../errors.js';
 import type { Shape } from '../shape.js';
 import { type GradHook, Tensor } from '../tensor.js';
+import { observeRecord } from './observe.js';
 import { rules } from './rules/index.js';
 import type { OpAttrs, OpName, Rule } from './rules/types.js';
 
@@ -208,6 +209,7 @@ export function record<K extends OpName>(
     y.outputIndex = i;
     y.epoch = y.storage.epoch;
   }
+  observeRecord(op, inputs, outputs, attrs, module);
 }
 
 /** All nodes that lead to the root and have not been seen, in any order. */

@@ -1,5 +1,6 @@
 // The public part of shardgrad/distributed.
 
+export { placementOf, withPlacements } from './activation_placements.js';
 export { type LoadOptions, loadCheckpoint } from './checkpoint/load.js';
 export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } from './checkpoint/save.js';
 export { loadTensors } from './checkpoint/tensors.js';

@@ -4,6 +4,7 @@ import { Linear, type LinearOptions } from '../../nn/linear.js';
 import { Module, type Parameter } from '../../nn/module.js';
 import { linear } from '../../ops/matmul.js';
 import { Tensor } from '../../tensor.js';
+import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
 import { Layout } from '../layout.js';
 import { type Block, Replicate, Shard } from '../placement.js';
@@ -93,8 +94,11 @@ export class ColumnParallelLinear extends Module {
     if (!plain || !(down instanceof RowParallelLinear) || !down.takes(mesh, sequenceParallel, this.localFeatures)) return null;
     if (mesh.size('tp') === 1) return null;
     checkInput(x, this.inFeatures, name);
-    const options = { group: mesh.group('tp'), sequenceParallel, even: down.even, name };
-    return feedForward([x, this.weight, this.bias, down.weight, down.bias, residual ?? null], options);
+    const group = mesh.group('tp');
+    const around = sequenceParallel ? Shard(Math.max(0, x.ndim - 2)) : Replicate();
+    for (const t of residual ? [x, residual] : [x]) requirePlacement(t, around, group, name);
+    const y = feedForward([x, this.weight, this.bias, down.weight, down.bias, residual ?? null], { group, sequenceParallel, even: down.even, name });
+    return declarePlacement(y, around, group);
   }
 
   /** The outputs of this rank. */
@@ -103,7 +107,9 @@ export class ColumnParallelLinear extends Module {
     if (group.size === 1) return linear(x, this.weight, this.bias);
     const { sequenceParallel, shared, label: name } = this;
     checkInput(x, this.inFeatures, name);
-    return columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, shared, even: true });
+    requirePlacement(x, sequenceParallel ? Shard(Math.max(0, x.ndim - 2)) : Replicate(), group, name);
+    const y = columnParallel(x, this.weight, this.bias, { group, sequenceParallel, name, shared, even: true });
+    return declarePlacement(y, { ...this.rows, dim: y.ndim - 1 }, group);
   }
 }
 

@@ -2,11 +2,18 @@
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
 import { clone } from '../../ops/copy.js';
 import type { Tensor } from '../../tensor.js';
+import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { Layout } from '../layout.js';
 import { convert } from '../redistribute.js';
 
 /** `x`, which lies as `from`, as it lies in `to`; its gradient comes as `to` and goes as `from`. Neither is a sum that is still to be made. */
-export const convertBetween: (x: Tensor, from: Layout, to: Layout) => Tensor = defineFunction({
+export function convertBetween(x: Tensor, from: Layout, to: Layout): Tensor {
+  const group = from.mesh.group('tp');
+  requirePlacement(x, from.placement('tp'), group, 'redistribute');
+  return declarePlacement(converted(x, from, to), to.placement('tp'), group);
+}
+
+const converted: (x: Tensor, from: Layout, to: Layout) => Tensor = defineFunction({
   name: 'redistribute',
   forward: (ctx: FunctionContext, x: Tensor, from: Layout, to: Layout): Tensor => {
     Object.assign(ctx, { from, to });

@@ -2,11 +2,13 @@
 // them. (The conjugate operators f and g of Shoeybi et al., "Megatron-LM", 2019; those along the sequence of Korthikanti et al., 2022.)
 // The backward of each is another one of them, so they can be differentiated as often as one likes.
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
-import { describe, ValueError } from '../../errors.js';
 import type { NativeOpName } from '../../autograd/rules/types.js';
 import { keptAs } from '../../autograd/selective.js';
+import { describe, ValueError } from '../../errors.js';
 import { clone } from '../../ops/copy.js';
 import { Tensor } from '../../tensor.js';
+import { declarePlacement, requirePlacement } from '../activation_placements.js';
+import { Partial, type Placement, Replicate, Shard } from '../placement.js';
 import { ProcessGroup } from '../process_group.js';
 import { pieceOfSequence, sizesOf, startGather, startReduceScatter } from './sequence.js';
 import { lengthOfWhole } from './sequence_length.js';
@@ -19,8 +21,18 @@ type Direction = (x: Tensor, group: ProcessGroup, label: string, length: number 
 /** A collective whose result a checkpoint may keep. */
 const kept = (op: NativeOpName, make: () => Tensor): Tensor => keptAs(op, () => [make()])[0]!;
 
+/** How a region's input and its output lie on the ranks. */
+interface Lies {
+  readonly takes: (x: Tensor) => Placement;
+  /** Null: what it is for differs between the ranks. */
+  readonly gives: (y: Tensor) => Placement | null;
+}
+const whole = (): Placement => Replicate();
+const summands = (): Placement => Partial('sum');
+const piece = (x: Tensor): Placement => Shard(Math.max(0, x.ndim - 2));
+
 /** In a group of one rank a region is the identity. */
-function region(name: string, forward: Direction, backward: Direction): Region & Direction {
+function region(name: string, { takes, gives }: Lies, forward: Direction, backward: Direction): Region & Direction {
   const apply = defineFunction({
     name,
     forward: (ctx: FunctionContext, x: Tensor, group: ProcessGroup, label: string, length: number | null) => {
@@ -32,13 +44,17 @@ function region(name: string, forward: Direction, backward: Direction): Region &
   return (x: Tensor, group: ProcessGroup, label = `of ${name}`, length: number | null = null) => {
     if (!(x instanceof Tensor)) throw new ValueError(`${name}: expected a tensor, got ${describe(x)}`);
     if (!(group instanceof ProcessGroup)) throw new ValueError(`${name}: expected a process group, got ${describe(group)}`);
-    return group.size === 1 ? x : apply(x, group, label, length);
+    if (group.size === 1) return x;
+    requirePlacement(x, takes(x), group, name);
+    const y = apply(x, group, label, length);
+    return declarePlacement(y, gives(y), group);
   };
 }
 
 /** Into computation that differs between the ranks: the same tensor on each; its gradients are summed. */
 export const copyToTensorParallel: Region = region(
   'copyToTensorParallel',
+  { takes: whole, gives: () => null },
   (x) => x,
   (g, group, label) => reduceFromTensorParallel(g, group, label),
 );
@@ -46,6 +62,7 @@ export const copyToTensorParallel: Region = region(
 /** Out of it: the sum of what the ranks have made, on each; they all have its gradient. */
 export const reduceFromTensorParallel: Region = region(
   'reduceFromTensorParallel',
+  { takes: summands, gives: whole },
   (x, group, label) => kept('allReduce', () => group.allReduce(clone(x), { label }).wait()),
   (g, group, label) => copyToTensorParallel(g, group, label),
 );
@@ -56,6 +73,7 @@ export const reduceFromTensorParallel: Region = region(
  */
 export const scatterToSequence: Region = region(
   'scatterToSequence',
+  { takes: whole, gives: piece },
   (x, group) => clone(pieceOfSequence(x, group)),
   (g, group, label, length) => gatherReplicated(g, group, label, length),
 );
@@ -63,6 +81,7 @@ export const scatterToSequence: Region = region(
 /** Of the sum of what the ranks have made, each one's piece of the sequence, as of scatterToSequence. */
 export const reduceScatterToSequence: Region = region(
   'reduceScatterToSequence',
+  { takes: summands, gives: piece },
   (x, group, label) => kept('reduceScatter', () => startReduceScatter(x, group, label)()),
   (g, group, label, length) => gatherParallel(g, group, label, length),
 );
@@ -71,8 +90,12 @@ const gather: Direction = (x, group, label, given) => {
   const length = given ?? lengthOfWhole(sizesOf(x).time, group);
   return kept('allGather', () => startGather(x, group, length, label)());
 };
-const gatherParallel: Direction = region('gatherFromSequence', gather, (g, group, label) => reduceScatterToSequence(g, group, label));
-const gatherReplicated: Direction = region('gatherFromSequence', gather, (g, group, label) => scatterToSequence(g, group, label));
+const gatherParallel: Direction = region('gatherFromSequence', { takes: piece, gives: whole }, gather, (g, group, label) =>
+  reduceScatterToSequence(g, group, label),
+);
+const gatherReplicated: Direction = region('gatherFromSequence', { takes: piece, gives: whole }, gather, (g, group, label) =>
+  scatterToSequence(g, group, label),
+);
 
 /**
  * The whole sequence on every rank: [.., T, C] of the pieces that scatterToSequence makes of it.

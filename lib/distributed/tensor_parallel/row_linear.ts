@@ -4,9 +4,10 @@ import { Linear, type LinearOptions } from '../../nn/linear.js';
 import { Module, type Parameter } from '../../nn/module.js';
 import { linear } from '../../ops/matmul.js';
 import { Tensor } from '../../tensor.js';
+import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
 import { Layout } from '../layout.js';
-import { type Block, Shard } from '../placement.js';
+import { type Block, Replicate, Shard } from '../placement.js';
 import { convertBetween } from './convert_between.js';
 import { rowParallel } from './products.js';
 import { checkMesh, cutEvenly, type SourceOptions, shardParameter } from './shard_parameter.js';
@@ -80,7 +81,11 @@ export class RowParallelLinear extends Module {
       const hint = this.inputIsParallel ? `: this rank's part of ${this.inFeatures}` : '';
       throw new ShapeError(`${name}: expected [.., ${features}]${hint}, got ${x instanceof Tensor ? `[${x.shape}]` : describe(x)}`);
     }
-    return rowParallel(this.inputIsParallel ? x : this.split(x), this.weight, this.bias, residual ?? null, { group, sequenceParallel, even, name });
+    const given = this.inputIsParallel ? x : this.split(x);
+    requirePlacement(given, Shard(x.ndim - 1), group, name);
+    const around = sequenceParallel ? Shard(Math.max(0, x.ndim - 2)) : Replicate();
+    if (residual) requirePlacement(residual, around, group, name);
+    return declarePlacement(rowParallel(given, this.weight, this.bias, residual ?? null, { group, sequenceParallel, even, name }), around, group);
   }
 
   /** Whether it does no more than take what such a layer makes. */

@@ -18,7 +18,9 @@ import { sum } from '../../ops/reduce.js';
 import { narrow, reshape, unsqueeze } from '../../ops/view.js';
 import { checkInteger, checkNumber, numel, sameShape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
+import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
+import { Replicate, Shard } from '../placement.js';
 import type { ProcessGroup } from '../process_group.js';
 import { checkMesh } from './shard_parameter.js';
 import { vocabularyOf } from './vocab_embedding.js';
@@ -74,7 +76,8 @@ export function vocabParallelCrossEntropy(logits: Tensor, targets: Tensor, optio
   const rows = numel(targets.shape);
   const indices = reshape(targets, [rows]);
   const call: Call = { group, classes, start, length, ignoreIndex, smoothing, weight };
-  const losses = rowLosses(reshape(logits, [rows, length]), indices, call);
+  requirePlacement(logits, Shard(logits.ndim - 1), group, op);
+  const losses = declarePlacement(rowLosses(reshape(logits, [rows, length]), indices, call), Replicate(), group);
   if (reduction === 'none') return reshape(losses, targets.shape);
   return divided(sum(losses), settings, () => {
     const counts = ne(indices, ignoreIndex);

@@ -9,9 +9,10 @@ import { ge, logicalAnd, lt, sub } from '../../ops/pointwise.js';
 import { sum } from '../../ops/reduce.js';
 import { expand, unsqueeze } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
+import { declarePlacement, withoutPlacements } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
 import { cut } from '../layout.js';
-import { Shard } from '../placement.js';
+import { Partial, Shard } from '../placement.js';
 import { reduceFromTensorParallel, reduceScatterToSequence } from './regions.js';
 import { checkMesh, type SourceOptions, shardParameter } from './shard_parameter.js';
 
@@ -68,7 +69,13 @@ export class VocabParallelEmbedding extends Module {
     const group = this.mesh.group('tp');
     if (group.size === 1) return embedding(indices, this.weight, { paddingIdx: this.paddingIdx });
     const label = `of the output of ${this.label}`;
-    return (this.sequenceParallel ? reduceScatterToSequence : reduceFromTensorParallel)(this.ownRows(indices), group, label);
+    // rows that other ranks have are zeros here, which makes the lookup one in the whole table
+    const own = declarePlacement(
+      withoutPlacements(() => this.ownRows(indices)),
+      Partial('sum'),
+      group,
+    );
+    return (this.sequenceParallel ? reduceScatterToSequence : reduceFromTensorParallel)(own, group, label);
   }
 
   /** Zeros where the index is another rank's. */
