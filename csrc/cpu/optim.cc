@@ -1,6 +1,8 @@
 // Optimizer steps: all parameters of all groups in one pass. The device buffer is read on the stream's thread when the
 // step's turn has come, so a clip factor or a found-inf flag written by an earlier operation is seen without a host
 // wait.
+#include <bit>
+
 #include "cpu_device.h"
 #include "step_plan.h"
 

@@ -71,6 +71,33 @@ struct Outcome {
 
 static_assert(kLanes == kRoundingBlock);
 
+// The values of elements i, i + 1, …, i + 7 of a tensor, where i is a multiple of 8.
+SG_DEVICE void round_lanes(const StepTensor& step, int64_t i, float (&values)[kLanes]) {
+  const auto round = [&](float& value, const Philox4& random, int element) {
+    value = float_of(round_stochastically(bits_of(value), rounding_bits(random, element)));
+  };
+  const Piece& piece = step.piece;
+  const Piece::Place first = piece.numbers ? piece.find(i) : Piece::Place{i, kLanes};
+  Philox4 random = philox(step.rounding, uint64_t(first.element / kRoundingBlock));
+  if (first.element % kRoundingBlock == 0 && first.left >= kLanes) {
+#pragma unroll
+    for (int j = 0; j < kLanes; j++) round(values[j], random, j);
+    return;
+  }
+  int64_t element = first.element, left = first.left;
+#pragma unroll
+  for (int j = 0; j < kLanes; j++, element++, left--) {
+    const bool jumps = left == 0;
+    if (jumps) {
+      const Piece::Place next = piece.find(i + j);
+      element = next.element;
+      left = next.left;
+    }
+    if (jumps || element % kRoundingBlock == 0) random = philox(step.rounding, uint64_t(element / kRoundingBlock));
+    round(values[j], random, int(element % kRoundingBlock));
+  }
+}
+
 template <bool kUpdates, bool kRounds, class Rule>
 SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, const StepTensor& step,
                                Outcome<kUpdates>& outcome) {
@@ -98,13 +125,7 @@ SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, 
     for (int k = 0; k < kMaxStates; k++)
       if (row.used >> (kState + k) & 1) store_lanes(operand[kState + k], i, values[kState + k]);
     if (!kUpdates) continue;
-    if (kRounds && row.used & kStochastic) {
-      const Philox4 random = philox(step.rounding, uint64_t(i / kRoundingBlock));
-#pragma unroll
-      for (int j = 0; j < kLanes; j++) {
-        values[kTarget][j] = float_of(round_stochastically(bits_of(values[kTarget][j]), rounding_bits(random, j)));
-      }
-    }
+    if (kRounds && row.used & kStochastic) round_lanes(step, i, values[kTarget]);
     store_lanes(operand[kTarget], i, values[kTarget]);
     if (row.used >> kCopy & 1) store_lanes(operand[kCopy], i, values[kTarget]);
   }
@@ -126,8 +147,9 @@ SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const L
     if (!kUpdates) continue;
     if constexpr (kRounds && std::is_same_v<L, Lane<float>>) {
       if (row.used & kStochastic) {
-        const Philox4 random = philox(step.rounding, uint64_t(i / kRoundingBlock));
-        value = float_of(round_stochastically(bits_of(value.v), rounding_bits(random, int(i % kRoundingBlock))));
+        const int64_t element = step.piece.numbers ? step.piece.find(i).element : i;
+        const Philox4 random = philox(step.rounding, uint64_t(element / kRoundingBlock));
+        value = float_of(round_stochastically(bits_of(value.v), rounding_bits(random, int(element % kRoundingBlock))));
       }
     }
     store_element(operand[kTarget], layouts, i, value);

@@ -24,10 +24,11 @@
 // States in brackets are optional lists: absent from the end on when no group uses them; a group that does not use a
 // list that is present may give any tensor of the right size, it is not touched.
 //
-// `options` = G, masters (0 or 1), two 32-bit halves of a seed, then one row for each group: the number of its tensors
-// in this call, weightDecay, maximize, stochastic, and the fields of the table; then for each of the n tensors its
-// parameter index in [0, P). In a stochastic group bfloat16 parameters without a master are stored by
-// stochastic rounding (stochastic.h).
+// `options` = G, flags (1: masters, 2: pieces), two 32-bit halves of a seed, then one row for each group: the number
+// of its tensors in this call, weightDecay, maximize, stochastic, and the fields of the table; then for each of the n
+// tensors its parameter index in [0, P). In a stochastic group bfloat16 parameters without a master are stored by
+// stochastic rounding (stochastic.h). With pieces, a number follows for each tensor: 0, or the place in `options` where
+// it says which parameter this is, by its number in the whole model, and which elements of it (piece.h).
 //
 //   step         states                                    fields of a group                        after
 //   sgdStep      [momentumBuffer]                          momentum dampening nesterov              torch.optim.SGD

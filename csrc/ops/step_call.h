@@ -7,6 +7,7 @@
 #include "../core/philox.h"
 #include "../core/view.h"
 #include "optim.h"
+#include "piece.h"
 #include "stochastic.h"
 
 namespace sg {
@@ -35,6 +36,7 @@ struct StepTensor {
   double count;            // of this step: the first has 1
   int64_t index;           // of the parameter, in the device buffer
   PhiloxKey rounding;      // of stochastic rounding
+  Piece piece;             // the elements that are rounded
   unsigned used;           // state lists
   bool skip;               // nothing of it changes
 };
@@ -47,12 +49,18 @@ SG_HOST_DEVICE inline double lamb_trust(double parameter_squares, double update_
 // The numbers of a call.
 struct StepOptions {
   static constexpr int kHeader = 4;  // numbers before the rows
+  enum Flags { kMasters = 1, kPieces = 2 };
   static constexpr int kCommon = 4;  // those of a row before its fields
   const double* numbers;
-  int64_t groups;
+  int64_t groups, tensors;
   int row;  // numbers of a group
   SG_HOST_DEVICE const double* group(int64_t g) const { return numbers + kHeader + g * row; }
   SG_HOST_DEVICE int64_t index(int i) const { return int64_t(group(groups)[i]); }
+  // Where the place of tensor i in its whole is written: its parameter's number, and a Piece; or null.
+  SG_HOST_DEVICE const double* whole(int i) const {
+    const double at = int(numbers[1]) & kPieces ? group(groups)[tensors + i] : 0;
+    return at > 0 ? numbers + int64_t(at) : nullptr;
+  }
   SG_HOST_DEVICE bool stochastic(int64_t g) const { return group(g)[3] != 0; }
 };
 
@@ -75,13 +83,16 @@ struct StepBuffer {
     const double factor = data[kClipFactor] / data[kLossScale];
     const int64_t index = options.index(i);
     const double count = counts()[index] + 1;
+    const double* const whole = options.whole(i);
+    const int64_t number = whole ? int64_t(whole[0]) : index;
     return {row + StepOptions::kCommon,
             row[1],
             rate(group),
             row[2] != 0 ? -factor : factor,
             count,
             index,
-            rounding_key(options.numbers[2], options.numbers[3], index, count),
+            rounding_key(options.numbers[2], options.numbers[3], number, count),
+            {whole && whole[1] > 0 ? whole + 1 : nullptr},
             used,
             skips()[index] != 0};
   }
@@ -100,12 +111,16 @@ struct StepCall {
       : tensors(all), numbers(all_numbers), used(kind.used) {
     constexpr int kHeader = StepOptions::kHeader;
     SG_ASSERT(lists >= 2 && numbers.count >= kHeader && numbers[0] >= 0 && numbers[0] <= numbers.count);
+    SG_ASSERT(numbers[1] >= 0 && numbers[1] < 4);
     const int count = int(lists), groups = int(numbers[0]);
-    options = {numbers.first, groups, StepOptions::kCommon + kind.fields};
     n = tensors.count / count;
-    masters = numbers[1] != 0;
+    options = {numbers.first, groups, n, StepOptions::kCommon + kind.fields};
+    const int flags = int(numbers[1]);
+    masters = flags & StepOptions::kMasters;
     states = count - 2 - int(masters);
-    SG_ASSERT(states >= 0 && tensors.count == n * count && numbers.count == kHeader + groups * options.row + n);
+    const bool pieces = flags & StepOptions::kPieces;
+    const int least = kHeader + groups * options.row + n * (pieces ? 2 : 1);
+    SG_ASSERT(states >= 0 && tensors.count == n * count && (pieces ? numbers.count >= least : numbers.count == least));
     for (int half = 2; half < kHeader; half++) SG_ASSERT(numbers[half] >= 0 && numbers[half] <= UINT32_MAX);
     SG_ASSERT(step.dtype == DType::k_float64 && step.contiguous());
     const int64_t fixed = kStepSlots + int64_t(kRateRows) * groups, parameters = (step.numel() - fixed) / 2;
@@ -114,6 +129,12 @@ struct StepCall {
     for (int i = 0; i < n; i++) {
       const double place = options.group(groups)[i];
       SG_ASSERT(place >= 0 && place < double(parameters));
+      const double at = pieces ? options.group(groups)[n + i] : 0;
+      SG_ASSERT(at == 0 || (at >= least && at < numbers.count - 1));
+      if (const double* const whole = options.whole(i)) {
+        SG_ASSERT(whole[0] >= 0 && whole[0] <= UINT32_MAX);
+        SG_ASSERT(Piece{whole + 1}.sound(tensors[i].numel(), numbers.first + numbers.count - (whole + 1)));
+      }
       for (int k = 1; k < count; k++) SG_ASSERT(tensors[k * n + i].numel() == tensors[i].numel());
     }
   }

@@ -1,6 +1,7 @@
 // Stochastic rounding to bfloat16: up or down with the probabilities that make the expected value the number itself, so
 // that steps far below the spacing of the parameters are not lost. An element's random bits depend on the seed, the
-// parameter, its step and the element's place, and so are the same however the work is cut up, on every backend.
+// parameter, its step and the element's place in the whole parameter, and so are the same however the work is cut up,
+// on every backend and on every number of ranks.
 #pragma once
 #include "../core/host_device.h"
 #include "../core/philox.h"
@@ -10,7 +11,6 @@ namespace sg {
 // Elements that one block of Philox serves, 16 bits each, in order: the lower half of a word before the upper one.
 inline constexpr int kRoundingBlock = 8;
 
-// A part of a parameter that lies elsewhere counts its elements from where it begins, a multiple of kRoundingBlock.
 SG_HOST_DEVICE inline PhiloxKey rounding_key(double seed_low, double seed_high, int64_t parameter, double step) {
   return {{uint32_t(seed_low), uint32_t(seed_high)}, {uint32_t(parameter), uint32_t(int64_t(step))}};
 }

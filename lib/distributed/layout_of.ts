@@ -17,6 +17,8 @@ export interface StagePlace {
   readonly mesh: DeviceMesh;
   /** False where another rank has the same parameter too, and counts it. */
   readonly counted: boolean;
+  /** Of a parameter: its place among all of the model, those of other stages included. */
+  readonly number?: number;
 }
 
 const places = new WeakMap<Tensor, StagePlace>();

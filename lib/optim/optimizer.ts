@@ -14,6 +14,7 @@ import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
 import { isSpread } from './global_norm.js';
 import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
+import { pushPlaces } from './rounding.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
 
@@ -156,14 +157,16 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const lists: Tensor[][] = [params, gradients];
       for (const name of names) lists.push(states.map((s) => s.get(name)!));
       if (withMasters) lists.push(params.map((p) => this.masters.get(p) ?? p));
-      const numbers = [lists.length, this.groups.length, Number(withMasters), Number(this.seed & 0xffffffffn), Number(this.seed >> 32n)];
+      const numbers = [this.groups.length, Number(withMasters), Number(this.seed & 0xffffffffn), Number(this.seed >> 32n)];
       this.groups.forEach((g, i) => numbers.push(used[i]!.length, g.weightDecay, Number(g.maximize), Number(g.stochasticRounding), ...this.fields(g)));
-      for (const p of params) numbers.push(this.position.get(p)!);
+      const rounded = this.groups.flatMap((g, i) => used[i]!.map((p) => (g.stochasticRounding ? p : null)));
+      const positions = params.map((p) => this.position.get(p)!);
+      pushPlaces(numbers, positions, rounded);
       invoke(
         this.op as 'adamStep',
         buffer.device,
         [buffer, ...lists.flat()].map((t) => t.detach()),
-        numbers,
+        [lists.length, ...numbers],
       );
       if (preparation) this.buffer.ask();
       return result;

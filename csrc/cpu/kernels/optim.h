@@ -3,17 +3,40 @@
 #include "loops.h"
 #include "philox.h"
 
-// Rounds the n elements from `first` of a tensor to bfloat16, in place; at most one block of BlockAccess. Out of line:
-// its memory would burden the loops of those who do not round.
-[[gnu::noinline]] KT void round_stochastically_all(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
+// Rounds n neighbours to bfloat16, in place, of which the first is element `first` of the whole parameter; at most one
+// block of BlockAccess. Out of line: its memory would burden the loops of those who do not round.
+[[gnu::noinline]] KT void round_neighbours(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
   constexpr int64_t kMost = BlockAccess<float>::kElements;
-  alignas(64) uint16_t random[kMost + 8 * kPhiloxLanes];  // the halves of the words, the lower ones first
-  philox_words(key, uint64_t(first / kRoundingBlock), (n + kRoundingBlock - 1) / kRoundingBlock,
+  // the halves of the words, the lower ones first, of a block more than there are numbers, and of whole registers
+  alignas(64) uint16_t random[kMost + kRoundingBlock * kPhiloxLanes];
+  const int64_t skipped = first % kRoundingBlock;
+  philox_words(key, uint64_t(first / kRoundingBlock), (skipped + n + kRoundingBlock - 1) / kRoundingBlock,
                reinterpret_cast<uint32_t*>(random));
   uint32_t bits[kMost];
   std::memcpy(bits, x, size_t(n) * 4);
-  for (int64_t i = 0; i < n; i++) bits[i] = round_stochastically(bits[i], random[i]);
+  for (int64_t i = 0; i < n; i++) bits[i] = round_stochastically(bits[i], random[skipped + i]);
   std::memcpy(x, bits, size_t(n) * 4);
+}
+
+// The same for so few that most of a register's numbers would be for nothing.
+KT void round_few(const PhiloxKey& key, int64_t first, float* x, int64_t n) {
+  for (int64_t i = 0; i < n;) {
+    const Philox4 random = philox(key, uint64_t(first + i) / kRoundingBlock);
+    for (int k = int((first + i) % kRoundingBlock); k < kRoundingBlock && i < n; k++, i++)
+      x[i] = std::bit_cast<float>(round_stochastically(std::bit_cast<uint32_t>(x[i]), rounding_bits(random, k)));
+  }
+}
+
+// Of a tensor that is a part of its parameter: n elements from its own `begin` on.
+[[gnu::noinline]] KT void round_piece(const StepTensor& step, int64_t begin, float* x, int64_t n) {
+  for (const int64_t end = begin + n; begin < end;) {
+    const Piece::Place at = step.piece.find(begin);
+    const int64_t run = std::min(at.left, end - begin);
+    if (run < kRoundingBlock * kPhiloxLanes / 2) round_few(step.rounding, at.element, x, run);
+    else round_neighbours(step.rounding, at.element, x, run);
+    begin += run;
+    x += run;
+  }
 }
 
 // One chunk of one tensor under a rule, a block at a time: what is not of type A is converted on the way. Without
@@ -51,7 +74,10 @@ KT void run_chunk(const StepPlan& plan, int tensor, int64_t begin, const Rule& r
       if (state[k]) Access(plan.state(k, tensor)).close(b, n, state[k]);
     if (!kUpdates) continue;
     if constexpr (std::is_same_v<A, float>)
-      if (step.stochastic) round_stochastically_all(step.rounding, b, p, n);
+      if (step.stochastic) {
+        if (step.piece.numbers) round_piece(step, b, p, n);
+        else round_neighbours(step.rounding, b, p, n);
+      }
     target.close(b, n, p);
     if (plan.copies(tensor)) copy.store(b, n, p);
   }

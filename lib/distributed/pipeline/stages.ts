@@ -58,14 +58,14 @@ export class Stages {
     const unused = names.find(([, p]) => !ranksOf.has(p));
     if (unused) throw new ValueError(`Pipeline: parameter "${unused[0]}" is in none of the layers that pipelineLayers() of ${model.constructor.name} gives`);
     const parameters = new Map<string, Parameter>();
-    this.tied = names.flatMap(([name, p]) => {
+    this.tied = names.flatMap(([name, p], number) => {
       const ranks = [...ranksOf.get(p)!].sort((a, b) => a - b);
       if (!ranks.includes(rank)) {
         toMeta(p);
         return [];
       }
       parameters.set(name, p);
-      placeOnStage(p, { mesh, counted: ranks[0] === rank });
+      placeOnStage(p, { mesh, counted: ranks[0] === rank, number });
       return ranks.length > 1 ? [{ name, parameter: p, ranks }] : [];
     });
     this.parameters = parameters;
