@@ -7,12 +7,14 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import type { ScheduleName } from '../lib/distributed/index.js';
 import * as sg from '../lib/index.js';
 import { io, nn } from '../lib/index.js';
 
 const configs = {
   tiny: { layers: 4, dim: 128, heads: 4, context: 128, batch: 16, vocabSize: 256 },
   small: { layers: 6, dim: 384, heads: 6, context: 256, batch: 12, vocabSize: 256 },
+  deep: { layers: 12, dim: 256, heads: 4, context: 128, batch: 16, vocabSize: 256 },
   gpt2: { layers: 12, dim: 768, heads: 12, context: 1024, batch: 1, vocabSize: 50304 },
 } as const;
 
@@ -28,10 +30,17 @@ export interface Setup {
   /** Computes in bfloat16 by autocast; PyTorch does so for bfloat16 parameters too. */
   readonly autocast: boolean;
   /** How the ranks of ours share the model; data parallelism unless given. */
-  readonly spread?: Spread;
+  readonly spread?: Spread | Stages;
 }
 export const SPREADS = ['ddp', 'zero1', 'zero3', 'tp', 'tp+sp'] as const;
 export type Spread = (typeof SPREADS)[number];
+/** A stage on each rank; one process goes through the same micro-batches. */
+export interface Stages {
+  readonly schedule: ScheduleName;
+  readonly microBatches: number;
+  /** Layers of each stage. */
+  readonly split?: readonly number[];
+}
 
 /** Runs `fn` with a model's weights and tokens on disk. `dtype` is that of the parameters, or `autocast`. */
 export async function withSetup(name: string, dtype: string, fn: (setup: Setup) => Promise<void>): Promise<void> {
