@@ -1,5 +1,6 @@
 // Runs code as it is, without memory and kernels: a stand-in takes the addon's place, hands out handles, and counts the bytes behind them.
 // All above that line is the same as in a real run (scopes, graphs, gathers, buckets), so what it holds when needs no second description.
+import { operationsInBlock } from './block_operations.js';
 import { withContext } from './context.js';
 import { type Device, forgettingDevices, openDevices } from './device.js';
 import { ValueError } from './errors.js';
@@ -31,6 +32,8 @@ const never = new Promise<never>(() => {});
 export class DryRun {
   /** What is going on, for whoever asks about the peak. */
   phase = '';
+  /** Floating-point operations so far, by kernel. */
+  readonly operations: Map<string, number> = new Map();
   private next = DRY;
   private slots = DRY;
   private readonly blocks = new Map<number, { readonly slot: number; readonly bytes: number }>();
@@ -202,7 +205,9 @@ export class DryRun {
 
   /** An op: of all it does, its fresh outputs. */
   private run(): void {
-    const [, slot, records] = block as unknown as [number, number, number];
+    const [op, slot, records] = block as unknown as [number, number, number];
+    const { name } = native.ops[op]!;
+    this.operations.set(name, (this.operations.get(name) ?? 0) + operationsInBlock(name));
     for (let i = 0; i < records; i++) {
       const at = HEADER + RECORD * i;
       if (block[at + Rec.Handle] !== FRESH) {
@@ -216,7 +221,10 @@ export class DryRun {
   }
 }
 
-let running = false;
+let running: DryRun | null = null;
+
+/** The one that is under way. */
+export const currentDryRun = (): DryRun | null => running;
 
 /**
  * Runs `fn`, which must not wait for anything, with memory and kernels left out. Random generators, devices and the safety net are as before
@@ -227,13 +235,13 @@ export function dryRun<T>(fn: (run: DryRun) => T): T {
   if (running) throw new ValueError('estimateMemory: it is already under way');
   const run = new DryRun();
   const made = new Map<number, Storage>();
-  running = true;
+  running = run;
   holders.byHandle = made;
   const fresh = { scope: null, gradEnabled: true, inference: false, anomaly: false, keyTape: null, kept: null, autocast: null, capture: null, module: '' };
   try {
     return withNative(run.standIn(native), () => forgettingDevices(() => withContext({ ...fresh, generator: new Generator(0) }, () => fn(run))));
   } finally {
-    running = false;
+    running = null;
     holders.byHandle = null;
     for (const storage of made.values()) if (storage.handle >= DRY) storage.handle = DEAD;
   }

@@ -4,6 +4,7 @@
 // that the function only closes over need nothing special.
 import { context, withContext } from '../context.js';
 import { zeros } from '../create.js';
+import { isFloating } from '../dtype.js';
 import { AutogradError, describe, ValueError } from '../errors.js';
 import { eachTensor, mapTensors, scope } from '../memory.js';
 import type { KeyTape, RandomKey } from '../random.js';
@@ -81,6 +82,10 @@ export function checkpointed(policy: CheckpointPolicy, fn: (...args: unknown[]) 
       seen.add(y);
       return outputs.at(-1)!;
     });
+    if (!outputs.some((y) => isFloating(y.dtype))) {
+      release(); // no gradient will come
+      return result;
+    }
     // The parameters that fn uses are unknown here: an anchor makes the node even when no argument needs a gradient.
     const anchor = zeros([]);
     anchor.requiresGrad = true;
@@ -94,9 +99,7 @@ export function checkpointed(policy: CheckpointPolicy, fn: (...args: unknown[]) 
       return checkAgain(outputsOf(again, where), expected, where);
     };
     record('checkpoint', [...tensors, anchor], outputs, { recompute });
-    const node = outputs.find((y) => y.gradFn !== null)?.gradFn;
-    if (node) node.onFree = release;
-    else release();
+    outputs.find((y) => y.gradFn !== null)!.gradFn!.onFree = release;
     return result;
   } catch (error) {
     release();

@@ -166,11 +166,14 @@ function measured<M extends Module>(run: DryRun, model: M, mesh: DeviceMesh, pla
   run.resetPeaks();
   let parts = partsOf(run.usage(device));
   for (let step = 0; step < (plan.steps ?? 2); step++) {
+    run.operations.clear();
     parts = scope(() => trained(run, model, mesh, plan, optimizer));
     parts = { ...parts, temporaries: partsOf(run.usage(device)).temporaries };
   }
-  return new MemoryEstimate(mesh.world.rank, mesh, parts, run.peak(device), building, run.elsewhere(device));
+  return new MemoryEstimate(mesh.world.rank, mesh, parts, run.peak(device), building, run.elsewhere(device), sumOf(run.operations));
 }
+
+const sumOf = (operations: ReadonlyMap<string, number>): number => [...operations.values()].reduce((a, b) => a + b, 0);
 
 type Stepping = ReturnType<NonNullable<MemoryPlan['optimizer']>>;
 

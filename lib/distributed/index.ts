@@ -5,6 +5,7 @@ export { type LoadOptions, loadCheckpoint } from './checkpoint/load.js';
 export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } from './checkpoint/save.js';
 export { loadTensors } from './checkpoint/tensors.js';
 export { warmUpSave } from './checkpoint/warm_up.js';
+export { type CheckpointBudget, type CheckpointChoice, type CheckpointLevel, checkpointWithin } from './checkpoint_within.js';
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';

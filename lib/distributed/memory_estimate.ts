@@ -69,6 +69,11 @@ export class MemoryEstimate implements MemoryParts {
     building: Peak,
     /** Highest numbers of live bytes in training on other devices, by name: of optimizer state on the host, for example. */
     readonly elsewhere: Readonly<Record<string, number>>,
+    /**
+     * Floating-point operations of a step on this rank, recomputation included: 2 for a multiplication with its addition in products, convolutions and
+     * attention, 1 for each element of what else is computed.
+     */
+    readonly operations: number,
   ) {
     this.parameters = parts.parameters;
     this.buffers = parts.buffers;
