@@ -58,8 +58,11 @@ export class DataParallelStages {
     for (const stage of this.stages.own.values()) for (const g of groupsOf(stage)) g.synchronizes = false;
     this.started = new Set();
     this.earlier = new Map();
+    const tied = new Set(this.stages.tied.map(({ parameter }) => parameter));
+    const elsewhere = (this.group?.size ?? 1) > 1 ? this.reducedElsewhere() : null;
     for (const p of this.stages.parameters.values()) {
       if (!p.grad || !this.reduced.has(p.grad)) continue;
+      if (!tied.has(p) && (elsewhere === null || elsewhere.has(p))) continue; // nothing is done to it again
       this.earlier.set(p, p.grad);
       p.grad = null;
     }
@@ -91,10 +94,15 @@ export class DataParallelStages {
     }
   }
 
+  /** What `fullyShard` has cut. */
+  private reducedElsewhere(): Set<Parameter> {
+    return new Set([...this.stages.own.values()].flatMap(groupsOf).flatMap((g) => g.parameters.map((p) => p.parameter)));
+  }
+
   private reduce(parameters: readonly Parameter[]): void {
     const { group } = this;
     if (group === null || group.size === 1) return;
-    const elsewhere = new Set([...this.stages.own.values()].flatMap(groupsOf).flatMap((g) => g.parameters.map((p) => p.parameter)));
+    const elsewhere = this.reducedElsewhere();
     const now = [...new Set(parameters)].filter((p) => p.requiresGrad && !elsewhere.has(p) && !this.started.has(p));
     for (const p of now) {
       this.started.add(p);

@@ -6,7 +6,7 @@ import { context, withContext } from '../../context.js';
 import { DeviceError, describe, ValueError } from '../../errors.js';
 import { scope } from '../../memory.js';
 import type { LossNormalizer } from '../../nn/layered.js';
-import { Module, type Parameter } from '../../nn/module.js';
+import { type LoadResult, Module, type Parameter, type StateDict } from '../../nn/module.js';
 import type { Tensor } from '../../tensor.js';
 import { type CombinationOptions, combine } from '../combinations.js';
 import { DeviceMesh } from '../device_mesh.js';
@@ -85,7 +85,10 @@ export class Pipeline<M extends Module = Module> extends Module {
   private readonly negotiation: Negotiation;
   private readonly data: DataParallelStages;
   private readonly tally: Tally;
+  /** In state dicts: of the model, and of this rank. */
+  private names: { readonly all: ReadonlySet<string>; readonly own: ReadonlySet<string> } | undefined;
   private readonly lowered = new Map<string, Schedule>();
+  private busy = false;
 
   /** @throws ValueError for a schedule that cannot run, layers that do not make its stages, and wrong options */
   constructor(
@@ -127,10 +130,16 @@ export class Pipeline<M extends Module = Module> extends Module {
   }
 
   private async through(purpose: 'train' | 'evaluate', given: Batch, targets: Tensor | undefined, scaler?: GradScaler): Promise<PipelineResult> {
+    if (this.busy) throw new ValueError(`${WHERE}: a step is under way: await it before the next one`);
     const { autocast } = context();
     const batches = microBatchesOf(given, targets, this.schedule.microBatches);
-    const boundaries = await this.negotiation.boundaries(batches);
-    return withContext({ autocast }, () => scope(() => this.execute(purpose, batches, boundaries, scaler)));
+    this.busy = true;
+    try {
+      const boundaries = await this.negotiation.boundaries(batches);
+      return withContext({ autocast }, () => scope(() => this.execute(purpose, batches, boundaries, scaler)));
+    } finally {
+      this.busy = false;
+    }
   }
 
   private execute(purpose: 'train' | 'evaluate', batches: readonly MicroBatch[], boundaries: readonly Boundaries[], scaler?: GradScaler): PipelineResult {
@@ -183,6 +192,17 @@ export class Pipeline<M extends Module = Module> extends Module {
 
   override forward(): never {
     throw new ValueError(`${WHERE}: call step(batch, targets), or evaluate(batch, targets)`);
+  }
+
+  /** Whether other ranks alone have this entry of the model's state dict. */
+  hasElsewhere(name: string): boolean {
+    this.names ??= { all: new Set(Object.keys(this.model.stateDict())), own: new Set(Object.keys(this.stateDict())) };
+    return this.names.all.has(name) && !this.names.own.has(name);
+  }
+  /** Takes the state of the whole model too. */
+  override loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): LoadResult {
+    if (typeof dict !== 'object' || dict === null) return super.loadStateDict(dict, options);
+    return super.loadStateDict(Object.fromEntries(Object.entries(dict).filter(([name]) => !this.hasElsewhere(name))), options);
   }
 
   /** The modules of this rank's stages, by their paths in the model. */
