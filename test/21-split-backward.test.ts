@@ -89,6 +89,25 @@ describe.each(devices)('on %s', (device) => {
     expect(sg.memory(device).count).toBe(before);
   });
 
+  test('the gradients that it was given may be disposed between', () => {
+    const layer = new nn.Linear(3, 3, { device });
+    const x = sg.ones([2, 3], { device });
+    x.requiresGrad = true;
+    for (const inputs of [[x], []]) {
+      const gradient = sg.full([2, 3], 2, { device });
+      const before = sg.memory(device).count;
+      const { weights } = inputsBackward([layer.forward(x)], [gradient], inputs);
+      gradient.dispose();
+      weights();
+      expect(values(layer.bias!.grad!)).toEqual([4, 4, 4]);
+      for (const t of [x, ...layer.parameters()]) {
+        t.grad?.dispose();
+        t.grad = null;
+      }
+      expect(sg.memory(device).count).toBeLessThanOrEqual(before);
+    }
+  });
+
   test('hooks of leaves run once, when their gradient is complete', () => {
     const w = new nn.Parameter(sg.ones([3, 3], { device }));
     const x = sg.ones([2, 3], { device });

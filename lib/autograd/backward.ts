@@ -41,7 +41,8 @@ export function backward(root: Tensor, options: BackwardOptions = {}): void {
 /**
  * `backward` of several tensors at once, in two parts: adds the gradients of `inputs`, leaves, to their `.grad`, and leaves what only other
  * leaves need, the products with which most layers make the gradients of their weights, to `weights`. Ops that make all their gradients in
- * one kernel, and custom functions, make them in the first part. Between the two, the graph keeps what it saved.
+ * one kernel, and custom functions, make them in the first part. Between the two, the graph keeps what it saved, and `gradients`, which may be
+ * disposed.
  * @returns weights adds the other gradients; abandon frees what it would need. One of them must be called.
  */
 export function inputsBackward(
@@ -51,8 +52,22 @@ export function inputsBackward(
 ): { readonly weights: () => void; readonly abandon: () => void } {
   const given = roots.map((root, i) => rootGradient(root, gradients[i], 'inputsBackward'));
   const run = new Run({}, null);
-  run.start(roots, given, new Set(inputs));
-  return { weights: () => run.finish(), abandon: () => run.abandon() };
+  for (const { storage } of given) storage.save();
+  const release = (): void => {
+    for (const { storage } of given.splice(0)) storage.unsave();
+  };
+  /** `last`: nothing comes after it, unless it throws. */
+  const during = (part: () => void, last: boolean): void => {
+    let ended = true;
+    try {
+      part();
+      ended = last;
+    } finally {
+      if (ended) release();
+    }
+  };
+  during(() => run.start(roots, given, new Set(inputs)), false);
+  return { weights: () => during(() => run.finish(), true), abandon: () => during(() => run.abandon(), true) };
 }
 
 /** `backward` of several tensors at once: what their graphs share is walked once. */
