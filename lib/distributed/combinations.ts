@@ -28,11 +28,21 @@ export const features = {
   clipGradNorm: 'clipGradNorm',
   frozen: 'frozen parameters',
   shared: 'shared parameters',
+  stochasticRounding: 'stochastic rounding',
 } as const;
 export type Feature = keyof typeof features;
 
 /** What no constructor sees: it goes with everything. */
-const anywhere = ['accumulation', 'checkpoint', 'autocast', 'gradScaler', 'clipGradNorm', 'frozen', 'shared'] as const satisfies readonly Feature[];
+const anywhere = [
+  'accumulation',
+  'checkpoint',
+  'autocast',
+  'gradScaler',
+  'clipGradNorm',
+  'frozen',
+  'shared',
+  'stochasticRounding',
+] as const satisfies readonly Feature[];
 type Seen = Exclude<Feature, (typeof anywhere)[number]>;
 
 /** Each feature with those below it that it has been run together with. */

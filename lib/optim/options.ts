@@ -13,8 +13,9 @@ export interface GroupOptions {
    * bfloat16 parameters have no float32 master: the step is done in float32 and stored by stochastic rounding, up or down with the
    * probabilities that keep the expected value, so steps below the spacing of the parameters are not lost (Gupta et al., 2015). Saves 4
    * bytes a parameter. The bits depend on the seed that the default generator had when the optimizer was made (saved with its state), the
-   * parameter's place in the optimizer, its step and the element; ranks that hold the same parameters need the same seed. Parameters of
-   * 32 and 64 bits are not concerned, float16 ones need masters. Default false.
+   * parameter's place in the optimizer (with a pipeline, in its model), its step and the element's place in the whole parameter, whatever
+   * piece of it a rank has; all ranks need the same seed. Parameters of 32 and 64 bits are not concerned, float16 ones need masters.
+   * Default false.
    */
   stochasticRounding?: boolean;
 }
