@@ -1,5 +1,6 @@
 // The stages of one rank: their layers, and which of the model's parameters they are. What only other ranks need gives its memory back; what
 // several ranks need, as an embedding that is also the head, is counted by the first of them.
+import { noGrad } from '../../autograd/modes.js';
 import { empty } from '../../create.js';
 import { describe, ValueError } from '../../errors.js';
 import type { LayeredModel, LossNormalizer, PipelineLayer } from '../../nn/layered.js';
@@ -14,8 +15,8 @@ export interface Stage {
   readonly index: number;
   readonly modules: readonly Module[];
   readonly forward: (inputs: readonly Tensor[]) => readonly Tensor[];
-  /** Of the last stage, where the model makes its loss itself. */
-  readonly loss: ((inputs: readonly Tensor[], targets: Tensor, options: LossNormalizer) => Tensor) | null;
+  /** Of the last stage, where the model makes its loss itself. `look` sees the output, which is not made without it. */
+  readonly loss: ((inputs: readonly Tensor[], targets: Tensor, options: LossNormalizer, look?: (output: Tensor) => void) => Tensor) | null;
 }
 
 /** A parameter that stages of several ranks have. */
@@ -102,12 +103,19 @@ function stageOf(index: number, layers: readonly PipelineLayer[], last: boolean)
     }
     return tensors;
   };
-  const head = last ? layers.at(-1)!.loss : undefined;
+  const [before, end] = [layers.slice(0, -1), layers.slice(-1)];
+  const head = last ? end[0]!.loss : undefined;
+  const loss: Stage['loss'] = (inputs, targets, options, look) => {
+    // once for both, so that dropout is the same whether somebody looks or not
+    const tensors = through(inputs, before);
+    if (look) noGrad(() => look(through(tensors, end)[0]!));
+    return head!(tensors, targets, options);
+  };
   return {
     index,
     modules: layers.flatMap((l) => l.modules),
     forward: (inputs) => through(inputs, layers),
-    loss: head ? (inputs, targets, options) => head(through(inputs, layers.slice(0, -1)), targets, options) : null,
+    loss: head ? loss : null,
   };
 }
 

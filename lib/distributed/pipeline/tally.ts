@@ -57,10 +57,17 @@ export class Tally {
   loss(stage: Stage, inputs: readonly Tensor[], { targets, share }: MicroBatch): Tensor {
     const { loss, metrics = {} } = this.options;
     const options: LossNormalizer = this.normalizer ? { normalizer: this.normalizer } : {};
-    if (!loss && stage.loss && this.names.length === 0) return this.add(stage.loss(inputs, needed(targets), options), share, []);
+    let values: readonly Tensor[] = [];
+    const look = (output: Tensor): void => {
+      values = noGrad(() => Object.values(metrics).map((f) => f(output.detach(), targets!)));
+    };
+    if (!loss && stage.loss) {
+      const made = stage.loss(inputs, needed(targets), options, this.names.length > 0 ? look : undefined);
+      return this.add(made, share, values);
+    }
     const output = stage.forward(inputs)[0]!;
-    const made = loss ? loss(output, targets!, options) : stage.loss ? stage.loss(inputs, needed(targets), options) : output;
-    const values = noGrad(() => Object.values(metrics).map((f) => f(output.detach(), targets!)));
+    const made = loss ? loss(output, targets!, options) : output;
+    look(output);
     return this.add(made, share, values);
   }
 
