@@ -9,14 +9,16 @@ import { copy_ } from '../ops/copy.js';
 import { narrow, reshape } from '../ops/view.js';
 import { clipGradNorm } from '../optim/clip.js';
 import { Optimizer, type StepOptions } from '../optim/optimizer.js';
+import { originals } from '../optim/original.js';
 import { numel } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { assign } from './buckets.js';
 import { type CombinationOptions, combine } from './combinations.js';
 import { DeviceMesh, type MeshAxis } from './device_mesh.js';
-import { layoutOf, setLayout } from './distribute.js';
+import { setLayout } from './distribute.js';
 import { eachBlock } from './fully_shard_group.js';
 import { Layout } from './layout.js';
+import { layoutOf, placeOnStage, stagePlaceOf } from './layout_of.js';
 import { Shard } from './placement.js';
 import type { ProcessGroup } from './process_group.js';
 
@@ -176,5 +178,8 @@ function partOf(parameter: unknown, name: string, mesh: DeviceMesh, axis: MeshAx
     throw new ValueError(`${where}: the ranks along ${axis} have different pieces of a parameter already: ${layout}; nothing is left to shard`);
   const rows = Math.ceil(shape[0]! / mesh.size(axis));
   const piece = setLayout(rowsOf(parameter.detach(), mesh.rank(axis), rows), layout.with({ [axis]: Shard(0) }));
+  const place = stagePlaceOf(parameter);
+  if (place) placeOnStage(piece, place);
+  originals.set(piece, parameter);
   return { name, parameter, rows, piece };
 }

@@ -48,14 +48,25 @@ export function encodeState(value: unknown, tensors: Map<string, Tensor>, path: 
     }
     if (typeof x === 'object' && isPlain(x)) {
       const entries = Object.entries(x).map(([key, item]): [string, Json] => [key, encode(item, [...keys, key])]);
-      // a user's own key with a dollar sign must not be taken for one of the forms above
-      return entries.some(([key]) => key.startsWith('$')) ? { $object: entries } : Object.fromEntries(entries);
+      return objectForm(entries) as Json;
     }
     throw new ValueError(
       `saveCheckpoint: ${place} is ${describe(x)}, which a checkpoint cannot hold; give plain data, tensors, or objects with stateDict() and loadStateDict()`,
     );
   };
   return encode(value, []);
+}
+
+/** An object's JSON: a user's own key with a dollar sign must not be taken for a form of ours. */
+export function objectForm<T>(entries: [string, T][]): { [key: string]: T | [string, T][] } {
+  return entries.some(([key]) => key.startsWith('$')) ? { $object: entries } : Object.fromEntries(entries);
+}
+
+/** Keys and values of an object that was encoded as objectForm says; none of anything else. */
+export function entriesOf(json: unknown): [string, unknown][] {
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) return [];
+  const { $object } = json as { $object?: unknown };
+  return Array.isArray($object) ? ($object as [string, unknown][]) : Object.entries(json);
 }
 
 /** Two places may have the same path, as { "a.b": … } and { a: { b: … } } do. */

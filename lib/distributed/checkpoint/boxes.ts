@@ -30,13 +30,14 @@ const keyOf = (box: Box): string => `${box.offsets}:${box.sizes}`;
 /**
  * The boxes of a tensor that this rank is to write. Of ranks that have the same box one writes it: which one goes around with `turn`, so that
  * replicas share the work.
+ * @param staged the tensor belongs to one stage of a pipeline: ranks along `pp` have others
  */
-export function ownBoxes(layout: Layout, turn: number): Box[] {
+export function ownBoxes(layout: Layout, turn: number, staged = false): Box[] {
   const { mesh } = layout;
   const here = (axis: MeshAxis): number => mesh.rank(axis);
   const own = boxesOf(layout.ranges());
   const cuts = new Set(layout.entries.flatMap(([axis, p]) => (p.kind === 'shard' ? [axis] : [])));
-  const replicas = mesh.axes.filter((axis) => !cuts.has(axis) && mesh.size(axis) > 1);
+  const replicas = mesh.axes.filter((axis) => !cuts.has(axis) && mesh.size(axis) > 1 && !(staged && axis === 'pp'));
   if (replicas.length > 0 && mesh.rank(...replicas) !== turn % mesh.size(...replicas)) return [];
   // pieces that neighbours on one axis share belong to the first of them
   const shared = layout.entries.filter(([, p]) => p.kind === 'shard' && p.blocks?.some((b) => (b.repeat ?? 1) > 1)).map(([axis]) => axis);

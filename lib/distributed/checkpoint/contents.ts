@@ -7,6 +7,7 @@ import { CheckpointError } from '../../errors.js';
 import { type Commit, resolveFolder, verifyFiles } from '../../io/checkpoint_folder.js';
 import { checkPath, type FileSystem, fileError } from '../../io/files.js';
 import { saveSafetensors } from '../../io/safetensors.js';
+import { entriesOf } from '../../io/state_tree.js';
 import { numel, type Shape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
 import { TRAINER } from './save.js';
@@ -34,11 +35,12 @@ export interface Summary {
   readonly states: readonly StateSummary[];
 }
 
-/** A state's tensors: where they are, and what their names there begin with. */
+/** A state's tensors: where they are, what their names there begin with, and further names of those that are shared. */
 interface Place {
   readonly stateful: boolean;
   readonly reader: ShardReader | null;
   readonly prefix: string;
+  readonly aliases: readonly (readonly [alias: string, name: string])[];
 }
 
 export class CheckpointContents {
@@ -52,7 +54,7 @@ export class CheckpointContents {
   static async open(path: string, fs: FileSystem = nodeFs): Promise<CheckpointContents> {
     const { folder, commit } = await resolveFolder(checkPath(path, 'checkpoint'), fs);
     const trainer = join(folder, TRAINER);
-    let json: { format?: unknown; entries?: Record<string, { stateful?: unknown; file?: unknown }> };
+    let json: { format?: unknown; entries?: Record<string, { stateful?: unknown; file?: unknown; state?: unknown }> };
     try {
       json = JSON.parse(await fs.readFile(trainer, 'utf8')) as typeof json;
     } catch (error) {
@@ -64,7 +66,7 @@ export class CheckpointContents {
     for (const [name, entry] of Object.entries(json.entries ?? {})) {
       const file = typeof entry?.file === 'string' ? entry.file : null;
       const reader = together ?? (file && Object.hasOwn(commit.files, file) ? await ShardReader.open(folder, fs, [file]) : null);
-      places.set(name, { stateful: entry?.stateful === true, reader, prefix: together ? `${name}.` : '' });
+      places.set(name, { stateful: entry?.stateful === true, reader, prefix: together ? `${name}.` : '', aliases: together ? aliasesIn(entry?.state) : [] });
     }
     return new CheckpointContents(folder, commit, places, fs);
   }
@@ -109,7 +111,7 @@ export class CheckpointContents {
     return `${this.folder} is whole: ${files.length} files, ${states.reduce((n, s) => n + s.tensors.length, 0)} tensors`;
   }
 
-  /** Writes the tensors of a state whole into one safetensors file. @returns how many */
+  /** Writes the tensors of a state whole into one safetensors file, shared ones under each of their names. @returns how many */
   async merge(state: string, path: string): Promise<number> {
     const place = this.places.get(state);
     const names = place ? this.names(place) : [];
@@ -124,16 +126,23 @@ export class CheckpointContents {
         tensors.set(name.slice(place.prefix.length), whole);
         await place.reader.fill(name, whole);
       }
+      for (const [alias, name] of place.aliases) if (tensors.has(name)) tensors.set(alias, tensors.get(name)!);
       await saveSafetensors(path, tensors, {}, { fs: this.fs });
     } finally {
       for (const t of tensors.values()) t.dispose();
     }
-    return names.length;
+    return tensors.size;
   }
 
   async close(): Promise<void> {
     for (const reader of new Set([...this.places.values()].map((p) => p.reader))) await reader?.close();
   }
+}
+
+/** Keys of a module's state whose tensor is stored under another one. */
+function aliasesIn(state: unknown): (readonly [string, string])[] {
+  const keys = entriesOf(state).map(([key, value]) => [key, (value as { $tensor?: unknown } | null)?.$tensor] as const);
+  return keys.filter((pair): pair is readonly [string, string] => typeof pair[1] === 'string' && pair[1] !== pair[0]);
 }
 
 function size(bytes: number): string {

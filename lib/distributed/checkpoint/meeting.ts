@@ -10,6 +10,8 @@ import { type FileSystem, writeAtomically } from '../../io/files.js';
 export interface Note {
   readonly files?: FileSums;
   readonly failed?: string;
+  /** JSON of states of which this rank has a part, by name. */
+  readonly states?: Readonly<Record<string, unknown>>;
 }
 const LOOK_MS = 20;
 const noteOf = (rank: number): string => `rank-${String(rank).padStart(5, '0')}.json`;
@@ -35,9 +37,15 @@ async function until<T>(look: () => Promise<T | null>, timeoutMs: number, late: 
   }
 }
 
-/** Waits for the notes of all ranks, and takes them away. @returns the files of all @throws CheckpointError with the first rank's failure */
-export async function collectNotes(folder: string, ranks: number, timeoutMs: number, fs: FileSystem): Promise<FileSums> {
+/** Waits for the notes of all ranks, and takes them away. @throws CheckpointError with the first rank's failure */
+export async function collectNotes(
+  folder: string,
+  ranks: number,
+  timeoutMs: number,
+  fs: FileSystem,
+): Promise<{ files: FileSums; states: NonNullable<Note['states']>[] }> {
   const all: FileSums = {};
+  const states: NonNullable<Note['states']>[] = [];
   for (let rank = 0; rank < ranks; rank++) {
     const note = await until(
       () => readNote(folder, rank, fs),
@@ -46,6 +54,7 @@ export async function collectNotes(folder: string, ranks: number, timeoutMs: num
     );
     if (note.failed !== undefined) throw new CheckpointError(`saveCheckpoint: rank ${rank} failed: ${note.failed}`);
     Object.assign(all, note.files);
+    if (note.states) states.push(note.states);
   }
   for (const [file, { bytes }] of Object.entries(all)) {
     const size = await fs.stat(join(folder, file)).then(
@@ -56,7 +65,7 @@ export async function collectNotes(folder: string, ranks: number, timeoutMs: num
       throw new CheckpointError(`saveCheckpoint: "${join(folder, file)}" is not as its rank has written it: is the folder shared by all hosts?`);
   }
   for (let rank = 0; rank < ranks; rank++) await fs.rm(join(folder, noteOf(rank)), { force: true });
-  return all;
+  return { files: all, states };
 }
 
 /** Tells the others that there will be no checkpoint, and frees what was written of it. */

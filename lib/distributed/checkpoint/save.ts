@@ -10,11 +10,13 @@ import { scope } from '../../memory.js';
 import { defaultGenerator } from '../../random.js';
 import { checkInteger } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
+import type { DeviceMesh } from '../device_mesh.js';
 import { ProcessGroup } from '../process_group.js';
 import { exchangeText } from '../split.js';
 import { awaitCommit, collectNotes, giveUp, leaveNote } from './meeting.js';
 import { type Parts, partsOf, writeParts } from './shards.js';
-import { encodeEntry, isStateful, parameterNames } from './states.js';
+import { encodeEntry, isStateful, parameterNames, stageOf } from './states.js';
+import { union } from './union.js';
 
 export interface SaveOptions {
   /** All ranks that have a part of the state. */
@@ -71,18 +73,21 @@ async function begin(root: string, state: CheckpointState, options: SaveOptions,
 
   const temporary = await agree(group, folder, step, Object.keys(state), fs);
   const tensors = new Map<string, Tensor>();
-  const json: Record<string, unknown> = {};
+  const entries: Entries = {};
+  const states: Record<string, unknown> = {};
   // what a state is gathered or cast into for saving ends here, but for what is still to be written
   const write = scope(async () => {
     const names = parameterNames(state);
     for (const [name, value] of Object.entries({ ...state, rng: defaultGenerator().getState() })) {
       if (!/^[A-Za-z0-9_-]{1,100}$/.test(name)) throw new ValueError(`${where}: a name must consist of letters, digits, _ and -, got ${describe(name)}`);
-      json[name] = { stateful: isStateful(value), state: await encodeEntry(name, value, names, tensors) };
+      const json = await encodeEntry(name, value, names, tensors);
+      entries[name] = { stateful: isStateful(value), state: json };
+      const mesh = stageOf(value);
+      if (mesh && group.rank > 0 && speaksForStage(mesh)) states[name] = json;
     }
     const parts = partsOf(tensors, group, copies);
     const job: Job = { group, folder, step, temporary, keep: keep ?? null, timeoutMs, fs };
-    const trainer = `${JSON.stringify({ format: FORMAT, entries: json }, null, 1)}\n`;
-    const done = finish(job, parts, trainer, copies);
+    const done = finish(job, parts, group.rank === 0 ? entries : states, copies);
     if (copies)
       done.catch(() => {}); // whoever does not wait for it meets the failure in the next save's root, or not at all
     else await done;
@@ -98,6 +103,15 @@ async function begin(root: string, state: CheckpointState, options: SaveOptions,
   }
   running.set(`${group.rank} ${folder}`, saving.done);
   return saving;
+}
+
+/** By name: whether a state is restored in place, and its JSON. */
+type Entries = Record<string, { stateful: boolean; state: unknown }>;
+
+/** One of the ranks that have the same stages. */
+function speaksForStage(mesh: DeviceMesh): boolean {
+  const others = mesh.axes.filter((axis) => axis !== 'pp');
+  return others.length === 0 || mesh.rank(...others) === 0;
 }
 
 /** Rank 0 makes the folder; all learn its name, and that they save the same. */
@@ -133,26 +147,32 @@ interface Job {
   readonly fs: FileSystem;
 }
 
-/** Writes this rank's files, and ends when the checkpoint is committed. */
-async function finish(job: Job, parts: Parts, trainer: string, copies: boolean): Promise<string> {
+/**
+ * Writes this rank's files, and ends when the checkpoint is committed.
+ * @param states of rank 0 all entries, of others the JSON of what they have stages of
+ */
+async function finish(job: Job, parts: Parts, states: Record<string, unknown>, copies: boolean): Promise<string> {
   const { group, folder, step, temporary, keep, timeoutMs, fs } = job;
   const target = folderOf(folder, step);
   try {
     const files: FileSums = {};
     try {
       for (const [file, own] of parts) files[file] = await writeFile(join(temporary, file), (sink) => writeParts(sink, own), fs);
-      if (group.rank === 0) files[TRAINER] = await writeFile(join(temporary, TRAINER), (sink) => sink.write(Buffer.from(trainer)), fs);
     } finally {
       if (copies) for (const own of parts.values()) for (const { part } of own.values()) part.dispose();
     }
     if (group.rank > 0) {
-      await leaveNote(temporary, group.rank, { files }, fs);
+      await leaveNote(temporary, group.rank, { files, ...(Object.keys(states).length > 0 && { states }) }, fs);
       await awaitCommit(temporary, target, files, timeoutMs, fs);
       return target;
     }
     await leaveNote(temporary, 0, { files }, fs);
-    const all = await collectNotes(temporary, group.size, timeoutMs, fs);
-    await commitFolder(folder, step, temporary, all, fs);
+    const notes = await collectNotes(temporary, group.size, timeoutMs, fs);
+    const entries = states as Entries;
+    for (const others of notes.states) for (const [name, json] of Object.entries(others)) entries[name]!.state = union(entries[name]!.state, json, name);
+    const trainer = `${JSON.stringify({ format: FORMAT, entries }, null, 1)}\n`;
+    const written = await writeFile(join(temporary, TRAINER), (sink) => sink.write(Buffer.from(trainer)), fs);
+    await commitFolder(folder, step, temporary, { ...notes.files, [TRAINER]: written }, fs);
     if (keep !== null) await prune(folder, keep, fs);
     return target;
   } catch (error) {

@@ -16,7 +16,8 @@ import { clone, copy_ } from '../../ops/copy.js';
 import { narrow } from '../../ops/view.js';
 import { numel, type Shape, sameShape, showShape } from '../../shape.js';
 import type { Tensor } from '../../tensor.js';
-import { layoutOf } from '../distribute.js';
+import { Layout } from '../layout.js';
+import { layoutOf, stagePlaceOf } from '../layout_of.js';
 import type { ProcessGroup } from '../process_group.js';
 import { type Box, boxesOf, intersection, ownBoxes } from './boxes.js';
 
@@ -27,17 +28,20 @@ const digits = (n: number): string => String(n).padStart(5, '0');
 export type Parts = Map<string, Map<string, { readonly part: Tensor; readonly offsets: readonly number[] }>>;
 
 /**
- * What this rank has to write. Tensors without a layout are the same on all ranks of the group, and written once.
+ * What this rank has to write. Tensors without a layout are the same on all ranks of the group, or on all that have this stage of a pipeline, and
+ * written once; what several stages have, by the one that counts it.
  * @param copies parts are copies, which later changes of the tensors do not reach; free them
  */
 export function partsOf(tensors: ReadonlyMap<string, Tensor>, group: ProcessGroup, copies = false): Parts {
   const files: Map<string, { part: Tensor; offsets: readonly number[] }>[] = [];
-  let turn = 0;
+  const turns = { staged: 0, everywhere: 0 }; // each the same on all ranks that take turns
   for (const [name, tensor] of [...tensors].toSorted(([a], [b]) => (a < b ? -1 : 1))) {
-    const layout = layoutOf(tensor);
+    const place = stagePlaceOf(tensor);
+    if (place?.counted === false) continue;
+    const layout = layoutOf(tensor) ?? (place && new Layout(place.mesh, tensor.shape, {}));
+    const turn = turns[place ? 'staged' : 'everywhere']++;
     const whole = boxesOf(tensor.shape.map((length) => [{ start: 0, length }]));
-    const boxes = layout ? ownBoxes(layout, turn) : turn % group.size === group.rank ? whole : [];
-    turn++;
+    const boxes = layout ? ownBoxes(layout, turn, place !== null) : turn % group.size === group.rank ? whole : [];
     boxes.forEach((box, i) => {
       const own = partOf(tensor, box);
       files[i] ??= new Map(); // a file holds a name once
