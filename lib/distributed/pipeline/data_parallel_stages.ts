@@ -88,7 +88,9 @@ export class DataParallelStages {
     last();
     for (const p of this.stages.parameters.values()) if (p.grad) this.reduced.add(p.grad);
     for (const [p, old] of this.earlier) {
-      p.grad = p.grad ? noGrad(() => accumulated(old, p.grad!, p.gradDType, false)) : old;
+      const now = p.grad;
+      p.grad = now ? noGrad(() => accumulated(old, now, p.gradDType, false)) : old;
+      now?.dispose();
       takeOut(p.grad.storage, 'gradient');
       this.reduced.add(p.grad);
     }

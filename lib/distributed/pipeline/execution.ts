@@ -95,10 +95,11 @@ export class Execution {
       const cell = this.cells.get(keyOf('F', stage, microBatch))!;
       if (this.lastBackwards.get(stage) === action) this.o.around.lastBackward(this.stage(action));
       if (kind === 'W') cell.rest!.weights();
-      else this.backward(action, cell);
-      if (kind === 'I') return;
-      this.cells.delete(keyOf('F', stage, microBatch));
-      this.done(stage, cell.inputs);
+      else {
+        this.backward(action, cell);
+        this.done(stage, cell.inputs);
+      }
+      if (kind !== 'I') this.cells.delete(keyOf('F', stage, microBatch));
     }
   }
 
@@ -133,7 +134,7 @@ export class Execution {
     if (roots.length === 0) cell.rest = { weights: () => {}, abandon: () => {} };
     else if (kind === 'I') cell.rest = inputsBackward(roots, gradients, leaves);
     else backwardOf(roots, gradients);
-    if (!last) for (const g of given) g.dispose();
+    for (const t of last ? [...given, ...cell.outputs] : given) t.dispose();
     if (stage === 0) return;
     // a 16-bit leaf may have added up in float32
     const grads = leaves.map((x) => noGrad(() => (x.grad ? to(x.grad, x.dtype) : zerosLike(x))));

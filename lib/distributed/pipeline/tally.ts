@@ -4,7 +4,7 @@ import { noGrad } from '../../autograd/modes.js';
 import { zeros } from '../../create.js';
 import { ShapeError, ValueError } from '../../errors.js';
 import type { LossNormalizer } from '../../nn/layered.js';
-import { to } from '../../ops/copy.js';
+import { clone, to } from '../../ops/copy.js';
 import { stack } from '../../ops/pieces.js';
 import { add, mul } from '../../ops/pointwise.js';
 import { reshape, select } from '../../ops/view.js';
@@ -80,7 +80,9 @@ export class Tally {
     const loss = this.counted ? made : mul(made, share);
     noGrad(() => {
       const all = [loss.detach(), ...values.map((v) => mul(v, share))].map((v) => to(reshape(v, []), 'float64'));
-      this.sums = all.map((v, i) => (this.sums[i] ? add(this.sums[i]!, v) : v).keep());
+      const sums = all.map((v, i) => (this.sums[i] ? add(this.sums[i]!, v) : clone(v)).keep());
+      for (const s of this.sums) s.dispose();
+      this.sums = sums;
     });
     return loss;
   }
