@@ -47,12 +47,13 @@ export {
 export type { StageBytes } from './pipeline/activation_memory.js';
 export { type LowerOptions, lowerSchedule } from './pipeline/lower.js';
 export { makeSchedule, SCHEDULE_NAMES, type ScheduleName } from './pipeline/make_schedule.js';
+export { type LayerCosts, type MeasureOptions, measureLayers } from './pipeline/measure_layers.js';
 export type { Batch, GivenMicroBatch } from './pipeline/micro_batches.js';
 export { Pipeline, type PipelineOptions, type PipelineResult } from './pipeline/pipeline.js';
 export { formatSchedule, forwardsOf, parseSchedule, readSchedule, Schedule, type Step, writeSchedule } from './pipeline/schedule.js';
 export { type RankTimes, type ScheduleCosts, type Simulation, simulateSchedule, type TimedAction } from './pipeline/simulate_schedule.js';
 export type { ScheduleSizes } from './pipeline/sizes.js';
-export type { Split } from './pipeline/split_layers.js';
+export type { LayerWeights, Split } from './pipeline/split_layers.js';
 export type { MetricFunction } from './pipeline/tally.js';
 export { validateSchedule } from './pipeline/validate.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';

@@ -211,11 +211,14 @@ export class GPT extends Module implements LayeredModel {
   /** Embeddings, each block, the last norm with the head. */
   pipelineLayers(): PipelineLayer[] {
     const { transformer: t } = this;
+    const { vocabSize, dim, context } = this.options;
     return [
-      { modules: [t.wte, t.wpe, t.drop], forward: (tokens) => t.embed(tokens!) },
+      { modules: [t.wte, t.wpe, t.drop], forward: (tokens) => t.embed(tokens!), weight: 0 },
       ...Array.from(t.h, (block) => ({ modules: [block], forward: (x: Tensor) => block.forward(x) })),
       {
         modules: [t.ln_f, this.lm_head],
+        // its products beside those of a block, a token: 12 dim² of weights and 2 · context · dim of attention
+        weight: vocabSize / (12 * dim + 2 * context),
         forward: (x) => this.lm_head.forward(t.ln_f.forward(x!)),
         loss: ([x], targets, options) => this.lossOf(t.ln_f.forward(x!), targets, options),
       },

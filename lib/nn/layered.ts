@@ -12,6 +12,8 @@ export interface PipelineLayer {
   readonly modules: readonly Module[];
   /** Takes the model's inputs, or the tensors of the layer before. */
   readonly forward: (...inputs: Tensor[]) => Tensor | Tensor[];
+  /** How many layers it counts as where a pipeline is cut by their number; 1 unless given. */
+  readonly weight?: number;
   /** Of the last layer: the loss at once, where the output itself need not be there. `forward` makes the output. */
   readonly loss?: (inputs: readonly Tensor[], targets: Tensor, options: LossNormalizer) => Tensor;
 }

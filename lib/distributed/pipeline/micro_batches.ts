@@ -27,7 +27,7 @@ export function microBatchesOf(batch: Batch, targets: Tensor | undefined, count:
   if (!Array.isArray(given)) throw new ValueError(`${WHERE}: expected a batch or a list of micro-batches, got ${describe(batch)}`);
   if (given.length !== count) throw new ValueError(`${WHERE}: the schedule has ${count} micro-batches, got ${given.length}`);
   if (!(batch instanceof Tensor) && targets !== undefined) throw new ValueError(`${WHERE}: micro-batches bring their own targets`);
-  const all = given.map((b, i) => checked(b, i));
+  const all = given.map((b, i) => microBatchOf(b, `micro-batch ${i}`));
   const total = all.reduce((n, { inputs }) => n + rowsOf(inputs), 0);
   return all.map((b) => ({ ...b, share: rowsOf(b.inputs) / total }));
 }
@@ -44,12 +44,12 @@ function cut(batch: Tensor, targets: Tensor | undefined, count: number): GivenMi
   });
 }
 
-function checked(b: GivenMicroBatch, i: number): MicroBatch {
+/** @param name for error texts */
+export function microBatchOf(b: GivenMicroBatch, name: string, where: string = WHERE): MicroBatch {
   const inputs = b?.inputs instanceof Tensor ? [b.inputs] : b?.inputs;
   if (!Array.isArray(inputs) || inputs.length === 0 || !inputs.every((x) => x instanceof Tensor))
-    throw new ValueError(`${WHERE}: micro-batch ${i} must be { inputs, targets }, got ${describe(b?.inputs ?? b)}`);
+    throw new ValueError(`${where}: ${name} must be { inputs, targets }, got ${describe(b?.inputs ?? b)}`);
   const { targets = null } = b;
-  if (targets !== null && !(targets instanceof Tensor))
-    throw new ValueError(`${WHERE}: the targets of micro-batch ${i} must be a tensor, got ${describe(targets)}`);
+  if (targets !== null && !(targets instanceof Tensor)) throw new ValueError(`${where}: the targets of ${name} must be a tensor, got ${describe(targets)}`);
   return { inputs, targets, share: 0 };
 }

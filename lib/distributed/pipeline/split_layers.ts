@@ -3,11 +3,18 @@
 import { describe, ValueError } from '../../errors.js';
 import type { PipelineLayer } from '../../nn/layered.js';
 
+/** How many layers the model's first and last one count as; what the model says of them unless given, else 1. */
+export interface LayerWeights {
+  readonly inputWeight?: number;
+  readonly outputWeight?: number;
+}
+
 /**
- * `layers`: equally many layers a stage. `parameters`: by the number of parameters. `{ costs }`: by costs of the layers, as `measureLayers` finds
- * them. A list: how many layers each stage has.
+ * `layers`: equally many layers a stage, where a model may say that some count more or less: nn.GPT counts its head by arithmetic, and its embeddings
+ * not at all. `{ inputWeight, outputWeight }`: as `layers`, with weights of one's own for the ends. `parameters`: by the number of parameters. `{ costs }`:
+ * by costs of the layers, as `measureLayers` finds them. A list: how many layers each stage has.
  */
-export type Split = 'layers' | 'parameters' | { readonly costs: readonly number[] } | readonly number[];
+export type Split = 'layers' | LayerWeights | 'parameters' | { readonly costs: readonly number[] } | readonly number[];
 
 /**
  * Cuts layers into stages.
@@ -35,13 +42,28 @@ function checkedSizes(sizes: readonly number[], layers: number, stages: number, 
 }
 
 function costsOf(layers: readonly PipelineLayer[], split: Exclude<Split, readonly number[]>, where: string): readonly number[] {
-  if (split === 'layers') return layers.map(() => 1);
+  if (split === 'layers') return weighted(layers, {}, where);
   if (split === 'parameters') return layers.map(({ modules }) => modules.flatMap((m) => m.parameters()).reduce((n, p) => n + p.numel, 0));
-  const costs = split?.costs;
-  if (!Array.isArray(costs)) throw new ValueError(`${where} must be 'layers', 'parameters', { costs } or a list of sizes, got ${describe(split)}`);
+  if (typeof split === 'object' && split !== null && ('inputWeight' in split || 'outputWeight' in split)) return weighted(layers, split, where);
+  const costs = (split as { costs?: readonly number[] } | undefined)?.costs;
+  if (!Array.isArray(costs)) {
+    const kinds = "'layers', { inputWeight, outputWeight }, 'parameters', { costs } or a list of sizes";
+    throw new ValueError(`${where} must be ${kinds}, got ${describe(split)}`);
+  }
   if (costs.length !== layers.length || !costs.every((c) => Number.isFinite(c) && c >= 0))
     throw new ValueError(`${where}: costs must be ${layers.length} numbers from 0, one for each layer, got ${costs.length}`);
   return costs;
+}
+
+function weighted(layers: readonly PipelineLayer[], { inputWeight, outputWeight }: LayerWeights, where: string): number[] {
+  for (const [name, weight] of Object.entries({ inputWeight, outputWeight })) {
+    if (weight !== undefined && !(Number.isFinite(weight) && weight >= 0))
+      throw new ValueError(`${where}: ${name} must be a number from 0, got ${describe(weight)}`);
+  }
+  const weights = layers.map(({ weight = 1 }) => weight);
+  weights[0] = inputWeight ?? weights[0]!;
+  weights[weights.length - 1] = outputWeight ?? weights.at(-1)!;
+  return weights;
 }
 
 /** Sizes of the stages, none of which is empty. */

@@ -75,16 +75,16 @@ export class Stages {
   }
 }
 
-function layersOf(model: Module): PipelineLayer[] {
+export function layersOf(model: Module, where = 'Pipeline'): PipelineLayer[] {
   const { pipelineLayers } = model as Module & Partial<LayeredModel>;
   if (typeof pipelineLayers !== 'function')
     throw new ValueError(
-      `Pipeline: a ${model.constructor.name} does not say where it can be cut: give it pipelineLayers(), which returns its layers, or use nn.Sequential`,
+      `${where}: a ${model.constructor.name} does not say where it can be cut: give it pipelineLayers(), which returns its layers, or use nn.Sequential`,
     );
   const layers = pipelineLayers.call(model);
   const wrong = Array.isArray(layers) ? layers.find((l) => !Array.isArray(l?.modules) || typeof l.forward !== 'function') : layers;
   if (wrong !== undefined || layers.length === 0)
-    throw new ValueError(`Pipeline: pipelineLayers() of ${model.constructor.name} must return layers { modules, forward }, got ${describe(wrong ?? layers)}`);
+    throw new ValueError(`${where}: pipelineLayers() of ${model.constructor.name} must return layers { modules, forward }, got ${describe(wrong ?? layers)}`);
   return layers;
 }
 
