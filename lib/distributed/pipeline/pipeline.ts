@@ -10,6 +10,7 @@ import { type LoadResult, Module, type Parameter, type StateDict } from '../../n
 import type { Tensor } from '../../tensor.js';
 import { type CombinationOptions, combine } from '../combinations.js';
 import { DeviceMesh } from '../device_mesh.js';
+import { formatAction } from './action.js';
 import { type Boundaries, Negotiation } from './boundaries.js';
 import { DataParallelStages } from './data_parallel_stages.js';
 import { Execution } from './execution.js';
@@ -171,7 +172,8 @@ export class Pipeline<M extends Module = Module> extends Module {
     } catch (error) {
       execution.abandon();
       const action = execution.now;
-      group.abort(`Pipeline: rank ${group.rank} along pp has failed: ${error instanceof Error ? error.message.split('\n')[0] : String(error)}`);
+      const why = error instanceof Error ? error.message.split('\n')[0] : String(error);
+      group.abort(`Pipeline: rank ${group.rank} along pp has failed${action ? ` in ${formatAction(action)}` : ''}: ${why}`);
       throw action ? failedIn(error, this.schedule, group.rank, action) : error;
     }
   }
