@@ -46,14 +46,14 @@ SG_DEVICE L load_one(const VectorOperand& x, int64_t i) {
   return to_lane<L>(p[x.period ? uint32_t(i) % x.period : i]);
 }
 
+// A vector a thread. In a loop, ptxas would make a copy of the body for every way in which operands can be broadcast.
 template <class Op, class T>
 __global__ void __launch_bounds__(kVectorThreads) vector_kernel(VectorOperands operands, T* out, int64_t count) {
   using L = lane_for<T>;
   constexpr int kCount = Pack<T>::kCount;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
   const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t vectors = count / kCount;
-  for (int64_t i = thread; i < vectors; i += step) {
+  if (const int64_t i = thread; i < vectors) {
     L a[kCount], b[kCount], c[kCount];
     load_vector<T>(operands.in[0], i * kCount, a);
     if constexpr (Op::kArity > 1) load_vector<T>(operands.in[1], i * kCount, b);
@@ -89,7 +89,7 @@ bool pointwise_vectors(PointwiseOp op, const VectorOperands& operands, void* out
 #undef SG_ROW
   const VectorKernel<T> kernel = kernels[int(op)];
   if (!kernel) return false;
-  const dim3 grid = grid_for(count / Pack<T>::kCount, kVectorThreads);
+  const dim3 grid(unsigned(count / Pack<T>::kCount / kVectorThreads + 1));
   launch(kernel, grid, kVectorThreads, 0, stream, operands, static_cast<T*>(out), count);
   return true;
 }
