@@ -11,12 +11,19 @@ import { freePort } from './ports.js';
 export const KINDS = ['kill', 'stop', 'throw', 'exit'] as const;
 const STAGES = ['joined', 'verification', 'forward', 'backward', 'optimizer', 'collective', 'reading', 'checkpoint'] as const;
 
-export interface FaultPlan {
+/** What a rank's script is told. */
+export interface JobPlan {
   readonly kind: (typeof KINDS)[number] | 'cut' | 'order' | 'sleep' | 'none';
   readonly ranks: number;
   readonly transport: 'shm' | 'tcp';
-  /** Who comes to grief, where and when. */
+  /** Who comes to grief. */
   readonly rank: number;
+  /** In test/children; fault_rank.mjs unless given. */
+  readonly script?: string;
+}
+
+export interface FaultPlan extends JobPlan {
+  /** Where and when. */
   readonly stage: (typeof STAGES)[number] | 'order' | 'start';
   readonly step: number;
   /** Into a checkpoint that is being written, in milliseconds. */
@@ -42,7 +49,7 @@ export interface Outcome {
 }
 
 const cli = fileURLToPath(new URL('../../dist/bundle/cli.js', import.meta.url));
-const script = fileURLToPath(new URL('../children/fault_rank.mjs', import.meta.url));
+const scriptOf = ({ script = 'fault_rank.mjs' }: JobPlan): string => fileURLToPath(new URL(`../children/${script}`, import.meta.url));
 
 /** Fault number `i` of a kind, from a seeded source of numbers in [0, 1). */
 export function draw(kind: FaultPlan['kind'], next: () => number): FaultPlan {
@@ -122,7 +129,7 @@ class Watched {
 }
 
 /** Ranks started one by one, as another launcher would that looks after nothing. A stopped rank goes on when the others are through. */
-export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
+export async function runRanks(plan: JobPlan, timeoutMs: number, env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
   const folder = mkdtempSync(join(tmpdir(), 'shardgrad-fault-'));
   const watched = new Watched();
   try {
@@ -130,7 +137,7 @@ export async function runRanks(plan: FaultPlan, timeoutMs: number, env: NodeJS.P
     const common = { MASTER_ADDR: '127.0.0.1', MASTER_PORT: port, WORLD_SIZE: `${plan.ranks}`, LOCAL_WORLD_SIZE: `${plan.ranks}`, ...env };
     const token = randomBytes(16).toString('hex');
     const children = Array.from({ length: plan.ranks }, (_, rank) =>
-      watched.spawn([process.execPath, script, JSON.stringify({ ...plan, folder })], {
+      watched.spawn([process.execPath, scriptOf(plan), JSON.stringify({ ...plan, folder })], {
         ...common,
         RANK: `${rank}`,
         LOCAL_RANK: `${rank}`,
@@ -157,7 +164,7 @@ export async function runHosts(plan: FaultPlan, timeoutMs: number): Promise<Outc
   try {
     watched.onFault = () => hosts.cut();
     for (const rank of [0, 1]) {
-      watched.spawn(hosts.on(rank, [process.execPath, script, JSON.stringify({ ...plan, folder })]), {
+      watched.spawn(hosts.on(rank, [process.execPath, scriptOf(plan), JSON.stringify({ ...plan, folder })]), {
         MASTER_ADDR: hosts.addresses[0],
         MASTER_PORT: '29500',
         WORLD_SIZE: '2',
@@ -177,11 +184,11 @@ export async function runHosts(plan: FaultPlan, timeoutMs: number): Promise<Outc
 }
 
 /** A job of our launcher. */
-export async function runJob(plan: FaultPlan, timeoutMs: number, before: readonly string[] = []): Promise<Outcome> {
+export async function runJob(plan: JobPlan, timeoutMs: number, before: readonly string[] = []): Promise<Outcome> {
   const folder = mkdtempSync(join(tmpdir(), 'shardgrad-fault-'));
   const watched = new Watched();
   try {
-    const command = [process.execPath, cli, 'run', '--nproc-per-node', `${plan.ranks}`, script, JSON.stringify({ ...plan, folder })];
+    const command = [process.execPath, cli, 'run', '--nproc-per-node', `${plan.ranks}`, scriptOf(plan), JSON.stringify({ ...plan, folder })];
     watched.spawn([...before, ...command], { TMPDIR: folder, SHARDGRAD_NUM_THREADS: '1', SHARDGRAD_TRANSPORT: plan.transport });
     return watched.outcome(await watched.ends(timeoutMs));
   } finally {
