@@ -9,6 +9,7 @@
 #include <cstring>
 #include <new>
 
+#include "command_log.h"
 #include "platform.h"
 #include "ranges.h"
 
@@ -46,15 +47,48 @@ Stream::Segment* Stream::new_segment(size_t capacity) {
 
 thread_local Stream* Stream::current_ = nullptr;
 
+namespace {
+
+struct Streams {
+  std::mutex mutex;
+  std::vector<Stream*> all;
+};
+
+// Never destroyed: streams may outlive static destructors.
+Streams& streams() {
+  static Streams* all = new Streams;
+  return *all;
+}
+
+}  // namespace
+
+// A thread's own streams stay while it looks at them.
+std::vector<const Stream*> Stream::of_this_thread() {
+  Streams& s = streams();
+  std::lock_guard lock(s.mutex);
+  std::vector<const Stream*> mine;
+  for (const Stream* stream : s.all)
+    if (stream->producer_ == std::this_thread::get_id()) mine.push_back(stream);
+  return mine;
+}
+
 Stream::Stream(std::string name, std::unique_ptr<DeviceQueue> queue)
     : name_(std::move(name)), write_(new_segment(kSegmentBytes)), read_(write_), queue_(std::move(queue)) {
   inline_ = settings_.inline_mode;
+  {
+    std::lock_guard lock(streams().mutex);
+    streams().all.push_back(this);
+  }
   if (!inline_) start();
 }
 
 Stream::~Stream() {
   halt();
   join();
+  {
+    std::lock_guard lock(streams().mutex);
+    std::erase(streams().all, this);
+  }
   for (auto& [seq, recorded] : recorded_) release(recorded);
   Segment* rest = spare_.exchange(nullptr);
   if (rest) rest->next = read_;
@@ -208,11 +242,15 @@ void Stream::wait_event_command(Stream& self, void* payload) {
     self.waits_on_ = &on;
     // What was launched before goes on, and the one that this stream waits for may be waiting for that.
     if (self.queue_ && self.marked_ < self.ran_.load() && !self.queue_->capturing()) self.mark(self.ran_.load());
-    while (self.queue_ && !ready()) {
-      self.look();
-      std::this_thread::sleep_for(kLookNap);
+    for (;;) {
+      const uint64_t look = mark.look();
+      if (ready()) break;
+      if (self.in_flight_.empty()) mark.looked_in_vain(look);
+      if (self.queue_) {
+        self.look();
+        std::this_thread::sleep_for(kLookNap);
+      } else on.wait_on_bell(event.seq, &self, kStuckCheckNs);
     }
-    while (!self.halting() && !on.wait_on_bell(event.seq, &self, kStuckCheckNs)) {}
     self.waits_on_ = nullptr;
   }
   self.waited_ns_.fetch_add(now_ns() - start, std::memory_order_relaxed);
@@ -288,6 +326,7 @@ void Stream::ring() {
 void Stream::execute(const Command& c, void* payload) {
   if (faulted() && !c.always) return;
   const Range range(c.name);
+  const LoggedCommand logged(*this, c.name);
   try {
     c.run(*this, payload);
   } catch (const Error& e) {

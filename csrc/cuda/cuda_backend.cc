@@ -6,6 +6,7 @@
 
 #include "../core/backend.h"
 #include "../core/platform.h"
+#include "command_times.h"
 #include "cuda_device.h"
 #include "cuda_error.h"
 #include "cuda_queue.h"
@@ -112,6 +113,7 @@ std::unique_ptr<Backend> open_cuda(int index) {
          ", cuda:0", count > 1 ? " to cuda:" + std::to_string(count - 1) : std::string());
   }
   look_for_profiler();
+  offer_command_times();
   require_kernels(survey.gpus[size_t(ordinal)], index);
   return std::make_unique<CudaBackend>(survey.gpus[size_t(ordinal)]);
 }

@@ -1,6 +1,7 @@
 // The addon: makes one Environment for each JavaScript environment that loads it, and takes it down again when that one
 // ends, in mid-work too. Process-wide objects (pool, tables, settings) are leaked on purpose: static destructors would
 // run while threads still use them.
+#include "../core/command_log.h"
 #include "args.h"
 
 namespace sg {
@@ -13,6 +14,7 @@ void close_environment(void* data) {
   e->closing = true;
   for (auto& device : e->devices) device->halt();
   for (auto& device : e->devices) device->join();
+  CommandLog::instance().stop(e.get());
   for (auto& [number, graph] : e->graphs) delete graph;
   e->devices.clear();
   close_promises(*e);
@@ -46,6 +48,7 @@ NAPI_MODULE_INIT() {
     add_functions(*e, exports, memory_functions());
     add_functions(*e, exports, collective_functions());
     add_functions(*e, exports, nccl_functions());
+    add_functions(*e, exports, profile_functions());
     napi_add_env_cleanup_hook(env, close_environment, e.release());
   } catch (...) { return throw_in_js(env); }
   return exports;

@@ -118,6 +118,7 @@ std::vector<FunctionRow> report_functions();             // reports.cc
 std::vector<FunctionRow> memory_functions();             // memory.cc
 std::vector<FunctionRow> collective_functions();         // collectives.cc
 std::vector<FunctionRow> nccl_functions();               // nccl.cc
+std::vector<FunctionRow> profile_functions();            // profiles.cc
 void export_tables(Environment& e, napi_value exports);  // tables.cc
 
 }  // namespace sg

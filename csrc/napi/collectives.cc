@@ -16,6 +16,8 @@ namespace {
 // The numbers of every collective begin with its group, its entry in the flight recorder and its timeout in
 // milliseconds (0: the group's).
 constexpr int kOwn = 3;
+// Where the block's header tells the number that a collective has in its group, 0 for messages: profiles want to know.
+constexpr int kSequence = 5;
 
 // What no rank and no group can be becomes -2.
 int small(double d) { return d >= 0 && d <= INT32_MAX ? int(d) : -2; }
@@ -159,11 +161,12 @@ napi_value enqueueCollective(Environment& e, const Arguments& a) {
   if (device.allocator().capturing()) fail(ErrorCode::Device, "a collective cannot be part of a captured graph");
   Signature s{};
   s.call = Collective(a.integer(2, 1, int64_t(Collective::kCount) - 1, "the call"));
-  s.sequence = group->number_ahead(s.call);
+  s.sequence = group->number_ahead(s.call, device.stream(kCommunicationStream));
   s.dtype = DType(a.integer(3, 0, kDTypes - 1, "the dtype"));
   s.count = a.integer(4, 0, int64_t(1) << 50, "the count");
   s.root = int32_t(a.integer(5, -1, INT32_MAX, "the root"));
   write_place(int(a.integer(6, 0, INT32_MAX, "the place")), s);
+  if (e.block) e.block[kSequence] = double(s.sequence);
   device.stream(kCommunicationStream).wait_stream(device.stream(kComputeStream));
   return make_number(e, double(group->info().recorder->enqueued(group->name(), s)));
 }

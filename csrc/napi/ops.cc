@@ -3,6 +3,7 @@
 // dimensions in use. The stream's thread unpacks them and calls the kernel.
 #include <cstring>
 
+#include "../core/command_log.h"
 #include "args.h"
 #include "call.h"
 
@@ -13,6 +14,8 @@ namespace {
 // ---- the block
 constexpr int kHeader = 8, kRecord = 20;
 constexpr int kHandle = 0, kDType = 1, kDims = 2, kOffset = 3, kShape = 4, kStrides = 12;
+// Places of the header that answer, while a profile is recorded.
+constexpr int kNumber = 5, kLiveBytes = 6, kReservedBytes = 7;
 constexpr double kFresh = -1, kScalar = -2, kAbsent = -3;
 constexpr int64_t kMaxTensors = 1 << 20, kMaxNumbers = 1 << 20;
 
@@ -280,6 +283,11 @@ void Packing::run() {
   }
   if (stream.runs_inline()) Environment::check(stream);
   fresh_count_ = 0;  // they are JavaScript's now
+  if (!CommandLog::recording()) return;
+  const MemoryStats memory = device_->allocator().stats();
+  m_[kNumber] = double(seq);
+  m_[kLiveBytes] = memory.liveBytes;
+  m_[kReservedBytes] = memory.reservedBytes;
 }
 
 }  // namespace
