@@ -2,6 +2,7 @@
 // The command `shardgrad`. Commands are rows of a table; a mistake on the command line is one sentence and exit code 2. Nothing
 // here loads the addon.
 import { readFileSync } from 'node:fs';
+import { build } from './cli/build.js';
 import { checkpoint } from './cli/checkpoint.js';
 import { doctor } from './cli/doctor.js';
 import { schedule } from './cli/schedule.js';
@@ -19,6 +20,7 @@ const commands: Readonly<Record<string, Command>> = {
   doctor: { summary: 'show what was found of processors, GPUs, drivers and libraries', start: doctor },
   checkpoint: { summary: 'show, verify or merge what a training has saved', start: checkpoint },
   schedule: { summary: 'check and draw what the ranks of a pipeline do when', start: schedule },
+  build: { summary: 'compile the native part of an installed package', start: build },
   debug: { summary: 'show what the ranks of a job do, or did before it failed', start: debug },
 };
 

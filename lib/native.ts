@@ -1,12 +1,8 @@
-// Finds, loads and types the addon. The block is the one reused Float64Array through which an op's description crosses
+// Loads and types the addon. The block is the one reused Float64Array through which an op's description crosses
 // (header, 20 numbers a tensor, attributes): writing it by index is what makes a crossing cheap.
 
-import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import type { CudaReport } from './cuda.js';
-import { ShardgradError } from './errors.js';
+import { loadAddon, packageRoot } from './load_addon.js';
 
 export interface NativeOp {
   readonly name: string;
@@ -118,35 +114,7 @@ export interface Native {
   rangeMark(name: string): void;
 }
 
-/** The folder that holds package.json, whether this file runs from lib/ or from dist/lib/. */
-function packageRoot(): string {
-  let dir = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(dir, 'package.json'))) {
-    const up = dirname(dir);
-    if (up === dir) throw new ShardgradError('the package folder of shardgrad was not found above its own files');
-    dir = up;
-  }
-  return dir;
-}
-
-function load(): Native {
-  const require = createRequire(import.meta.url);
-  const root = packageRoot();
-  const override = process.env['SHARDGRAD_ADDON'];
-  try {
-    return (override ? require(override) : require('node-gyp-build')(root)) as Native;
-  } catch (cause) {
-    const tried = override ?? `${join(root, 'build', 'Release')} and ${join(root, 'prebuilds', `${process.platform}-${process.arch}`)}`;
-    throw new ShardgradError(
-      `no native binary of shardgrad could be loaded for ${process.platform}-${process.arch}, Node ${process.versions.node}: ` +
-        `tried ${tried} (${(cause as Error).message.split('\n')[0]}); ` +
-        'in a source checkout run "npm run build", otherwise reinstall the package on this platform',
-      { cause },
-    );
-  }
-}
-
-export let native: Native = load();
+export let native: Native = loadAddon(packageRoot(), process.env['SHARDGRAD_ADDON']) as Native;
 
 /** Runs `fn` with something else in the addon's place. */
 export function withNative<T>(other: Native, fn: () => T): T {
