@@ -185,6 +185,24 @@ describe('is said on all ranks before anything is computed', () => {
     }
   });
 
+  test("a mistake of a stage's own", async () => {
+    class Wrong extends nn.Linear {
+      override forward(x: sg.Tensor): sg.Tensor {
+        return (x as unknown as { greater(n: number): sg.Tensor }).greater(0);
+      }
+    }
+    const found = await errors(3, async (device, mesh) => {
+      const [first, , last] = linears(device, 2, 2, 2, 2);
+      const pipeline = new Pipeline(new nn.Sequential(first!, new Wrong(2, 2, { device }), last!), { mesh, loss, microBatches: 3 });
+      await pipeline.step(sg.ones([6, 2], { device }));
+    });
+    expect(found.map(({ name, message }) => `${name}: ${message}`)).toEqual([
+      'ShapeError: Pipeline: stage 1 (rank 1 along pp) cannot take float32 [2,2]: x.greater is not a function',
+      'TypeError: x.greater is not a function',
+      'ShapeError: Pipeline: stage 1 (rank 1 along pp) cannot take float32 [2,2]: x.greater is not a function',
+    ]);
+  });
+
   test('a batch with too few rows, targets that are missing, other numbers of micro-batches', async () => {
     const found = await errors(2, async (device, mesh) => {
       const pipeline = new Pipeline(linears(device, 2, 2, 2), { mesh, loss, microBatches: 3 });

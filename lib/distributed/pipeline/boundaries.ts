@@ -63,8 +63,11 @@ export class Negotiation {
     let forms = formsOf(batch.inputs);
     for (let index = 0; index < schedule.stages; index++) {
       const stage = this.stages.own.get(index);
-      const answer = await this.told(stage ? this.runDry(stage, forms, batch.targets, autocast) : null, schedule.rankOf(index));
+      const own = stage ? this.runDry(stage, forms, batch.targets, autocast) : null;
+      const answer = await this.told(own && ('error' in own ? { error: own.error.slice(0, 1000) } : own), schedule.rankOf(index));
       if ('error' in answer) {
+        // a mistake of the model's own stays what it is where it was made
+        if (own && 'cause' in own && !(own.cause instanceof ShardgradError)) throw own.cause;
         const text = `Pipeline: stage ${index} (rank ${schedule.rankOf(index)} along pp) cannot take ${show(forms)}: ${answer.error}`;
         group.abort(text);
         throw new ShapeError(text);
@@ -75,7 +78,7 @@ export class Negotiation {
     return boundaries;
   }
 
-  private runDry(stage: Stage, forms: readonly Form[], targets: Tensor | null, autocast: AutocastDType | null): Answer {
+  private runDry(stage: Stage, forms: readonly Form[], targets: Tensor | null, autocast: AutocastDType | null): Answer & { readonly cause?: unknown } {
     const modules = stage.modules.flatMap((m) => m.modules());
     const training = modules.map((m) => m.training);
     try {
@@ -91,8 +94,7 @@ export class Negotiation {
       const made = dryRun(() => withContext({ autocast, gradEnabled: false }, () => scope(() => this.model.during(run))));
       return { forms: made };
     } catch (error) {
-      if (!(error instanceof ShardgradError)) throw error;
-      return { error: error.message };
+      return { error: error instanceof Error ? error.message : String(error), cause: error };
     } finally {
       modules.forEach((m, i) => {
         m.training = training[i]!;
