@@ -29,9 +29,21 @@ const counts: Record<string, (causal: boolean) => number> = {
   conv2dBackwardWeight: () => convolution(0, 2),
 };
 
+const GELU = 1; // the epilogue of csrc/core/device.h
+
+/** The kernel in the block, by its name; `matmul with gelu` where that rides on it. */
+export function kernelInBlock(op: string): string {
+  return op === 'matmul' && block[at(block[2]!)] === GELU ? 'matmul with gelu' : op;
+}
+
+/** Those of products, which are what the peak of a device is stated in; 0 for all other ops. */
+export function productsInBlock(op: string): number {
+  return Object.hasOwn(counts, op) ? counts[op]!(block[at(block[2]!)] === 1) : 0;
+}
+
 export function operationsInBlock(op: string): number {
   const records = block[2]!;
-  if (Object.hasOwn(counts, op)) return counts[op]!(block[at(records)] === 1);
+  if (Object.hasOwn(counts, op)) return productsInBlock(op);
   let most = 0;
   for (let i = 0; i < records; i++) most = Math.max(most, elements(i));
   return most;

@@ -1,6 +1,6 @@
 // Runs code as it is, without memory and kernels: a stand-in takes the addon's place, hands out handles, and counts the bytes behind them.
 // All above that line is the same as in a real run (scopes, graphs, gathers, buckets), so what it holds when needs no second description.
-import { operationsInBlock } from './block_operations.js';
+import { kernelInBlock, operationsInBlock } from './block_operations.js';
 import { withContext } from './context.js';
 import { type Device, forgettingDevices, openDevices } from './device.js';
 import { ValueError } from './errors.js';
@@ -207,7 +207,8 @@ export class DryRun {
   private run(): void {
     const [op, slot, records] = block as unknown as [number, number, number];
     const { name } = native.ops[op]!;
-    this.operations.set(name, (this.operations.get(name) ?? 0) + operationsInBlock(name));
+    const kernel = kernelInBlock(name);
+    this.operations.set(kernel, (this.operations.get(kernel) ?? 0) + operationsInBlock(name));
     for (let i = 0; i < records; i++) {
       const at = HEADER + RECORD * i;
       if (block[at + Rec.Handle] !== FRESH) {

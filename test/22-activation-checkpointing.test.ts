@@ -82,6 +82,7 @@ const forms: readonly [string, sg.ModuleChoice, sg.CheckpointModulesOptions][] =
   ['attention within blocks', ['gpt.transformer.h.*.attn', 'blocks.*.attention'], {}],
   ['all modules, nested', (_: unknown, path: string) => path !== '' && !/^(gpt|blocks|gpt\.transformer\.h)$/.test(path), {}],
   ['but for products and attention', (m: sg.nn.Module) => m instanceof nn.GPTBlock || m instanceof Block, { keep: 'expensive' }],
+  ['products without the wide one', nn.GPTBlock, { keep: 'expensive', recompute: ['gelu'] }],
   ['attention alone', (m: sg.nn.Module) => m instanceof nn.GPTBlock || m instanceof Block, { recompute: 'attention' }],
   ['keeping pointwise ops alone', (m: sg.nn.Module) => m instanceof nn.GPTBlock || m instanceof Block, { keep: ['add', 'gelu', 'mul', 'dropout', 'softmax'] }],
   ['keeping linear, not products elsewhere', Block, { keep: ['linear', 'mlp'] }],
@@ -144,6 +145,7 @@ describe('what runs again', () => {
     ['all of a block', nn.GPTBlock, {}, { matmul: 8, attention: 2, layerNorm: 4, dropout: 4, add: 4 }],
     ['one block of two', nn.GPTBlock, { every: 2 }, { matmul: 4, attention: 1, layerNorm: 2, dropout: 2, add: 2 }],
     ['all but products and attention', nn.GPTBlock, { keep: 'expensive' }, { matmul: 0, attention: 0, layerNorm: 4, dropout: 4, add: 4 }],
+    ['products without the wide one', nn.GPTBlock, { keep: 'expensive', recompute: ['gelu'] }, { matmul: 2, attention: 0, layerNorm: 4, dropout: 4, add: 4 }],
     ['attention alone', nn.GPTBlock, { recompute: 'attention' }, { matmul: 0, attention: 2, layerNorm: 0, dropout: 0, add: 0 }],
     ['the feed-forward alone', nn.GPTBlock, { recompute: ['mlp'] }, { matmul: 4, attention: 0, layerNorm: 0, dropout: 0, add: 0 }],
     ['all but linear layers', nn.GPTBlock, { keep: ['linear'] }, { matmul: 4, attention: 2, layerNorm: 4, dropout: 4, add: 4 }],
@@ -163,7 +165,7 @@ describe('what runs again', () => {
     expect([...seen].slice(0, 3)).toEqual([
       'linear in Linear "transformer.h.0.attn.c_attn"',
       'linear in Linear "transformer.h.0.attn.c_proj"',
-      'mlp in FeedForward "transformer.h.0.mlp"',
+      'mlp gelu in FeedForward "transformer.h.0.mlp"',
     ]);
   });
 

@@ -63,7 +63,7 @@ describe('mistakes', () => {
     [/which modules must be paths, a class or a function of a module and its path, got 3/, 3, {}],
     [/fewer than 9 such modules/, nn.GPTBlock, { every: 9 }],
     [/every must be/, nn.GPTBlock, { every: 0 }],
-    [/give keep or recompute, not both/, nn.GPTBlock, { keep: 'expensive', recompute: 'attention' }],
+    [/recompute names a string "gelus", which is no op/, nn.GPTBlock, { keep: 'expensive', recompute: ['gelus'] }],
     [/keep names a string "matmull", which is no op/, nn.GPTBlock, { keep: ['matmull'] }],
     [/recompute must be a list of ops or one of expensive, attention, got a string "all"/, nn.GPTBlock, { recompute: 'all' }],
   ])('%s', (message, which, options) => {

@@ -17,8 +17,8 @@ export type CheckpointOp = NativeOpName | AutocastOp;
 /** A kernel that is about to run. */
 export interface OpCall {
   readonly op: NativeOpName;
-  /** The functions that it runs in, the innermost last: `scaledDotProductAttention`. */
-  readonly within: readonly AutocastOp[];
+  /** The functions that it runs in, the innermost last: `scaledDotProductAttention`; and `gelu`, where that is fused into a product. */
+  readonly within: readonly CheckpointOp[];
   /** The module that it runs in: `Linear "transformer.h.0.mlp.c_fc"`. */
   readonly module: string;
 }
@@ -36,7 +36,7 @@ type Ops = keyof typeof checkpointOps | readonly CheckpointOp[];
 export interface CheckpointOptions {
   /** Ops whose results are kept; all others are recomputed. Nothing unless given. Of a function: whether to keep it, the same at both runs. */
   readonly keep?: Ops | ((call: OpCall) => boolean);
-  /** The other way round: ops that are recomputed; all others' results are kept. */
+  /** The other way round: ops that are recomputed; all others' results are kept, or with `keep`, those of these. */
   readonly recompute?: Ops;
 }
 
@@ -51,6 +51,11 @@ function namesOf(given: unknown, where: string, option: string): ReadonlySet<str
   return new Set(given as string[]);
 }
 
+const naming =
+  (names: ReadonlySet<string>) =>
+  ({ op, within }: OpCall): boolean =>
+    names.has(op) || within.some((name) => names.has(name));
+
 /** Which results a checkpoint keeps. */
 export class CheckpointPolicy {
   private constructor(
@@ -62,12 +67,10 @@ export class CheckpointPolicy {
   static of(options: CheckpointOptions, where: string): CheckpointPolicy {
     if (typeof options !== 'object' || options === null) throw new ValueError(`${where}: expected options, got ${describe(options)}`);
     const { keep, recompute } = options;
-    if (keep !== undefined && recompute !== undefined) throw new ValueError(`${where}: give keep or recompute, not both`);
-    if (typeof keep === 'function') return new CheckpointPolicy(keep, false);
     if (keep === undefined && recompute === undefined) return new CheckpointPolicy(() => false, true);
-    const names = namesOf(keep ?? recompute, where, keep === undefined ? 'recompute' : 'keep');
-    const named = ({ op, within }: OpCall): boolean => names.has(op) || within.some((name) => names.has(name));
-    return recompute === undefined ? new CheckpointPolicy(named, names.size === 0) : new CheckpointPolicy((call) => !named(call), false);
+    const out = recompute === undefined ? (): boolean => false : naming(namesOf(recompute, where, 'recompute'));
+    const within = keep === undefined ? (): boolean => true : typeof keep === 'function' ? keep : naming(namesOf(keep, where, 'keep'));
+    return new CheckpointPolicy((call) => !out(call) && within(call), false);
   }
 }
 
@@ -90,7 +93,7 @@ const show = (tensors: readonly Like[]): string => tensors.map(({ shape, dtype }
 /** The results that one checkpoint keeps. */
 export class KeptResults {
   private readonly results: Result[] = [];
-  private readonly within: AutocastOp[] = [];
+  private readonly within: CheckpointOp[] = [];
   /** Position of the result that is taken next; null in the first run. */
   private next: number | null = null;
   /** In a call that is kept as a whole. */
@@ -101,8 +104,8 @@ export class KeptResults {
     private readonly where: string,
   ) {}
 
-  /** Runs a function of the table; it does not wait for anything. */
-  during<T>(name: AutocastOp, fn: () => T): T {
+  /** Runs a function that policies may name; it does not wait for anything. */
+  during<T>(name: CheckpointOp, fn: () => T): T {
     this.within.push(name);
     try {
       return fn();
@@ -173,6 +176,12 @@ export class KeptResults {
     for (const { tensor } of result.tensors ?? []) tensor.storage.unsave();
     result.tensors = null;
   }
+}
+
+/** A product that GELU rides on, for policies that name either. */
+export function withGelu<T>(product: () => T): T {
+  const { kept } = context();
+  return kept === null ? product() : kept.during('gelu', product);
 }
 
 /** What `make` gives, as one call of `op`, where it is more than one, or works in place on what it has made. */

@@ -18,12 +18,12 @@ const WHERE = 'checkpointWithin';
 export interface CheckpointBudget<M extends Module = Module> extends MemoryPlan<M> {
   /** For what forward leaves until backward, as `estimateMemory(…).activations` has it: bytes, or up to 1 a share of what it would be without. */
   readonly budget: number;
-  /** The modules among which to choose, none within another; those of the model's lists (`ModuleList`, `Sequential`) unless given. */
+  /** The modules among which to choose, none within another; those of the model's outermost lists (`ModuleList`, `Sequential`) unless given. */
   readonly modules?: ModuleChoice;
 }
 
-/** `none`: as it is; `selective`: `{ keep: 'expensive' }`; `full`. */
-const levels = ['none', 'selective', 'full'] as const;
+/** `none`: as it is. `selective`: `{ keep: 'expensive' }`. `feedForward`: that, without the product that GELU is fused into. `full`: nothing is kept. */
+const levels = ['none', 'selective', 'feedForward', 'full'] as const;
 export type CheckpointLevel = (typeof levels)[number];
 
 /** What checkpointWithin has chosen. */
@@ -60,8 +60,8 @@ type Levels = readonly CheckpointLevel[];
  * choice.modules; // { 'transformer.h.0': 'full', 'transformer.h.1': 'selective', 'transformer.h.2': 'none', … }
  * ```
  *
- * A module is left as it is, keeps products, attention and what ranks have sent (`{ keep: 'expensive' }`), or keeps nothing. All else is the plan
- * of `estimateMemory`; nothing is allocated or sent. In backward, what one block at a time makes again comes on top: see `estimate.peak`.
+ * A module is left as it is, keeps products, attention and what ranks have sent (`{ keep: 'expensive' }`), of these all but the wide product that GELU
+ * is fused into, or keeps nothing. All else is the plan of `estimateMemory`; nothing is allocated or sent. In backward, what one block at a time makes again comes on top: see `estimate.peak`.
  * @throws ValueError for a budget that no choice stays within, with the smallest that one does
  */
 export function checkpointWithin<M extends Module>(model: M, options: CheckpointBudget<M>): CheckpointChoice {
@@ -69,7 +69,12 @@ export function checkpointWithin<M extends Module>(model: M, options: Checkpoint
   const { budget, modules, ...plan } = options ?? {};
   checkNumber(budget, 'budget', WHERE, 0);
   const found = candidatesOf(model, modules);
-  const policies = { none: null, selective: CheckpointPolicy.of({ keep: 'expensive' }, WHERE), full: CheckpointPolicy.of({}, WHERE) };
+  const policies = {
+    none: null,
+    selective: CheckpointPolicy.of({ keep: 'expensive' }, WHERE),
+    feedForward: CheckpointPolicy.of({ keep: 'expensive', recompute: ['gelu'] }, WHERE),
+    full: CheckpointPolicy.of({}, WHERE),
+  };
   const apply = (chosen: Levels): void =>
     found.forEach(({ module }, i) => {
       module.checkpointing = policies[chosen[i]!];
@@ -87,9 +92,9 @@ export function checkpointWithin<M extends Module>(model: M, options: Checkpoint
       return measure(model, found, forwardOnly);
     });
     const candidates = found.map((at, i): Candidate => {
-      const [none, selective, full] = measured.map((m) => m.bytes[i]!) as [number, number, number];
-      const { all, cheap } = measured[0]!.work[i]!;
-      return { ...at, costs: { none: { bytes: none, work: 0 }, selective: { bytes: selective, work: cheap }, full: { bytes: full, work: all } } };
+      const work = measured[0]!.work[i]!;
+      const costs = levels.map((level, k) => [level, { bytes: measured[k]!.bytes[i]!, work: work[level] }]);
+      return { ...at, costs: Object.fromEntries(costs) as Candidate['costs'] };
     });
     const [{ estimate: without }] = measured as [Measured];
     const limit = budget <= 1 ? budget * without.activations : budget;
@@ -117,7 +122,7 @@ function candidatesOf(model: Module, modules: ModuleChoice | undefined): ModuleA
   const outermost = (all: readonly ModuleAt[]): ModuleAt[] => all.filter((a) => !all.some((b) => b !== a && b.module.modules().includes(a.module)));
   if (modules === undefined && inLists.size === 0)
     throw new ValueError(`${WHERE}: ${model.constructor.name} has no ModuleList or Sequential; say among which { modules } to choose`);
-  const all = chosenModules(model, modules ?? ((m) => inLists.has(m) && !lists.includes(m as ModuleList)), WHERE);
+  const all = chosenModules(model, modules ?? ((m) => inLists.has(m) && !(m instanceof ModuleList)), WHERE);
   const found = modules === undefined ? outermost(all) : all;
   const nested = found.filter((at) => !outermost(found).includes(at))[0];
   if (nested) throw new ValueError(`${WHERE}: "${nested.path}" is within another of the modules to choose among`);
@@ -126,31 +131,39 @@ function candidatesOf(model: Module, modules: ModuleChoice | undefined): ModuleA
   return found;
 }
 
+type Work = Readonly<Record<CheckpointLevel, number>>;
+
 interface Measured {
   readonly estimate: MemoryEstimate;
   /** By candidate: what its forwards leave, of all micro-batches in flight. */
   readonly bytes: readonly number[];
-  /** By candidate: operations of its forwards in a step, and those without the expensive ops. */
-  readonly work: readonly { readonly all: number; readonly cheap: number }[];
+  /** By candidate: operations of its forwards in a step that each level runs again. */
+  readonly work: readonly Work[];
+}
+
+/** Of all that has run, what each level would run again. */
+function workOf(operations: ReadonlyMap<string, number>): Work {
+  const expensive = new Set<string>(checkpointOps.expensive);
+  const withGelu = operations.get('matmul with gelu') ?? 0;
+  let [full, feedForward] = [0, 0];
+  for (const [kernel, n] of operations) {
+    full += n;
+    if (!expensive.has(kernel)) feedForward += n;
+  }
+  return { none: 0, selective: feedForward - withGelu, feedForward, full };
 }
 
 /** A dry run that looks at what there is before and after each candidate's forward. */
 function measure<M extends Module>(model: M, candidates: readonly ModuleAt[], plan: MemoryPlan<M>): Measured {
   const { inFlight = 1, microBatches = inFlight } = plan;
-  const expensive = new Set<string>(checkpointOps.expensive);
-  const zero = (): { bytes: number; all: number; cheap: number }[] => candidates.map(() => ({ bytes: 0, all: 0, cheap: 0 }));
-  let sums = zero();
+  type Sum = { bytes: number; work: Record<CheckpointLevel, number> };
+  let sums: Sum[] = [];
   const loss: MemoryPlan<M>['loss'] = (copy, device) => {
-    sums = zero();
-    const now = (): { bytes: number; all: number; cheap: number } => {
+    sums = candidates.map(() => ({ bytes: 0, work: { none: 0, selective: 0, feedForward: 0, full: 0 } }));
+    const now = (): { bytes: number; work: Work } => {
       const run = currentDryRun()!;
       const { activation, temporary } = run.usage(device);
-      let [all, cheap] = [0, 0];
-      for (const [op, n] of run.operations) {
-        all += n;
-        if (!expensive.has(op)) cheap += n;
-      }
-      return { bytes: activation + temporary, all, cheap };
+      return { bytes: activation + temporary, work: workOf(run.operations) };
     };
     const inner: Module = copy instanceof DistributedDataParallel ? copy.module : copy;
     const byPath = new Map(inner.namedModules());
@@ -163,8 +176,7 @@ function measure<M extends Module>(model: M, candidates: readonly ModuleAt[], pl
         module.registerForwardHook(() => {
           const [then, after] = [before.pop()!, now()];
           into.bytes += after.bytes - then.bytes;
-          into.all += after.all - then.all;
-          into.cheap += after.cheap - then.cheap;
+          for (const level of levels) into.work[level] += after.work[level] - then.work[level];
         }),
       ];
     });
@@ -175,11 +187,8 @@ function measure<M extends Module>(model: M, candidates: readonly ModuleAt[], pl
     }
   };
   const estimate = estimateMemory(model, { ...plan, loss });
-  return {
-    estimate,
-    bytes: sums.map(({ bytes }) => bytes * inFlight),
-    work: sums.map(({ all, cheap }) => ({ all: all * microBatches, cheap: cheap * microBatches })),
-  };
+  const times = (work: Work): Work => Object.fromEntries(levels.map((level) => [level, work[level] * microBatches])) as Work;
+  return { estimate, bytes: sums.map(({ bytes }) => bytes * inFlight), work: sums.map(({ work }) => times(work)) };
 }
 
 /** The cheapest levels that stay within the limit, tried out. */

@@ -2,7 +2,7 @@
 // one graph node: bias, GELU, residual and the bias gradient ride on the matrix products instead of passing over memory again.
 
 import { record, recording } from '../autograd/node.js';
-import { keptAs } from '../autograd/selective.js';
+import { keptAs, withGelu } from '../autograd/selective.js';
 import { context } from '../context.js';
 import { allocate } from '../create.js';
 import { type DType, isFloating, promoteTypes } from '../dtype.js';
@@ -211,7 +211,8 @@ export const mlp = autocasts(
     // what a checkpoint keeps is what a graph will want
     const recorded = recording(inputs) || context().kept !== null;
     const hidden = fresh([numel(x.shape.slice(0, -1)), w1.shape[0]!], x.dtype);
-    const [act, pre] = gemm(rows(x), mT(w1.detach()), { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
+    const first = { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu };
+    const [act, pre] = withGelu(() => gemm(rows(x), mT(w1.detach()), first));
     const y = intoResidual(act!, w2, b2, residual);
     const out = shape.length === 2 ? y : reshape(y, shape);
     if (recording(inputs)) record('mlp', inputs, [out, pre!, act!], undefined);

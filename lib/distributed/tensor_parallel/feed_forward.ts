@@ -2,7 +2,7 @@
 // the gradient of the input over the ranks runs beside the products for both weights.
 import { defineFunction, type FunctionContext } from '../../autograd/function.js';
 import { recording } from '../../autograd/node.js';
-import { keptAs } from '../../autograd/selective.js';
+import { keptAs, withGelu } from '../../autograd/selective.js';
 import { context } from '../../context.js';
 import { ShapeError } from '../../errors.js';
 import { castGradient, castInputs } from '../../ops/autocast.js';
@@ -40,11 +40,12 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
     const { sequenceParallel, group, name, recorded } = options;
     const length = sequenceParallel ? lengthOfWhole(sizesOf(input).time, group) : 0;
     const lead = sequenceParallel ? [...sizesOf(input).lead, length] : input.shape.slice(0, -1);
-    const [act, pre] = keptAs('matmul', () => {
+    const intoGelu = (): Tensor[] => {
       const flat = rows(sequenceParallel ? startGather(input, group, length, `of the input of ${name}`)() : input);
       const hidden = fresh([flat.shape[0]!, w1.shape[0]!], input.dtype);
       return gemm(flat, mT(w1.detach()), { bias: upBias?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
-    });
+    };
+    const [act, pre] = withGelu(() => keptAs('matmul', intoGelu));
     const [y] = keptAs(sequenceParallel ? 'reduceScatter' : 'allReduce', () => {
       const part = reshape(gemm(act!, mT(w2.detach()))[0]!, [...lead, w2.shape[0]!]);
       const sum = startSum(part, options, `of the output of ${name}`)();
