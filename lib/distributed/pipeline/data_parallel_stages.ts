@@ -25,6 +25,8 @@ export class DataParallelStages {
   private readonly reduced = new WeakSet<Tensor>();
   private earlier = new Map<Parameter, Tensor>();
   private started = new Set<Parameter>();
+  /** Stages with backwards to come. */
+  private underWay = new Set<Stage>();
   private works: Work<Tensor>[] = [];
 
   /** Makes the copies equal: those of the first one count. */
@@ -57,6 +59,7 @@ export class DataParallelStages {
   begin(): void {
     for (const stage of this.stages.own.values()) for (const g of groupsOf(stage)) g.synchronizes = false;
     this.started = new Set();
+    this.underWay = new Set(this.stages.own.values());
     this.earlier = new Map();
     const tied = new Set(this.stages.tied.map(({ parameter }) => parameter));
     const elsewhere = (this.group?.size ?? 1) > 1 ? this.reducedElsewhere() : null;
@@ -74,7 +77,12 @@ export class DataParallelStages {
 
   /** UNSHARD begins to gather a stage, which then stays whole until RESHARD; REDUCE_GRAD begins to reduce it. */
   run({ kind }: Action, stage: Stage): void {
-    if (kind === 'REDUCE_GRAD') this.reduce(stage.modules.flatMap((m) => m.parameters()));
+    if (kind === 'REDUCE_GRAD') {
+      this.underWay.delete(stage);
+      // another stage of this rank may have some of the parameters too
+      const later = new Set([...this.underWay].flatMap(parametersOf));
+      this.reduce(parametersOf(stage).filter((p) => !later.has(p)));
+    }
     for (const g of kind === 'REDUCE_GRAD' ? [] : groupsOf(stage)) {
       if (kind === 'UNSHARD') g.pin();
       else g.unpin();
@@ -113,6 +121,10 @@ export class DataParallelStages {
     const op = this.mean ? 'avg' : 'sum';
     this.works.push(...group.coalesce(() => now.map((p) => group.allReduce(p.grad!, { op, label: 'of the gradients of a stage' }))));
   }
+}
+
+function parametersOf(stage: Stage): Parameter[] {
+  return stage.modules.flatMap((m) => m.parameters());
 }
 
 function groupsOf(stage: Stage): ShardGroup[] {
