@@ -6,6 +6,7 @@ import { build } from './cli/build.js';
 import { checkpoint } from './cli/checkpoint.js';
 import { doctor } from './cli/doctor.js';
 import { schedule } from './cli/schedule.js';
+import { trace } from './cli/trace.js';
 import { debug } from './distributed/launcher/debug.js';
 import { UsageError } from './distributed/launcher/options.js';
 import { run } from './distributed/launcher/run.js';
@@ -21,6 +22,7 @@ const commands: Readonly<Record<string, Command>> = {
   checkpoint: { summary: 'show, verify or merge what a training has saved', start: checkpoint },
   schedule: { summary: 'check and draw what the ranks of a pipeline do when', start: schedule },
   build: { summary: 'compile the native part of an installed package', start: build },
+  trace: { summary: 'put the traces of all ranks into one', start: trace },
   debug: { summary: 'show what the ranks of a job do, or did before it failed', start: debug },
 };
 

@@ -2,6 +2,7 @@
 export { type GradHook, type NestedArray, type Operand, Tensor } from './tensor.js';
 
 import './ops/methods.js';
+import './profiler/from_environment.js';
 
 export * as amp from './amp/index.js';
 export { type BackwardOptions, backward, grad } from './autograd/backward.js';
@@ -24,6 +25,7 @@ export { type CheckpointModulesOptions, checkpointModules, type ModuleChoice } f
 export * as nn from './nn/index.js';
 export * from './ops/functions.js';
 export * as optim from './optim/index.js';
+export * as profiler from './profiler/index.js';
 export {
   bernoulli,
   defaultGenerator,

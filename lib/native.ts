@@ -112,9 +112,22 @@ export interface Native {
   rangePush(name: string): void;
   rangePop(): void;
   rangeMark(name: string): void;
+  /** Microseconds of the clock that command times are in, the same for all processes of a host. */
+  now(): number;
+  /** From here on the times of commands are recorded, and run() answers in the header of the block. */
+  startCommandLog(): void;
+  /** Rows of COMMAND_COLUMNS numbers: device slot, stream, number, index of the name, begin, end, whether the device itself was timed. */
+  stopCommandLog(): { names: string[]; rows: Float64Array; lost: number };
+  nameOfGroup(group: number): string;
 }
+export const COMMAND_COLUMNS = 7;
 
 export let native: Native = loadAddon(packageRoot(), process.env['SHARDGRAD_ADDON']) as Native;
+
+/** Puts something else in the addon's place, for as long as a profile is recorded. */
+export function replaceNative(other: Native): void {
+  native = other;
+}
 
 /** Runs `fn` with something else in the addon's place. */
 export function withNative<T>(other: Native, fn: () => T): T {
@@ -129,6 +142,17 @@ export function withNative<T>(other: Native, fn: () => T): T {
 
 export const HEADER = 8;
 export const RECORD = 20;
+/** Places of the header. The last three answer while a profile is recorded; `Number` is that of the command, and after enqueueCollective the collective's. */
+export enum Head {
+  Op = 0,
+  Slot = 1,
+  Records = 2,
+  Numbers = 3,
+  Stream = 4,
+  Number = 5,
+  LiveBytes = 6,
+  ReservedBytes = 7,
+}
 /** Places of a tensor record. */
 export enum Rec {
   Handle = 0,

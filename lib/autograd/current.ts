@@ -10,6 +10,8 @@ interface EndCall {
 export interface CurrentBackward {
   readonly endCalls: EndCall[];
   normalized: boolean;
+  /** Whose forward call is being differentiated. */
+  module: string;
   readonly targets: ReadonlyMap<Tensor, unknown> | null;
 }
 
@@ -44,6 +46,11 @@ export function lossIsNormalized(): boolean {
 /** Of the backward under way: the leaves whose gradients `grad` gives back, while `.grad` of all stays as it is; null when they go there. */
 export function gradTargets(): ReadonlyMap<Tensor, unknown> | null {
   return current?.targets ?? null;
+}
+
+/** The module whose forward call the backward under way is at; null outside of one. */
+export function moduleInBackward(): string | null {
+  return current?.module ?? null;
 }
 
 /** Whether a backward is under way. */

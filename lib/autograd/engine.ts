@@ -63,7 +63,7 @@ export class Run {
     this.anomaly = context().anomaly;
     this.captured = captured;
     this.waiting = new WaitingGradients(options.createGraph ?? false);
-    this.current = { endCalls: [], normalized: false, targets: captured };
+    this.current = { endCalls: [], normalized: false, module: '', targets: captured };
   }
 
   /** With `inputs`, gradients of these leaves alone: `finish` makes the others, `abandon` gives up on them. */
@@ -81,6 +81,7 @@ export class Run {
     this.deferred = null;
     this.within(() => {
       products.forEach(({ node, index, make }, i) => {
+        this.current.module = node.module;
         this.deliverTo(node, index, make());
         if (products[i + 1]?.node === node) return; // functions of one rule share what they make
         if (!this.options.retainGraph) node.free();
@@ -179,6 +180,7 @@ export class Run {
     }
     for (const { index, tensor } of node.retained ?? []) if (grads[index]) this.keepGrad(tensor, clone(grads[index]!));
     node.checkAlive();
+    this.current.module = node.module;
     if (node.op === 'normalize') noteNormalizer();
     if (node.op === 'checkpoint') this.recompute(node, grads);
     else this.differentiate(node, grads);

@@ -7,10 +7,9 @@ import { checkpointed } from '../autograd/checkpoint.js';
 import { noGrad } from '../autograd/modes.js';
 import type { CheckpointPolicy } from '../autograd/selective.js';
 import { context, withContext } from '../context.js';
-import { nvtxMode } from '../debug.js';
 import { describe, ValueError } from '../errors.js';
 import { eachTensor, endScope } from '../memory.js';
-import { range } from '../nvtx.js';
+import { moduleRange, modulesAreRanges } from '../profiler/range.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
@@ -73,7 +72,7 @@ export abstract class Module {
       };
       const call = (): unknown =>
         this.checkpointing && outer.gradEnabled ? checkpointed(this.checkpointing, segment, args) : body.apply(this, args as never[]);
-      output = withContext(patch, nvtxMode ? () => range(this.label, call) : call);
+      output = withContext(patch, modulesAreRanges() ? () => moduleRange(this.label, call) : call);
     } catch (error) {
       scope.end(outer.scope);
       throw located(error, this.label);

@@ -3,6 +3,7 @@
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { DistributedError } from '../../errors.js';
+import { PROFILE_FOLDER, PROFILE_STEPS } from '../../profiler/environment_names.js';
 import { FLIGHT_FOLDER, flightFolder, makeFlightFolder, pruneFlights, recordingsIn, removeFlights, writeJobAddress } from '../flight.js';
 import { keysOf, neverCame } from '../rendezvous.js';
 import { removeSegments } from '../segment_name.js';
@@ -237,6 +238,7 @@ class Job {
         SHARDGRAD_MAX_RESTARTS: String(plan.maxRestarts),
         // where standard output is a pipe to a terminal that shows lines rewritten by \r
         SHARDGRAD_LIVE_LINE: this.terminals.out.live ? '1' : '',
+        ...(plan.profile ? { [PROFILE_FOLDER]: plan.profile.folder, [PROFILE_STEPS]: plan.profile.steps } : {}),
         SHARDGRAD_NUM_THREADS: plan.env['SHARDGRAD_NUM_THREADS'] || String(threads),
       };
       const logFolder = plan.logFolder === null ? null : join(plan.logFolder, `attempt_${attempt}`, String(rank));

@@ -1,6 +1,8 @@
 // The command line of `shardgrad run`: torchrun's options, in kebab-case or snake_case, up to the script; what follows the script
 // is the script's.
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import { DEFAULT_STEPS, parseSteps } from '../../profiler/environment_names.js';
 import { parseNodes, parseRankCount, type RankCount } from '../environment_sources.js';
 
 /** A mistake on the command line: one sentence, exit code 2. */
@@ -20,6 +22,8 @@ export interface RunOptions {
   readonly standalone: boolean;
   readonly tokenFile: string | null;
   readonly shutdownTimeoutMs: number;
+  /** Folder for the ranks' profiles, and the optimizer's steps that they are of. */
+  readonly profile: { readonly folder: string; readonly steps: string } | null;
   /** The script or command and its arguments. */
   readonly command: readonly string[];
 }
@@ -42,6 +46,9 @@ A .js or .ts file is run by Node, anything else as a command. Ranks find each ot
   --token-file FILE     file with the job's token, at least 16 characters, the same on all hosts; or set SHARDGRAD_TOKEN
                         (needed for several hosts; made for one)
   --shutdown-timeout S  after SIGINT or SIGTERM, how long ranks may take to end (default 30)
+  --profile DIR         record some steps of each rank into DIR/rank-<i>.json, for Perfetto, with a summary in DIR/rank-<i>.txt;
+                        shardgrad trace merge DIR makes one trace of all
+  --profile-steps A-B   which steps of the optimizer, counted from 1 (default 10-14)
   -h, --help            this text
 
 Options that are not given are taken from the environment of Kubernetes (PET_*, PyTorchJob, indexed jobs), Slurm or MPI.
@@ -62,6 +69,8 @@ const declared = {
   standalone: { type: 'boolean' },
   'token-file': text,
   'shutdown-timeout': text,
+  profile: text,
+  'profile-steps': text,
   help: { type: 'boolean', short: 'h' },
 } as const;
 
@@ -105,11 +114,20 @@ export function parseRunOptions(args: readonly string[]): RunOptions | 'help' {
     standalone: values.standalone ?? false,
     tokenFile: values['token-file'] ?? null,
     shutdownTimeoutMs: (integer('shutdown-timeout', 0, 1_000_000) ?? 30) * 1000,
+    profile: profileOf(values.profile, values['profile-steps']),
   };
   // last: an option without its value has taken the script for it
   const command = args.slice(first?.kind === 'option-terminator' ? split + 1 : split);
   if (!command[0]) throw new UsageError('a script or command is missing');
   return { ...options, command };
+}
+
+function profileOf(folder: string | undefined, steps: string | undefined): RunOptions['profile'] {
+  if (folder === undefined && steps !== undefined) throw new UsageError('--profile-steps goes with --profile');
+  if (folder === undefined) return null;
+  if (steps !== undefined && !parseSteps(steps))
+    throw new UsageError(`--profile-steps must be steps from 1 on, such as ${DEFAULT_STEPS}, got ${JSON.stringify(steps)}`);
+  return { folder: resolve(folder), steps: steps ?? DEFAULT_STEPS };
 }
 
 function parseStrict(args: string[]) {

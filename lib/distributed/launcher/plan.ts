@@ -30,6 +30,7 @@ export interface Plan {
   /** Folder of this job's logs, or null. */
   readonly logFolder: string | null;
   readonly shutdownTimeoutMs: number;
+  readonly profile: RunOptions['profile'];
   /** Environment of the ranks, before what each is given. */
   readonly env: Environment;
 }
@@ -67,6 +68,7 @@ export async function makePlan(options: RunOptions, env: Environment): Promise<P
     maxRestarts: options.maxRestarts,
     logFolder: options.logDir === null ? null : logFolderOf(options.logDir, runId),
     shutdownTimeoutMs: options.shutdownTimeoutMs,
+    profile: options.profile,
     env,
   };
 }

@@ -1,0 +1,11 @@
+export type { Breakdown } from './breakdown.js';
+export type { CommandEvent, OpEvent, ProfilerEvent, SpanEvent, StreamName } from './events.js';
+export { JsonLinesWriter } from './json_lines_writer.js';
+export type { MetricsWriter } from './metrics.js';
+export type { MemoryPeak, Profile } from './profile.js';
+export { type ProfileOptions, Profiler, type ProfilerOptions, profile } from './profiler.js';
+export { range } from './range.js';
+export { type Phase, type Schedule, type ScheduleOptions, schedule } from './schedule.js';
+export type { SummaryOptions } from './summary.js';
+export { TensorBoardWriter } from './tensorboard_writer.js';
+export type { Utilization } from './utilization.js';
