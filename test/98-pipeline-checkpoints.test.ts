@@ -93,7 +93,7 @@ class Run {
     else this.stepper = zero === 'offload' ? new optim.CPUOffloadOptimizer(all, make) : make(all);
     this.optimizer = this.stepper instanceof optim.Optimizer ? this.stepper : this.stepper.optimizer;
     this.schedule = new optim.CosineAnnealingLR(this.optimizer, { tMax: 10 });
-    this.scaler = new amp.GradScaler({ initScale: 8, growthInterval: 3, group, device: mesh.device });
+    this.scaler = new amp.GradScaler({ initScale: 8, growthInterval: 3, group });
   }
 
   get state(): { model: sg.nn.Module; optimizer: AdamW; schedule: sg.optim.CosineAnnealingLR; scaler: sg.amp.GradScaler } {

@@ -31,7 +31,7 @@ export interface GradScalerOptions {
   enabled?: boolean;
   /** Ranks whose gradients differ (sharded ones): inf or NaN on one of them skips the step on all. Not needed where gradients are averaged. */
   group?: ProcessGroup;
-  /** Where the scale is; by default the device of the first loss. */
+  /** Where the scale is; by default the device of the group, or of the first loss. */
   device?: DeviceLike;
 }
 
@@ -79,7 +79,8 @@ export class GradScaler {
     if (typeof enabled !== 'boolean') throw new ValueError(`${where}: enabled must be true or false, got ${describe(enabled)}`);
     this.isEnabled = enabled;
     this.group = group ?? null;
-    this.device = device === undefined ? null : deviceNamed(device);
+    // a stage of a pipeline never sees a loss
+    this.device = device === undefined ? (this.group?.device ?? null) : deviceNamed(device);
     const { growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000, minScale = 1, initScale = 65536 } = options ?? {};
     this.rule = checkRule({ growthFactor, backoffFactor, growthInterval }, minScale, where);
     this.current = new LossScale(this.checkScale(initScale, 'initScale', where));
