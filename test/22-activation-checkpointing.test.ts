@@ -110,6 +110,34 @@ describe.each(devices)('on %s', (device) => {
   });
 });
 
+describe.skipIf(!devices.includes('cuda:0'))('captured graphs on cuda', () => {
+  test.each<sg.CheckpointModulesOptions | null>([{}, { keep: 'expensive' }, { recompute: 'attention' }])(
+    '%j: replays have the bits of those without',
+    async (options) => {
+      const run = async (checkpointed: boolean): Promise<number[][]> => {
+        sg.manualSeed(1);
+        const model = new nn.GPT({ vocabSize: 11, layers: 2, heads: 2, dim: 8, context: 6, dropout: 0.25, device: 'cuda:0' });
+        if (checkpointed) sg.checkpointModules(model, 'transformer.h.*', options!);
+        const step = (x: Tensor): Tensor => {
+          const loss = model.forward(x, x);
+          loss.backward();
+          const made = sg.cat(model.parameters().map((p) => p.grad!.reshape([-1])));
+          model.zeroGrad();
+          return made;
+        };
+        const captured = sg.graph.capture(step, [tokens('cuda:0')]);
+        const found: number[][] = [];
+        for (let i = 0; i < 3; i++) found.push(Array.from((await captured.replay().toTypedArray()) as Float32Array));
+        captured.dispose();
+        return found;
+      };
+      const expected = await run(false);
+      expect(expected[1]).not.toEqual(expected[0]); // other masks
+      expect(await run(true)).toEqual(expected);
+    },
+  );
+});
+
 /** Calls of kernels while `fn` runs. */
 function counted(fn: () => void): Record<string, number> {
   const calls: Record<string, number> = {};
