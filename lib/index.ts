@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 // The public API: tensors and ops at the top, the rest by namespace.
 export { type GradHook, type NestedArray, type Operand, Tensor } from './tensor.js';
 

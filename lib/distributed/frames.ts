@@ -2,23 +2,10 @@
 // and its payload, keyed by direction, so that nothing can be altered, repeated, reordered or sent back. A payload is one message
 // of one layout for requests and replies alike.
 import { createHmac, timingSafeEqual } from 'node:crypto';
-
-/** What the store holds under a key. */
-export type StoreValue = Uint8Array | string;
+import type { Message } from './store_message.js';
 
 export const MAX_FRAME_BYTES = 16 * 2 ** 20;
 const MAC_BYTES = 16;
-
-/** One request or reply; what `number`, `keys` and `values` mean depends on the code. */
-export interface Message {
-  /** A reply carries the id of its request. */
-  readonly id: number;
-  /** Operation of a request, status of a reply. */
-  readonly code: number;
-  readonly number: number;
-  readonly keys: readonly string[];
-  readonly values: readonly (StoreValue | null)[];
-}
 
 export const Operation = { set: 1, get: 2, add: 3, wait: 4, compareSet: 5, delete: 6, will: 7 } as const;
 export type OperationName = keyof typeof Operation;

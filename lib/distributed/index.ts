@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 // The public part of shardgrad/distributed.
 
 export { placementOf, withPlacements } from './activation_placements.js';

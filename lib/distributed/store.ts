@@ -2,11 +2,12 @@
 // data: a value and its key must fit in one frame of 16 MiB.
 import { DistributedError, describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../numbers.js';
-import { MAX_FRAME_BYTES, type Message, Operation, type OperationName, Status, type StoreValue } from './frames.js';
+import { MAX_FRAME_BYTES, Operation, type OperationName, Status } from './frames.js';
 import { checkToken } from './handshake.js';
 import { StoreConnection } from './store_connection.js';
+import type { Message, StoreValue } from './store_message.js';
 
-export type { StoreValue } from './frames.js';
+export type { StoreValue } from './store_message.js';
 
 const DEFAULT_TIMEOUT_MS = 300_000;
 const MAX_KEY_BYTES = 1024;

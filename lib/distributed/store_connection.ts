@@ -4,9 +4,10 @@
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DistributedError } from '../errors.js';
-import { decodeMessage, encodeMessage, FrameReader, FrameWriter, type Message } from './frames.js';
+import { decodeMessage, encodeMessage, FrameReader, FrameWriter } from './frames.js';
 import { greet, Refusal } from './greeting.js';
 import { Handshake } from './handshake.js';
+import type { Message } from './store_message.js';
 import { startTimer } from './store_table.js';
 
 /** How much longer than a request's own timeout to wait for a server that should have answered it. */

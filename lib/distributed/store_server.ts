@@ -1,8 +1,9 @@
 // The server of a job's key-value store: rendezvous of ranks and agreement of launchers, not a path for data.
 import type { Socket } from 'node:net';
-import { decodeMessage, encodeMessage, FrameReader, FrameWriter, type Message, Operation, ProtocolFault, Status, type StoreValue } from './frames.js';
+import { decodeMessage, encodeMessage, FrameReader, FrameWriter, Operation, ProtocolFault, Status } from './frames.js';
 import { checkToken, type Handshake } from './handshake.js';
 import { Reception } from './reception.js';
+import type { Message, StoreValue } from './store_message.js';
 import { StoreTable } from './store_table.js';
 
 export interface StoreServerOptions {

@@ -1,6 +1,6 @@
 // The keys and values of a store and those who wait for keys to appear. Knows nothing of sockets. Counters are decimal strings, so
 // that `get` reads what `add` wrote.
-import type { StoreValue } from './frames.js';
+import type { StoreValue } from './store_message.js';
 
 interface Waiter {
   readonly missing: Set<string>;

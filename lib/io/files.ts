@@ -2,14 +2,14 @@
 // either the whole old file or the whole new one. The file system is an argument, `node:fs/promises` unless told, so that tests can
 // make any call fail as a full disk would.
 import { randomBytes } from 'node:crypto';
-import nodeFs, { type FileHandle } from 'node:fs/promises';
+import nodeFs from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { crc32 } from 'node:zlib';
 import { CheckpointError, describe, ShardgradError, ValueError } from '../errors.js';
+import type { FileHandle, FileSystem } from './file_system.js';
 
-/** The calls that are used of `node:fs/promises`. */
-export type FileSystem = Pick<typeof nodeFs, 'open' | 'rename' | 'rm' | 'mkdir' | 'readdir' | 'stat' | 'readFile'>;
+export type { FileSystem } from './file_system.js';
 
 const reasons: Record<string, string> = {
   ENOSPC: 'no space left on the device',
