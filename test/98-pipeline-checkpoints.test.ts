@@ -150,11 +150,12 @@ interface Result {
 /** The run that is never interrupted, with what it had when the others are saved. */
 let one: Result;
 beforeAll(async () => {
-  [one] = (await on({ sizes: {} }, async (mesh) => {
+  const results = await on({ sizes: {} }, async (mesh) => {
     const run = new Run({ sizes: {} }, mesh);
     await run.train(BEFORE + AFTER);
     return { losses: run.losses, parameters: await run.values() };
-  })) as [Result];
+  });
+  one = results[0]!;
 });
 
 function expectSame(results: readonly Result[], losses: readonly number[]): void {
