@@ -26,7 +26,7 @@ class Block extends nn.Module {
   }
   override forward(x: Tensor, { mask }: { mask: Tensor }): { y: Tensor; seen: number } {
     const n = this.norm.forward(x);
-    const h = x.add(this.attention.forward(n, n, n, { mask }));
+    const h = x.add(this.attention.forward(n, n, n, { attnMask: mask }));
     const y = this.down.forward(sg.gelu(this.up.forward(h)).mul(sg.sigmoid(h.mean()))).add(this.drop.forward(h));
     y.mul_(0.5); // in place, on what may be kept
     return { y, seen: x.shape[1]! };
@@ -43,7 +43,7 @@ class Model extends nn.Module {
   }
   override forward(tokens: Tensor): Tensor {
     let y = this.gpt.transformer.forward(tokens);
-    const mask = sg.arange(0, 36, 1, { device: y.device }).reshape([6, 6]).remainder(3).ne(1);
+    const mask = sg.arange(0, 36, 1, { device: y.device }).reshape([6, 6]).remainder(3).eq(1);
     for (const block of this.blocks) y = block.forward(y, { mask }).y;
     return this.gpt.lm_head.forward(y);
   }
