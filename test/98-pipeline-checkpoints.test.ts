@@ -286,6 +286,12 @@ test('mistakes are named', async () => {
     );
     await saveCheckpoint(folder, { model: run.model, step: 1 }, where);
     await expect(loadCheckpoint(folder, { model }, where)).rejects.toThrow(/loadCheckpoint: model: "transformer.* is on device meta/);
+    // it would be in no checkpoint, and without memory on every rank
+    const stray = makeModel('meta');
+    stray.registerBuffer('scale', sg.ones([1], { device: mesh.device }));
+    expect(() => new Pipeline(stray, { mesh, microBatches: 2 })).toThrow(
+      'Pipeline: buffer "scale" is in none of the layers that pipelineLayers() of GPT gives',
+    );
     await expect(loadCheckpoint(folder, { model: new nn.Linear(2, 2) }, where)).rejects.toThrow(/keys do not match Linear/);
   });
 });

@@ -70,6 +70,9 @@ export class Stages {
       return ranks.length > 1 ? [{ name, parameter: p, ranks }] : [];
     });
     this.parameters = parameters;
+    const used = new Set(layers.flatMap((layer) => layer.modules.flatMap((m) => m.buffers())));
+    const lost = [...model.namedBuffers()].find(([, b]) => !used.has(b));
+    if (lost) throw new ValueError(`Pipeline: buffer "${lost[0]}" is in none of the layers that pipelineLayers() of ${model.constructor.name} gives`);
     const kept = new Set([...modules.values()].flatMap((m) => m.buffers()));
     for (const b of model.buffers()) if (!kept.has(b)) toMeta(b);
   }
