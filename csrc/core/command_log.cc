@@ -28,6 +28,7 @@ void CommandLog::start(const void* owner) {
   if (owner_) fail(ErrorCode::Value, "profiler: another profile of this process is being recorded");
   owner_ = owner;
   recorded_ = {};
+  references_.clear();
   on_ = true;
 }
 

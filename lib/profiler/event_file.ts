@@ -47,5 +47,7 @@ export function versionRecord(time: number): Buffer {
 export function scalarRecord(time: number, step: number, values: Readonly<Record<string, number>>): Buffer {
   // Event { wall_time = 1, step = 2, summary = 5 }, Summary { value = 1 }, Value { tag = 1, simple_value = 2 }
   const summary = Object.entries(values).map(([tag, value]) => message(1, Buffer.concat([text(1, tag), float(2, value)])));
-  return record(Buffer.concat([double(1, time), integer(2, step), message(5, Buffer.concat(summary))]));
+  // as protobuf has it, a 0 is left out
+  const stepField = step > 0 ? [integer(2, step)] : [];
+  return record(Buffer.concat([double(1, time), ...stepField, message(5, Buffer.concat(summary))]));
 }

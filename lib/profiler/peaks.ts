@@ -45,16 +45,19 @@ export interface DevicePeak {
   flops(dtype: string): number | null;
 }
 
-/** GHz; 0: not known. */
-function clock(): number {
-  const { speed } = cpus()[0] ?? { speed: 0 };
-  if (speed > 0) return speed / 1000;
+/** GHz (0: not known), and the part of PER_CYCLE that this processor can do. */
+function processor(): { readonly ghz: number; readonly part: number } {
+  let info = '';
   try {
     // virtual machines have no scaling of frequencies that Node could ask
-    return Number(/^cpu MHz\s*:\s*([\d.]+)/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? 0) / 1000;
+    info = readFileSync('/proc/cpuinfo', 'utf8');
   } catch {
-    return 0;
+    // no Linux
   }
+  const ghz = (cpus()[0]?.speed || Number(/^cpu MHz\s*:\s*([\d.]+)/m.exec(info)?.[1] ?? 0)) / 1000;
+  // Zen 4 does the 512 bits of AVX-512 in two halves
+  const halves = native.isa === 'avx512' && /^vendor_id\s*:\s*AuthenticAMD$/m.test(info) && /^cpu family\s*:\s*25$/m.test(info);
+  return { ghz, part: halves ? 0.5 : 1 };
 }
 
 const is16Bit = (dtype: string): boolean => dtype === 'float16' || dtype === 'bfloat16';
@@ -70,9 +73,9 @@ export function peakOf(device: Device): DevicePeak {
     };
   }
   const cores = getNumThreads();
-  const ghz = clock();
+  const { ghz, part } = processor();
   // pairs of bfloat16 have an instruction there; other 16 bits are computed in float32
   const factor = (dtype: string): number => (dtype === 'float64' ? 0.5 : dtype === 'bfloat16' && native.isa === 'avx512' ? 2 : 1);
-  const flops = (dtype: string): number | null => (ghz > 0 ? factor(dtype) * cores * ghz * 1e9 * (PER_CYCLE[native.isa] ?? 8) : null);
+  const flops = (dtype: string): number | null => (ghz > 0 ? part * factor(dtype) * cores * ghz * 1e9 * (PER_CYCLE[native.isa] ?? 8) : null);
   return { name: `${cores} ${cores === 1 ? 'core' : 'cores'} at ${ghz.toFixed(1)} GHz, ${native.isa} (estimated)`, flops };
 }
