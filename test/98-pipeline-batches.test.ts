@@ -154,7 +154,7 @@ describe('losses divided by valid targets', () => {
       const normalizer = all.reduce((n, b) => n + b.targets!.ne(-100).sum().itemSync(), 0);
       let loss = 0;
       for (const { inputs, targets } of all) {
-        const part = model.forward(inputs as sg.Tensor, targets, { normalizer: Math.max(normalizer, 1) });
+        const part = model.forward(inputs as sg.Tensor, targets!, { normalizer: Math.max(normalizer, 1) });
         part.backward();
         loss += part.itemSync();
       }

@@ -12,9 +12,9 @@ import { onMesh, seeded } from './helpers/pipelines.js';
 
 const { nn } = sg;
 /** Of a forward, of the gradient of the input, and of the gradients of the weights. */
-const MILLISECONDS = 20;
+const MILLISECONDS = 25;
 const WIDE = 4;
-const ATTEMPTS = 4;
+const ATTEMPTS = 6;
 
 /** Begins and ends of what a rank does, on its compute stream. */
 class Times {
