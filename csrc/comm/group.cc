@@ -1,8 +1,11 @@
 #include "group.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
+
+#include "standstill.h"
 
 namespace sg {
 
@@ -11,6 +14,8 @@ namespace {
 struct Groups {
   std::mutex mutex;
   std::map<int, std::shared_ptr<Group>> by_id;
+  // By key the ranks that have joined in this process, and whether each is still there; forgotten when none is.
+  std::map<std::string, std::map<int, bool>> present;
   int next = 1;
 };
 
@@ -30,28 +35,9 @@ uint64_t hash_text(const std::string& text) {
 
 Group::Group(GroupInfo info) : info_(std::move(info)), key_(hash_text(info_.key)), owner_(std::this_thread::get_id()) {}
 
-// A group is in the list until it is left, so none goes while it is looked at.
-std::optional<std::string> Group::stuck(const Stream& stream) {
-  const Stream* last = &stream;
-  while (const Stream* on = last->waits_on()) last = on;
-  Groups& all = groups();
-  std::lock_guard lock(all.mutex);
-  for (const auto& [id, group] : all.by_id) {
-    if (group->running_on_ != last) continue;
-    if (auto missing = group->missing_on_this_thread()) return missing;
-  }
-  return std::nullopt;
-}
-
-std::optional<std::string> Group::missing_on_this_thread() const {
+std::string Group::show_running() const {
   const uint64_t number = running_;
-  if (number == 0 || info_.key.empty()) return std::nullopt;
-  for (const auto& [id, peer] : groups().by_id) {
-    if (peer->info_.key != info_.key || peer->owner_ != std::this_thread::get_id() || peer->ahead_ >= number) continue;
-    return who(rank()) + " is in call #" + std::to_string(number) + " of process group " + name() + ", and " +
-           who(peer->rank()) + " cannot call it while the thread they share waits: await instead";
-  }
-  return std::nullopt;
+  return (number > 0 ? "call #" + std::to_string(number) : show(current_)) + " of process group " + name();
 }
 
 void Group::enter(const Stream& stream, uint64_t entry, int64_t timeout_ns) {
@@ -148,11 +134,27 @@ bool Group::is_held_up(int peer, const Blocked& call) const {
 }
 
 int add_group(std::shared_ptr<Group> group) {
-  set_stuck_hook(Group::stuck);
+  set_stuck_hook(find_standstill);
   Groups& all = groups();
   std::lock_guard lock(all.mutex);
+  all.present[group->info().key][group->rank()] = true;
   all.by_id.emplace(all.next, std::move(group));
   return all.next++;
+}
+
+std::vector<std::shared_ptr<Group>> all_groups() {
+  Groups& all = groups();
+  std::lock_guard lock(all.mutex);
+  std::vector<std::shared_ptr<Group>> list;
+  for (const auto& [id, group] : all.by_id) list.push_back(group);
+  return list;
+}
+
+bool has_joined_here(const Group& group, int rank) {
+  Groups& all = groups();
+  std::lock_guard lock(all.mutex);
+  const auto found = all.present.find(group.info().key);
+  return found != all.present.end() && found->second.contains(rank);
 }
 
 std::shared_ptr<Group> find_group(int id) {
@@ -172,6 +174,10 @@ void remove_group(int id) {
     if (found == all.by_id.end()) return;
     last = std::move(found->second);
     all.by_id.erase(found);
+    auto& present = all.present[last->info().key];
+    present[last->rank()] = false;
+    if (std::none_of(present.begin(), present.end(), [](const auto& rank) { return rank.second; }))
+      all.present.erase(last->info().key);
   }
   last->leave();
 }

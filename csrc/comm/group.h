@@ -59,7 +59,8 @@ class Group : public Carrier, public std::enable_shared_from_this<Group> {
 
   // On JavaScript's thread: the number a call will have, 0 for messages. A call that fails before it begins leaves a
   // gap here, so this is for what has not started yet.
-  uint64_t number_ahead(Collective call) {
+  uint64_t number_ahead(Collective call, const Stream& on) {
+    called_on_ = &on;
     const bool message = call == Collective::kSend || call == Collective::kReceive || call == Collective::kExchange;
     return message ? 0 : ++ahead_;
   }
@@ -78,9 +79,19 @@ class Group : public Carrier, public std::enable_shared_from_this<Group> {
   virtual void leave() = 0;
   virtual void beat() = 0;  // called by the heartbeat thread, every 250 ms
 
-  // Why `stream`, which this thread waits for, can never go on: it is in a collective that another rank of this very
-  // thread has still to call. (Ranks that are simulated in one process share a thread.)
-  static std::optional<std::string> stuck(const Stream& stream);
+  // ---- for find_standstill(), on JavaScript's thread
+  std::thread::id owner() const { return owner_; }
+  uint64_t ahead() const { return ahead_; }
+  const Stream* called_on() const { return called_on_; }    // null: nothing was called
+  const Stream* running_on() const { return running_on_; }  // of the call that runs
+  uint64_t running() const { return running_; }             // its number, 0: none, or messages
+  int awaited() const { return awaited_; }                  // of a long wait; a rank that it needs
+  std::string show_running() const;
+  virtual bool failed() const = 0;
+  // Changes before this rank gives bytes to the system or takes some.
+  virtual uint64_t transfers() const { return 0; }
+  // Whether this rank waits for bytes that `peer`, in this process, has sent and that have not come.
+  virtual bool may_come(const Group&) const { return false; }
 
   // ---- for waits and errors
   virtual PeerState peer_state(int peer) const = 0;
@@ -115,18 +126,21 @@ class Group : public Carrier, public std::enable_shared_from_this<Group> {
   Signature sign_message(const Message& m) const;
   // Whether `peer` has not begun what this rank waits for at some time since `said_ns` of its clock.
   virtual bool has_not_begun(int peer, int64_t said_ns) const = 0;
+  // Said of a long wait.
+  void needs(int peer) { awaited_ = peer; }
   [[noreturn]] void raise_failure(int culprit, const char* reason) const;
 
  private:
   void blame(int peer) const;
   const Signature& sign(const Signature& s);
-  std::optional<std::string> missing_on_this_thread() const;
   const GroupInfo info_;
   const uint64_t key_;  // a hash
   const std::thread::id owner_;
   std::atomic<const Stream*> running_on_{nullptr};
   std::atomic<uint64_t> running_{0};  // number of the collective
-  Signature current_{};               // what this rank is doing
+  std::atomic<int> awaited_{-1};
+  const Stream* called_on_ = nullptr;
+  Signature current_{};  // what this rank is doing
   uint64_t sequence_ = 0, ahead_ = 0, entry_ = 0;
   int64_t timeout_ns_ = 0;
   std::unique_ptr<Carrier> carrier_;
@@ -135,6 +149,9 @@ class Group : public Carrier, public std::enable_shared_from_this<Group> {
 // The groups of this process by number. A command holds the number: a group that was closed meanwhile is an error.
 int add_group(std::shared_ptr<Group> group);
 std::shared_ptr<Group> find_group(int id);  // throws
+std::vector<std::shared_ptr<Group>> all_groups();
+// Whether a rank of it has ever been in this process.
+bool has_joined_here(const Group& group, int rank);
 void remove_group(int id);
 
 }  // namespace sg

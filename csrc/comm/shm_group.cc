@@ -170,7 +170,11 @@ void ShmGroup::sleep_until(Stream& stream, std::span<const int> peers, std::atom
   Stream::Waiting mark(stream);
   std::vector<Watch> watches;
   for (const int peer : peers) watches.emplace_back(*this, peer);
-  while (!ready(argument)) {
+  needs(peers.front());
+  for (;;) {
+    const uint64_t look = mark.look();
+    if (ready(argument)) return;
+    mark.looked_in_vain(look);
     for (Watch& watch : watches) watch.look(stream, [&] { return ready(argument); });
     sleepers.fetch_add(1);
     const uint32_t seen = word.load();

@@ -51,6 +51,7 @@ class ShmGroup final : public Group {
   void beat() override;
   PeerState peer_state(int peer) const override;
   void check_failed() override;
+  bool failed() const override { return header().failed != 0; }
   void say_blocked(const Blocked& mine) override { line(rank()).blocked.store(mine); }
   Blocked blocked(int world_rank) const override;
 

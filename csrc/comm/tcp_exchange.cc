@@ -70,6 +70,15 @@ bool TcpExchange::sent(uint64_t ticket) const {
                      [=](const Lane& lane) { return lane.out.empty() || lane.out.front().ticket > ticket; });
 }
 
+bool TcpExchange::say_what_is_open() {
+  bool sends = false;
+  for (Lane& lane : lanes_) {
+    lane.open = !lane.in.empty();
+    sends |= !lane.out.empty();
+  }
+  return sends;
+}
+
 // `bytes` more of what was expected have come.
 void TcpExchange::take(Lane& lane, size_t bytes) {
   lane.in.advance(bytes);
@@ -99,7 +108,9 @@ void TcpExchange::push_out(Lane& lane) {
       parts[count++] = {const_cast<char*>(item.data), n};
       bytes += n;
     }
+    transfers_++;
     const size_t n = lane.connection.send(parts, count);
+    lane.bytes_out += n;
     lane.out.advance(n);
     lane.moved += n;
     turn += n;
@@ -115,7 +126,9 @@ void TcpExchange::pull_in(Lane& lane) {
     const iovec parts[] = {{lane.in.front().data, wanted}, {lane.inbox.get(), kInbox}};
     // the inbox is for what follows the transfer, not for the rest of a large one
     const bool more = wanted == lane.in.front().bytes;
+    transfers_++;
     const size_t n = lane.connection.receive(parts, more ? 2 : 1);
+    lane.bytes_in += n;
     lane.moved += n;
     turn += n;
     if (n > wanted) {

@@ -7,6 +7,7 @@
 #pragma once
 #include <poll.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -34,6 +35,15 @@ class TcpExchange {
   bool waits_for(int peer) const { return !lanes_[size_t(peer)].in.empty() || !lanes_[size_t(peer)].out.empty(); }
   bool receiving_from(int peer) const { return !lanes_[size_t(peer)].in.empty(); }
   uint64_t moved(int peer) const { return lanes_[size_t(peer)].moved; }  // bytes, both ways
+  // For find_standstill(). Whether something is still to go out; what is still to come in is known from now on.
+  bool say_what_is_open();
+  // ---- any thread
+  uint64_t transfers() const { return transfers_; }  // tried so far
+  // Whether bytes of `peer`, which has `theirs` in this process, are under way to this rank, which wants them.
+  bool may_come(int peer, const TcpExchange& theirs, int rank) const {
+    const Lane &to = lanes_[size_t(peer)], &from = theirs.lanes_[size_t(rank)];
+    return to.open && from.bytes_out != to.bytes_in;
+  }
   const TcpConnection& connection(int peer) const { return lanes_[size_t(peer)].connection; }
 
  private:
@@ -60,8 +70,10 @@ class TcpExchange {
     std::unique_ptr<char[]> inbox;
     size_t inbox_begin = 0, inbox_end = 0;
     uint64_t greeting = 0, moved = 0;
-    bool mute = false;     // may not speak yet
-    bool blocked = false;  // the system takes no more at the moment
+    std::atomic<uint64_t> bytes_out{0}, bytes_in{0};
+    std::atomic<bool> open{false};  // `in` was not empty when that was said
+    bool mute = false;              // may not speak yet
+    bool blocked = false;           // the system takes no more at the moment
   };
   void push_out(Lane&);
   void pull_in(Lane&);
@@ -71,6 +83,7 @@ class TcpExchange {
   std::vector<Lane> lanes_;
   std::vector<pollfd> polled_;
   uint64_t ticket_ = 1;
+  std::atomic<uint64_t> transfers_{0};
 };
 
 }  // namespace sg

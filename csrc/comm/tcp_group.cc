@@ -15,6 +15,8 @@ namespace {
 // words have come: the two connections are not in step.
 constexpr int64_t kGraceNs = 1'000'000'000;
 constexpr int64_t kFarewellNs = 5'000'000'000;
+// After this long the system of one host moves nothing more from one end of a connection to the other.
+constexpr int64_t kLoopbackNs = 1'000'000'000;
 
 }  // namespace
 
@@ -213,10 +215,15 @@ void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* 
   Stream::Waiting mark(stream);
   std::optional<Watch> watch;
   int watched = -1;
-  uint64_t moved = 0;
+  uint64_t moved = 0, transfers = data_.transfers();
+  int64_t quiet_ns = now_ns();
   for (int64_t looked = now_ns(); !done(argument);) {
+    const uint64_t look = mark.look();
     data_.move(int(Watch::kPollNs / 1'000'000));
     const int64_t now = now_ns();
+    const bool quiet = data_.transfers() == transfers;
+    transfers = data_.transfers();
+    if (!quiet) quiet_ns = now;
     if (now - looked < Watch::kPollNs || done(argument)) continue;
     looked = now;
     control_.listen();
@@ -225,6 +232,9 @@ void TcpGroup::wait_long(Stream& stream, bool (*done)(const void*), const void* 
       if (peer == rank() && data_.waits_for(p)) peer = p;
     });
     if (peer == rank()) continue;
+    needs(peer);
+    const bool sends = data_.say_what_is_open();
+    if (quiet && (!sends || now - quiet_ns > kLoopbackNs)) mark.looked_in_vain(look);
     // A peer from which bytes come is not late, however slow the link is.
     if (peer != watched || data_.moved(peer) != moved) watch.emplace(*this, peer);
     watched = peer;

@@ -55,6 +55,11 @@ class TcpGroup final : public Group {
   void beat() override;
   PeerState peer_state(int peer) const override;
   void check_failed() override;
+  bool failed() const override { return control_.failed(); }
+  uint64_t transfers() const override { return data_.transfers(); }
+  bool may_come(const Group& peer) const override {
+    return data_.may_come(peer.rank(), static_cast<const TcpGroup&>(peer).data_, rank());
+  }
   void say_blocked(const Blocked& mine) override { control_.say_blocked(mine); }
   Blocked blocked(int world_rank) const override { return control_.peer(world_rank).blocked; }
   void listen() override { control_.listen(); }

@@ -99,6 +99,14 @@ class Stream {
   // ---- any thread
   bool passed(uint64_t seq) const { return done_.load(std::memory_order_acquire) >= seq; }
   bool waiting() const { return waiting_.load(); }
+  // Odd while the stream waits; another number in each wait.
+  uint64_t wait_number() const { return waits_.load(); }
+  // Of this wait: the latest look that was begun, and was in vain. 0: none, or it waits for nothing that can be named.
+  uint64_t looked_in_vain() const { return looked_.load(); }
+  static uint64_t next_look() { return ++looks_; }
+  uint64_t given() const { return published_.load(); }  // commands
+  // Those of which this thread is the producer.
+  static std::vector<const Stream*> of_this_thread();
   // The stream whose event this one waits for at the moment, or null.
   const Stream* waits_on() const { return waits_on_.load(); }
   // How long the commands of this stream have been held up by events of other streams.
@@ -124,8 +132,18 @@ class Stream {
   // Marks the stream as waiting for a peer for as long as it lives: the producer is let go, the queue grows.
   class Waiting {
    public:
-    explicit Waiting(Stream& s) : stream_(s) { stream_.set_waiting(true); }
-    ~Waiting() { stream_.set_waiting(false); }
+    explicit Waiting(Stream& s) : stream_(s) {
+      stream_.looked_ = 0;
+      stream_.waits_++;
+      stream_.set_waiting(true);
+    }
+    ~Waiting() {
+      stream_.set_waiting(false);
+      stream_.waits_++;
+    }
+    // Around a look at what the stream waits for, which some other stream has to bring about.
+    uint64_t look() const { return looks_.load(); }
+    void looked_in_vain(uint64_t look) { stream_.looked_ = look; }
 
    private:
     Stream& stream_;
@@ -193,6 +211,7 @@ class Stream {
   static void device_wait_command(Stream& self, void* payload);
 
   const std::string name_;
+  const std::thread::id producer_ = std::this_thread::get_id();
   const StreamSettings& settings_ = stream_settings();
   // producer
   Segment* write_;
@@ -219,6 +238,8 @@ class Stream {
   std::atomic<uint64_t> staged_{0};
   std::atomic<const Stream*> waits_on_{nullptr};
   std::atomic<int64_t> waited_ns_{0};
+  std::atomic<uint64_t> waits_{0}, looked_{0};
+  static inline std::atomic<uint64_t> looks_{1};
   std::mutex mutex_;                     // guards sleeping, wake_at_ and fault_; never held while a command runs
   std::condition_variable work_, bell_;  // the consumer sleeps on the one, everybody else on the other
   std::optional<Fault> fault_;

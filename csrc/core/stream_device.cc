@@ -162,7 +162,12 @@ void Stream::device_wait_command(Stream& self, void* payload) {
   if (!spin_until(self.settings_.spin_ns, [&] { return r->ready.load(); })) {
     Waiting mark(self);
     self.waits_on_ = &r->on;
-    while (!r->ready.load()) std::this_thread::sleep_for(kNap);
+    for (;;) {
+      const uint64_t look = mark.look();
+      if (r->ready.load()) break;
+      mark.looked_in_vain(look);
+      std::this_thread::sleep_for(kNap);
+    }
     self.waits_on_ = nullptr;
   }
   try {
