@@ -4,7 +4,7 @@
 //   node dist/bench/pipeline.js [--config deep] [--dtype float32] [--schedule 1f1b] [--micro-batches 8] [--rounds 5] [--steps 3]
 import { parseArgs } from 'node:util';
 import { makeSchedule, type ScheduleName, simulateSchedule } from '../lib/distributed/index.js';
-import { compareLosses, median, ourWorker, Side, withSetup } from './sides.js';
+import { compareLosses, median, ourWorker, Side, speedsInTurn, withSetup } from './sides.js';
 
 const { values: args } = parseArgs({
   options: {
@@ -30,14 +30,7 @@ await withSetup(args.config, args.dtype, async (setup) => {
   const losses = [];
   for (const side of sides) losses.push(await side.round(2));
   for (const other of losses.slice(1)) compareLosses(other, losses[0]!, args.dtype);
-  const speeds: number[][] = sides.map(() => []);
-  for (let round = 0; round < Number(args.rounds); round++) {
-    for (const [i, side] of sides.entries()) {
-      const { ms } = await side.round(Number(args.steps));
-      speeds[i]!.push((1000 * setup.batch * setup.model.context) / median(ms));
-    }
-    console.log(`round ${round + 1}: tokens/s ${sides.map((side, i) => `${side.name} ${speeds[i]!.at(-1)!.toFixed(0)}`).join(', ')}`);
-  }
+  const speeds = await speedsInTurn(sides, setup, Number(args.rounds), Number(args.steps));
   const ideal = RANKS * (1 - bubble);
   for (const [i, side] of sides.slice(0, -1).entries()) {
     const shares = speeds.at(-1)!.map((speed, round) => speed / (ideal * speeds[i]![round]!));

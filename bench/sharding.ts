@@ -3,7 +3,7 @@
 //
 //   node dist/bench/sharding.js --config small --dtype float32 [--ranks 2] [--rounds 5] [--steps 3]
 import { parseArgs } from 'node:util';
-import { compareLosses, median, ourWorker, Side, SPREADS, withSetup } from './sides.js';
+import { compareLosses, median, ourWorker, Side, SPREADS, speedsInTurn, withSetup } from './sides.js';
 
 const { values: args } = parseArgs({
   options: {
@@ -21,14 +21,7 @@ await withSetup(args.config, args.dtype, async (setup) => {
   for (const side of sides) losses.push(await side.round(2));
   for (const other of losses.slice(1)) compareLosses(other, losses[0]!, args.dtype);
   console.log(`${args.config} ${args.dtype}, ${args.ranks} processes of one thread; losses ${losses[0]!.losses.map((x) => x.toFixed(5)).join(' ')} agree`);
-  const speeds: number[][] = sides.map(() => []);
-  for (let round = 0; round < Number(args.rounds); round++) {
-    for (const [i, side] of sides.entries()) {
-      const { ms } = await side.round(Number(args.steps));
-      speeds[i]!.push((1000 * setup.batch * setup.model.context) / median(ms));
-    }
-    console.log(`round ${round + 1}: tokens/s ${sides.map((side, i) => `${side.name} ${speeds[i]!.at(-1)!.toFixed(0)}`).join(', ')}`);
-  }
+  const speeds = await speedsInTurn(sides, setup, Number(args.rounds), Number(args.steps));
   for (const [i, side] of sides.entries()) {
     const ratios = speeds[i]!.map((speed, round) => speed / speeds[0]![round]!);
     const { peakMiB } = await side.round(1);

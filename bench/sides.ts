@@ -139,3 +139,16 @@ export function compareLosses(a: Answer, b: Answer, dtype: string): number {
   }
   return difference;
 }
+
+/** Tokens a second of every side in every round, rounds in turn. */
+export async function speedsInTurn(sides: readonly Side[], setup: Setup, rounds: number, steps: number): Promise<number[][]> {
+  const speeds: number[][] = sides.map(() => []);
+  for (let round = 0; round < rounds; round++) {
+    for (const [i, side] of sides.entries()) {
+      const { ms } = await side.round(steps);
+      speeds[i]!.push((1000 * setup.batch * setup.model.context) / median(ms));
+    }
+    console.log(`round ${round + 1}: tokens/s ${sides.map((side, i) => `${side.name} ${speeds[i]!.at(-1)!.toFixed(0)}`).join(', ')}`);
+  }
+  return speeds;
+}
