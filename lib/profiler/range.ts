@@ -14,16 +14,15 @@ export function spanning<T>(kind: SpanEvent['kind'], name: string, fn: () => T):
   const recorded = recording;
   if (!recorded) return fn();
   const begin = recorded.now();
-  const ended = (): void => recorded.span(kind, name, begin);
   let result: T;
   try {
     result = fn();
   } catch (error) {
-    ended();
+    recorded.span(kind, name, begin);
     throw error;
   }
-  if (result instanceof Promise) return result.finally(ended) as T;
-  ended();
+  if (result instanceof Promise) return result.finally(() => recorded.span(kind, name, begin)) as T;
+  recorded.span(kind, name, begin);
   return result;
 }
 

@@ -56,6 +56,8 @@ export class Recording {
   private numbers = new Float64Array(1 << 16);
   private used = 0;
   private readonly modules = new Map<string, number>();
+  private lastModule: string | null = null;
+  private lastModuleNumber = 0;
   private readonly spans: SpanEvent[] = [];
   private readonly groups = new Map<number, string>();
   private collective: { group: number; sequence: number } = { group: -1, sequence: 0 };
@@ -209,11 +211,15 @@ export class Recording {
   }
 
   private moduleNumber(label: string): number {
+    // the ops of a module follow one another, and its label was put together for each forward
+    if (label === this.lastModule) return this.lastModuleNumber;
     let number = this.modules.get(label);
     if (number === undefined) {
       number = this.modules.size;
       this.modules.set(label, number);
     }
+    this.lastModule = label;
+    this.lastModuleNumber = number;
     return number;
   }
 
