@@ -17,14 +17,3 @@ test('the bundle exports what lib does, keeps class names, and its loader worker
   ]);
   expect(name).toBe('LSTM');
 });
-
-test('the packed files are the bundle, the types and the sources of the addon', () => {
-  const run = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { encoding: 'utf8' });
-  const [pack] = JSON.parse(run.stdout) as { files: { path: string }[]; size: number }[];
-  const files = pack!.files.map((f) => f.path);
-  expect(files).toContain('dist/bundle/index.js');
-  expect(files).toContain('dist/bundle/worker.js');
-  expect(files).toContain('dist/lib/index.d.ts');
-  expect(files).toContain('csrc/core/stream.cc');
-  expect(files.filter((f) => /^(lib|test|bench|examples|dist\/lib\/.*\.js$)/.test(f))).toEqual([]);
-});
