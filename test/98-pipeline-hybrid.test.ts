@@ -1,12 +1,13 @@
 // Pipelines beside every other kind of parallelism: a GPT on up to eight ranks trains as one process does, with dropout, reduced precision, gradients
 // that overflow, sharded and offloaded optimizers.
 import { describe, expect, test } from 'vitest';
-import type { DeviceMesh, MeshSizes } from '../lib/distributed/device_mesh.js';
+import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
 import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { fullyShard } from '../lib/distributed/fully_shard.js';
 import { materialize } from '../lib/distributed/materialize.js';
 import type { ScheduleName } from '../lib/distributed/pipeline/make_schedule.js';
 import { Pipeline } from '../lib/distributed/pipeline/pipeline.js';
+import { simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import { ZeroRedundancyOptimizer } from '../lib/distributed/zero_redundancy_optimizer.js';
@@ -183,4 +184,20 @@ describe('a gradient that overflows on one rank is a step that all ranks leave o
     for (const run of [one, ...found]) run.norms.splice(1, 1); // of gradients that are no numbers
     expectAlike(found, one, false);
   });
+});
+
+test('a reduction of sharded stages that does not fit the loss is named before anything is computed, on every rank', async () => {
+  const texts = await simulate(2, async ({ world, device }) => {
+    const mesh = await initDeviceMesh({ pp: 2 }, { group: world });
+    const gpt = new sg.nn.GPT({ vocabSize: 7, layers: 2, heads: 1, dim: 4, context: 4, device });
+    const pipeline = new Pipeline(gpt, { mesh, microBatches: 2 });
+    for (const block of pipeline.children()) if (block instanceof sg.nn.GPTBlock) fullyShard(block, { mesh });
+    const tokens = sg.zeros([2, 4], { dtype: 'int64', device });
+    return pipeline.step(tokens, tokens).then(
+      () => '',
+      (error: Error) => error.message,
+    );
+  });
+  for (const text of texts)
+    expect(text).toMatch(/^Pipeline: the loss is divided by .*, but fullyShard of .*GPTBlock.* has gradientReduction 'mean'; pass 'sum'/);
 });

@@ -3,6 +3,7 @@
 // step has reduced already stays out of it.
 import { accumulated } from '../../autograd/accumulate.js';
 import { noGrad } from '../../autograd/modes.js';
+import { ValueError } from '../../errors.js';
 import { Dropout } from '../../nn/dropout.js';
 import type { Parameter } from '../../nn/module.js';
 import { takeOut } from '../../storage.js';
@@ -56,8 +57,16 @@ export class DataParallelStages {
     return [...this.stages.own.values()].some((stage) => groupsOf(stage).length > 0);
   }
 
+  /** @throws ValueError where fullyShard would divide the gradients in another way than the loss asks for */
   begin(): void {
-    for (const stage of this.stages.own.values()) for (const g of groupsOf(stage)) g.synchronizes = false;
+    for (const g of [...this.stages.own.values()].flatMap(groupsOf)) {
+      if (g.settings.mean !== this.mean) {
+        const [is, should] = this.mean ? ['sum', 'mean'] : ['mean', 'sum'];
+        const why = this.mean ? 'losses are means over rows' : 'the loss is divided by the number of valid targets of all ranks';
+        throw new ValueError(`Pipeline: ${why}, but fullyShard of ${g.label} has gradientReduction '${is}'; pass '${should}'`);
+      }
+      g.synchronizes = false;
+    }
     this.started = new Set();
     this.underWay = new Set(this.stages.own.values());
     this.earlier = new Map();
