@@ -99,6 +99,12 @@ describe('recording', () => {
     expect(b.hardwareFlops).toBeGreaterThan(1.1 * b.modelFlops);
   });
 
+  test('bytes count what is broadcast once', async () => {
+    const [x, row] = [sg.ones([2, 3]), sg.ones([3])];
+    const p = await profiler.profile(() => void x.add(row).add(1));
+    expect(p.ops.map((op) => op.bytes)).toEqual([4 * (6 + 3 + 6), 4 * (6 + 6)]);
+  });
+
   test('live bytes at each op are those of memory()', async () => {
     const before = sg.memory().live;
     const kept: sg.Tensor[] = [];
@@ -345,6 +351,9 @@ describe('traces', () => {
     // nothing in common: by the wall clock, which is 40 us later
     const alone = mergeTraces([rank(0, 'a', 1_000_000, [100]), rank(1, 'b', 7, [])]);
     expect(alone.hosts[1]).toMatchObject({ collectives: 0 });
+    const empty = rank(1, 'b', 7, []);
+    const marked = mergeTraces([rank(0, 'a', 1_000_000, [100]), { ...empty, traceEvents: [{ ph: 'X', name: 'x', pid: 1, ts: 0, dur: 1 }] }]);
+    expect((JSON.parse(marked.text) as TraceFile).traceEvents.map((e) => e.ts)).toEqual([95, 40]);
     expect(() => mergeTraces([traces[0]!, traces[0]!])).toThrow('trace merge: there are two traces of rank 0');
     expect(() => mergeTraces([])).toThrow('there are no traces');
     expect(() => parseTrace('{"traceEvents":[]}', 'x.json')).toThrow('x.json: it is not a trace of one rank that shardgrad has written');
