@@ -51,6 +51,10 @@ function scaled(n: number): string {
   const i = n > 0 ? Math.min(5, Math.max(0, Math.floor(Math.log10(n) / 3))) : 0;
   return `${(n / 1000 ** i).toFixed(i === 0 ? 0 : 1)} ${'_kMGTP'[i]!.replace('_', '')}`.trimEnd();
 }
+function rateOf({ flops, bytes, time }: OpTotal): string {
+  const seconds = time * 1e-6;
+  return flops > 0 ? `${scaled(flops / seconds)}FLOP/s` : bytes > 0 ? `${scaled(bytes / seconds)}B/s` : '';
+}
 const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 /** Columns, the first `left` of them flush left. */
@@ -80,7 +84,7 @@ export function summarize(profile: Profile, { top = 15 }: SummaryOptions = {}): 
       duration(t.time),
       percent(t.time / sum),
       duration(t.time / t.calls),
-      t.flops > 0 ? `${scaled(t.flops / (t.time * 1e-6))}FLOP/s` : `${scaled(t.bytes / (t.time * 1e-6))}B/s`,
+      rateOf(t),
       duration(t.hostTime / t.calls),
     ]);
   lines.push(...tableOf([['op', 'stream', 'calls', 'time', 'share', 'a call', 'rate', 'host a call'], ...cells], 2));
