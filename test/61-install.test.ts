@@ -82,7 +82,7 @@ describe.skipIf(process.platform !== 'linux' || process.arch !== 'x64')('the pac
 
   test('only what is meant to be there, below 20 MB', () => {
     const SHIPPED =
-      /^(dist\/bundle\/[\w-]+\.js(\.map)?|dist\/lib\/.*\.d\.ts|prebuilds\/linux-x64\/shardgrad\.glibc\.node|csrc\/.*\.(h|cc|cu|cuh|map)|cmake\/\w+\.cmake|node_modules\/node-gyp-build\/[\w.-]+|scripts\/build-native|CMakeLists\.txt|binding\.gyp|package\.json|README\.md|CHANGELOG\.md|LICENSE)$/;
+      /^(dist\/bundle\/[\w-]+\.js|dist\/lib\/.*\.d\.ts|prebuilds\/linux-x64\/shardgrad\.glibc\.node|csrc\/.*\.(h|cc|cu|cuh|map)|cmake\/\w+\.cmake|node_modules\/node-gyp-build\/[\w.-]+|scripts\/build-native|CMakeLists\.txt|binding\.gyp|package\.json|README\.md|CHANGELOG\.md|LICENSE)$/;
     const paths = packed.files.map(({ path }) => path);
     expect(paths.filter((path) => !SHIPPED.test(path) || /^(csrc|cmake).*(emulat|test)/.test(path))).toEqual([]);
     const NEEDED = ['prebuilds/linux-x64/shardgrad.glibc.node', 'dist/bundle/index.js', 'dist/bundle/worker.js', 'dist/lib/index.d.ts', 'csrc/core/stream.cc'];
