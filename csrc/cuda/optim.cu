@@ -1,8 +1,9 @@
 // Optimizer steps: all parameters of all groups in one launch, after a small one that reads the device buffer, makes
 // the coefficients of each tensor and counts its step. The host reads nothing, so a clip factor or a found-inf flag
 // that an earlier kernel wrote is seen without a wait, and a step can be captured in a graph.
-#include "../ops/step_call.h"
+#include <algorithm>
 
+#include "../ops/step_call.h"
 #include "cuda_device.h"
 #include "teams.cuh"
 #include "tensor_table.cuh"
@@ -71,19 +72,27 @@ struct Outcome {
 
 static_assert(kLanes == kRoundingBlock);
 
+// Which rows are rounded stochastically: none, some of tensors that are whole, or some of which this is a piece. What
+// finds an element's place in the whole takes registers that the other steps need.
+enum class Rounding { kNone, kWhole, kPieces };
+
+SG_DEVICE void round_lane(float& value, const Philox4& random, int element) {
+  value = float_of(round_stochastically(bits_of(value), rounding_bits(random, element)));
+}
+
 // The values of elements i, i + 1, …, i + 7 of a tensor, where i is a multiple of 8.
 SG_DEVICE void round_lanes(const StepTensor& step, int64_t i, float (&values)[kLanes]) {
-  const auto round = [&](float& value, const Philox4& random, int element) {
-    value = float_of(round_stochastically(bits_of(value), rounding_bits(random, element)));
-  };
+  const Philox4 random = philox(step.rounding, uint64_t(i / kRoundingBlock));
+#pragma unroll
+  for (int j = 0; j < kLanes; j++) round_lane(values[j], random, j);
+}
+
+// The same of a piece.
+SG_DEVICE void round_lanes_of_piece(const StepTensor& step, int64_t i, float (&values)[kLanes]) {
   const Piece& piece = step.piece;
   const Piece::Place first = piece.numbers ? piece.find(i) : Piece::Place{i, kLanes};
+  if (first.element % kRoundingBlock == 0 && first.left >= kLanes) return round_lanes(step, first.element, values);
   Philox4 random = philox(step.rounding, uint64_t(first.element / kRoundingBlock));
-  if (first.element % kRoundingBlock == 0 && first.left >= kLanes) {
-#pragma unroll
-    for (int j = 0; j < kLanes; j++) round(values[j], random, j);
-    return;
-  }
   int64_t element = first.element, left = first.left;
 #pragma unroll
   for (int j = 0; j < kLanes; j++, element++, left--) {
@@ -94,11 +103,11 @@ SG_DEVICE void round_lanes(const StepTensor& step, int64_t i, float (&values)[kL
       left = next.left;
     }
     if (jumps || element % kRoundingBlock == 0) random = philox(step.rounding, uint64_t(element / kRoundingBlock));
-    round(values[j], random, int(element % kRoundingBlock));
+    round_lane(values[j], random, int(element % kRoundingBlock));
   }
 }
 
-template <bool kUpdates, bool kRounds, class Rule>
+template <bool kUpdates, Rounding kRounds, class Rule>
 SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, const StepTensor& step,
                                Outcome<kUpdates>& outcome) {
   using L = Lane<float>;
@@ -125,14 +134,17 @@ SG_DEVICE void step_in_vectors(const Chunk<kOperands>& chunk, const Rule& rule, 
     for (int k = 0; k < kMaxStates; k++)
       if (row.used >> (kState + k) & 1) store_lanes(operand[kState + k], i, values[kState + k]);
     if (!kUpdates) continue;
-    if (kRounds && row.used & kStochastic) round_lanes(step, i, values[kTarget]);
+    if constexpr (kRounds != Rounding::kNone) {
+      constexpr auto round = kRounds == Rounding::kPieces ? round_lanes_of_piece : round_lanes;
+      if (row.used & kStochastic) round(step, i, values[kTarget]);
+    }
     store_lanes(operand[kTarget], i, values[kTarget]);
     if (row.used >> kCopy & 1) store_lanes(operand[kCopy], i, values[kTarget]);
   }
 }
 
 // Elements [begin, chunk.end), of any type and place.
-template <bool kUpdates, bool kRounds, class L, class Rule>
+template <bool kUpdates, Rounding kRounds, class L, class Rule>
 SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const Layout* layouts, const Rule& rule,
                            const StepTensor& step, Outcome<kUpdates>& outcome) {
   const auto& row = *chunk.row;
@@ -145,11 +157,11 @@ SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const L
     const L gradient = load_element<L>(operand[kGradient], layouts, i) * L(factor);
     L value = outcome(old, rule(old, gradient, get, set));
     if (!kUpdates) continue;
-    if constexpr (kRounds && std::is_same_v<L, Lane<float>>) {
+    if constexpr (kRounds != Rounding::kNone && std::is_same_v<L, Lane<float>>) {
       if (row.used & kStochastic) {
-        const int64_t element = step.piece.numbers ? step.piece.find(i).element : i;
-        const Philox4 random = philox(step.rounding, uint64_t(element / kRoundingBlock));
-        value = float_of(round_stochastically(bits_of(value.v), rounding_bits(random, int(element % kRoundingBlock))));
+        const bool cut = kRounds == Rounding::kPieces && step.piece.numbers;
+        const int64_t element = cut ? step.piece.find(i).element : i;
+        round_lane(value.v, philox(step.rounding, uint64_t(element / kRoundingBlock)), int(element % kRoundingBlock));
       }
     }
     store_element(operand[kTarget], layouts, i, value);
@@ -157,11 +169,9 @@ SG_DEVICE void step_singly(const Chunk<kOperands>& chunk, int64_t begin, const L
   }
 }
 
-// `squares`: of parameter and result, for each chunk; without kUpdates alone. kRounds: some rows round stochastically,
-// which would cost the others registers.
-template <template <class> class Rule, bool kUpdates, bool kRounds>
-__global__ void __launch_bounds__(kChunkThreads)
-    step_kernel(StepTable table, const Prepared<Rule>* prepared, double (*squares)[2]) {
+// `squares`: of parameter and result, for each chunk; without kUpdates alone.
+template <template <class> class Rule, bool kUpdates, Rounding kRounds>
+SG_DEVICE void step_chunk(const StepTable& table, const Prepared<Rule>* prepared, double (*squares)[2]) {
   const Chunk<kOperands> chunk(table);
   const Prepared<Rule>& mine = prepared[chunk.tensor];
   if (mine.step.skip) return;
@@ -182,6 +192,17 @@ __global__ void __launch_bounds__(kChunkThreads)
     squares[blockIdx.x][0] = outcome.squares[0];
     squares[blockIdx.x][1] = outcome.squares[1];
   }
+}
+
+template <template <class> class Rule, bool kUpdates, Rounding kRounds>
+__global__ void __launch_bounds__(kChunkThreads)
+    step_kernel(StepTable table, const Prepared<Rule>* prepared, double (*squares)[2]) {
+  step_chunk<Rule, kUpdates, kRounds>(table, prepared, squares);
+}
+
+template <template <class> class Rule>
+__global__ void __launch_bounds__(kChunkThreads) step_pieces_kernel(StepTable table, const Prepared<Rule>* prepared) {
+  step_chunk<Rule, true, Rounding::kPieces>(table, prepared, nullptr);
 }
 
 // A warp adds up the chunks of one tensor, and makes the rule of LAMB's second half.
@@ -227,12 +248,16 @@ TableMaker<kOperands> table_of(const char* name, const StepCall& call) {
 }
 
 template <template <class> class Rule>
-void update(const StepTable& table, const Prepared<Rule>* prepared, unsigned chunks, bool rounds) {
-  launch(rounds ? step_kernel<Rule, true, true> : step_kernel<Rule, true, false>, chunks, kChunkThreads, 0,
-         CudaQueue::current().stream(), table, prepared, nullptr);
+void update(const StepTable& table, const Prepared<Rule>* prepared, unsigned chunks, Rounding rounding) {
+  const cudaStream_t stream = CudaQueue::current().stream();
+  if (rounding == Rounding::kPieces)
+    return launch(step_pieces_kernel<Rule>, chunks, kChunkThreads, 0, stream, table, prepared);
+  const bool rounds = rounding == Rounding::kWhole;
+  launch(rounds ? step_kernel<Rule, true, Rounding::kWhole> : step_kernel<Rule, true, Rounding::kNone>, chunks,
+         kChunkThreads, 0, stream, table, prepared, nullptr);
 }
 
-// f(table, prepared, chunks, whether some rows round stochastically)
+// f(table, prepared, chunks, how rows are rounded)
 template <template <class> class Rule, class F>
 void with_step(const char* name, const StepKind& kind, const View& step, double lists, Rest numbers, Ins tensors,
                Scratch& scratch, const F& f) {
@@ -244,9 +269,13 @@ void with_step(const char* name, const StepKind& kind, const View& step, double 
   const auto prepared = scratch.take<Prepared<Rule>>(size_t(maker.count()));
   launch(prepare_kernel<Rule>, unsigned((maker.count() + kPrepareThreads - 1) / kPrepareThreads), kPrepareThreads, 0,
          stream, table, call.buffer, call.options, prepared);
-  bool rounds = false;
-  call.for_tensors([&](int i, int64_t group, unsigned) { rounds |= call.stochastic(i, group); });
-  if (maker.chunks() > 0) f(table, prepared, unsigned(maker.chunks()), rounds);
+  Rounding rounding = Rounding::kNone;
+  call.for_tensors([&](int i, int64_t group, unsigned) {
+    if (!call.stochastic(i, group)) return;
+    const double* const whole = call.options.whole(i);
+    rounding = std::max(rounding, whole && whole[1] > 0 ? Rounding::kPieces : Rounding::kWhole);
+  });
+  if (maker.chunks() > 0) f(table, prepared, unsigned(maker.chunks()), rounding);
 }
 
 template <template <class> class Rule>
@@ -285,13 +314,14 @@ void CudaDevice::lambStep(In step, double lists, Rest options, Ins tensors) {
   Scratch scratch;
   with_step<LambMoments>(
       "lambStep", kLambStep, step, lists, options, tensors, scratch,
-      [&](const StepTable& table, const Prepared<LambMoments>* moments, unsigned chunks, bool rounds) {
+      [&](const StepTable& table, const Prepared<LambMoments>* moments, unsigned chunks, Rounding rounding) {
         const cudaStream_t stream = CudaQueue::current().stream();
         const auto squares = reinterpret_cast<double(*)[2]>(scratch.take<double>(2 * size_t(chunks)));
         const auto updates = scratch.take<Prepared<LambUpdate>>(size_t(table.count));
-        launch(step_kernel<LambMoments, false, false>, chunks, kChunkThreads, 0, stream, table, moments, squares);
+        launch(step_kernel<LambMoments, false, Rounding::kNone>, chunks, kChunkThreads, 0, stream, table, moments,
+               squares);
         launch(lamb_trust_kernel, unsigned(table.count), kWarpSize, 0, stream, table, moments, squares, updates);
-        update(table, updates, chunks, rounds);
+        update(table, updates, chunks, rounding);
       });
 }
 
