@@ -1,9 +1,9 @@
 // Whole jobs: processes started by the launcher train one model together, end with the parameters of one process, and when one of
 // them dies, stops or leaves, every other says within seconds who it was and where they were.
 import { spawn } from 'node:child_process';
-import { readdirSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
+import { nothingLeft } from './helpers/leftovers.js';
 
 const cli = fileURLToPath(new URL('../dist/bundle/cli.js', import.meta.url));
 const script = fileURLToPath(new URL('children/job_rank.mjs', import.meta.url));
@@ -26,15 +26,6 @@ const job = (ranks: number, what: string): Promise<Ended> => run([cli, 'run', '-
 const joining = (what: string): Promise<Ended> =>
   run([cli, 'run', '--nproc-per-node', '3', fileURLToPath(new URL('children/init_rank.mjs', import.meta.url)), what]);
 const sums = (out: string): number[] => [...out.matchAll(/sum (-?[\d.e-]+)/g)].map((m) => Number(m[1]));
-
-const segments = (): string[] => readdirSync('/dev/shm').filter((name) => /^shardgrad-[0-9a-f]{12}-/.test(name));
-/** Of processes that somebody killed before. */
-const earlier = new Set(segments());
-
-/** No segment has kept its name; other tests that run at the same time give theirs up at once. */
-async function nothingLeft(): Promise<void> {
-  await expect.poll(() => segments().filter((name) => !earlier.has(name)), { timeout: 5000 }).toEqual([]);
-}
 
 describe('training', () => {
   test.each([2, 3])('%i processes end where one does', async (ranks) => {

@@ -1,9 +1,9 @@
 // Faults at random points of a training: every survivor names the rank within 5 seconds, nothing hangs and nothing is left behind.
 // SHARDGRAD_FAULTS says how many of each kind (10; `npm run soak` takes 40), SHARDGRAD_SEED which ones.
 import { spawnSync } from 'node:child_process';
-import { readdirSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { draw, type FaultPlan, KINDS, type Outcome, runHosts, runJob, runRanks } from './helpers/faults.js';
+import { draw, type FaultPlan, KINDS, type Outcome, runHosts, runJob, runRanks, twoAtATime } from './helpers/faults.js';
+import { nothingLeft } from './helpers/leftovers.js';
 import { namespacesMissing } from './helpers/namespaces.js';
 import { stream } from './helpers/random.js';
 
@@ -13,23 +13,6 @@ const SEED = Number(process.env['SHARDGRAD_SEED'] ?? 1);
 const HANG_MS = 40_000;
 const DETECTION_MS = 5000;
 const limits = { timeout: COUNT * 25_000 };
-
-/** Two at a time; the first mistake is thrown with its plan. */
-async function each(plans: readonly FaultPlan[], run: (plan: FaultPlan) => Promise<void>): Promise<void> {
-  const queue = [...plans];
-  const work = async (): Promise<void> => {
-    for (let plan = queue.shift(); plan; plan = queue.shift()) {
-      try {
-        await run(plan);
-      } catch (error) {
-        queue.length = 0;
-        (error as Error).message = `${JSON.stringify(plan)}: ${(error as Error).message}`;
-        throw error;
-      }
-    }
-  };
-  await Promise.all([work(), work()]);
-}
 
 function named({ events, output }: Outcome, plan: FaultPlan): number {
   const fault = events.find((e) => e.event === 'fault');
@@ -43,18 +26,13 @@ function named({ events, output }: Outcome, plan: FaultPlan): number {
   return Math.max(...caught.map((e) => e.at - fault!.at));
 }
 
-const segments = (): string[] => readdirSync('/dev/shm').filter((name) => /^shardgrad-[0-9a-f]{12}-/.test(name));
-/** Of processes that somebody killed before. */
-const earlier = new Set(segments());
-const nothingLeft = (): Promise<void> => expect.poll(() => segments().filter((name) => !earlier.has(name)), { timeout: 5000 }).toEqual([]);
-
 describe.each(KINDS)('%s', (kind) => {
   const next = stream(SEED * 100 + KINDS.indexOf(kind));
   const plans = Array.from({ length: COUNT }, () => draw(kind, next));
 
   test('is named by every survivor', limits, async () => {
     const took: number[] = [];
-    await each(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
+    await twoAtATime(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
       const outcome = await runRanks(plan, HANG_MS);
       took.push(named(outcome, plan));
       expect(outcome.orphans).toEqual([]);
@@ -67,7 +45,7 @@ describe.each(KINDS)('%s', (kind) => {
   });
 
   test('ends the job of a launcher', limits, async () => {
-    await each(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
+    await twoAtATime(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
       const { output, ends, orphans, seconds, events } = await runJob(plan, HANG_MS);
       expect(events.some((e) => e.event === 'fault')).toBe(true);
       expect(ends[0], output).not.toBe(0);
@@ -92,7 +70,7 @@ describe('calls of two groups in another order on one rank', () => {
 
   test('are named on every rank', limits, async () => {
     const took: number[] = [];
-    await each(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
+    await twoAtATime(plans.slice(0, Math.ceil(COUNT / 2)), async (plan) => {
       const { events, output, ends, orphans } = await runRanks(plan, HANG_MS);
       const fault = events.find((e) => e.event === 'fault');
       const caught = events.filter((e) => e.event === 'caught');
@@ -116,7 +94,7 @@ describe('calls of two groups in another order on one rank', () => {
   });
 
   test('end the job of a launcher', limits, async () => {
-    await each(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
+    await twoAtATime(plans.slice(Math.ceil(COUNT / 2)), async (plan) => {
       const { output, ends, orphans, seconds } = await runJob(plan, HANG_MS);
       expect(ends[0], output).not.toBe(0);
       expect(output).toMatch(/rank \d failed first: exit code 3/);
@@ -157,7 +135,7 @@ describe.skipIf(!namespaces)('a full /dev/shm (needs the right to make a mount n
       transport: 'shm' as const,
       delay: Math.round(2 ** (5 + (8 * i) / Math.max(1, COUNT - 1))),
     }));
-    await each(plans, async (plan) => {
+    await twoAtATime(plans, async (plan) => {
       const mount = `mount -t tmpfs -o size=${plan.delay}k tmpfs /dev/shm && exec "$@"`;
       const { output, ends, orphans } = await runJob(plan, HANG_MS, ['unshare', '-m', 'sh', '-c', mount, 'sh']);
       expect(orphans).toEqual([]);
@@ -174,7 +152,7 @@ describe.skipIf(namespacesMissing !== null)(`a cut link${namespacesMissing === n
   test('is noticed on both sides', limits, async () => {
     const next = stream(SEED + 1000);
     const plans = Array.from({ length: COUNT }, (): FaultPlan => ({ ...draw('cut', next), ranks: 2, rank: Math.floor(2 * next()), transport: 'tcp' }));
-    await each(plans, async (plan) => {
+    await twoAtATime(plans, async (plan) => {
       const { events, output, orphans } = await runHosts(plan.stage === 'checkpoint' ? { ...plan, rank: 0 } : plan, HANG_MS);
       const fault = events.find((e) => e.event === 'fault');
       const caught = events.filter((e) => e.event === 'caught');

@@ -3,7 +3,6 @@
 import { describe, expect, test, vi } from 'vitest';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
-import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { fullyShard } from '../lib/distributed/fully_shard.js';
 import { type SimulateOptions, simulate } from '../lib/distributed/simulate.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
@@ -11,11 +10,10 @@ import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import * as sg from '../lib/index.js';
 import { block, native } from '../lib/native.js';
 import { expectAllClose } from './helpers/metric.js';
+import { type Values, whole } from './helpers/whole.js';
 
 const { nn, optim } = sg;
-type Values = Record<string, ArrayLike<number>>;
 const [BATCH, TIME, VOCAB] = [4, 12, 13];
-const read = async (t: sg.Tensor): Promise<Float64Array> => (await t.detach().to('float64').toTypedArray()) as Float64Array;
 
 interface Setting {
   readonly dtype?: sg.DType;
@@ -83,15 +81,6 @@ async function train(device: string, setting: Setting, mesh: DeviceMesh | null):
     }
     return found;
   });
-}
-
-async function whole(gpt: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor): Promise<Values> {
-  const found: Values = {};
-  for (const [name, p] of gpt.namedParameters()) {
-    const layout = layoutOf(p);
-    found[name] = await read(layout ? fullTensor(setLayout(of(p).detach().clone(), layout)) : of(p));
-  }
-  return found;
 }
 
 async function parallel(sizes: MeshSizes, setting: Setting, options?: SimulateOptions): Promise<Values[][]> {

@@ -2,7 +2,6 @@
 // that has a piece finds the length of the whole.
 import { describe, expect, test } from 'vitest';
 import { type DeviceMesh, initDeviceMesh } from '../lib/distributed/device_mesh.js';
-import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { ColumnParallelLinear } from '../lib/distributed/tensor_parallel/column_linear.js';
 import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
@@ -11,11 +10,10 @@ import { gatherFromSequence, reduceScatterToSequence, scatterToSequence } from '
 import { withSequenceLength } from '../lib/distributed/tensor_parallel/sequence_length.js';
 import * as sg from '../lib/index.js';
 import { expectAllClose } from './helpers/metric.js';
+import { type Values, whole } from './helpers/whole.js';
 
 const { nn, optim } = sg;
-type Values = Record<string, ArrayLike<number>>;
 const VOCAB = 13;
-const read = async (t: sg.Tensor): Promise<Float64Array> => (await t.detach().to('float64').toTypedArray()) as Float64Array;
 const numbers = (shape: readonly number[], device: string, seed = 1): sg.Tensor =>
   sg.fromTypedArray(
     Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.round(8 * Math.sin((i + 1) * seed * 1.3))),
@@ -89,15 +87,6 @@ async function train(device: string, mesh: DeviceMesh | null, { dropout, ...sett
     }
     return found;
   });
-}
-
-async function whole(gpt: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor): Promise<Values> {
-  const found: Values = {};
-  for (const [name, p] of gpt.namedParameters()) {
-    const layout = layoutOf(p);
-    found[name] = await read(layout ? fullTensor(setLayout(of(p).detach().clone(), layout)) : of(p));
-  }
-  return found;
 }
 
 describe.each([2, 3, 4])('nn.GPT on %i ranks', (tp) => {

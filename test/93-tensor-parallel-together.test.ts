@@ -8,7 +8,6 @@ import { loadCheckpoint } from '../lib/distributed/checkpoint/load.js';
 import { saveCheckpoint } from '../lib/distributed/checkpoint/save.js';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
-import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
 import { fullyShard } from '../lib/distributed/fully_shard.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { gateUpBlocks, qkvBlocks } from '../lib/distributed/tensor_parallel/column_linear.js';
@@ -16,11 +15,10 @@ import { gptPlan } from '../lib/distributed/tensor_parallel/gpt_plan.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import * as sg from '../lib/index.js';
 import { expectAllClose } from './helpers/metric.js';
+import { type Values, whole } from './helpers/whole.js';
 
 const { nn, optim } = sg;
-type Values = Record<string, ArrayLike<number>>;
 const [BATCH, TIME, DIM, HEADS, KEYS, HEAD, HIDDEN] = [4, 8, 8, 4, 2, 3, 10] as const;
-const read = async (t: sg.Tensor): Promise<Float64Array> => (await t.detach().to('float64').toTypedArray()) as Float64Array;
 
 /** A block of a Llama, as far as matters here. */
 class Block extends nn.Module {
@@ -121,15 +119,6 @@ async function train(device: string, mesh: DeviceMesh | null, { sequenceParallel
     opt.zeroGrad();
   }
   return [...found, await whole(model, (p) => p)];
-}
-
-async function whole(model: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor | null): Promise<Values> {
-  const found: Values = {};
-  for (const [name, p] of model.namedParameters()) {
-    const [value, layout] = [of(p), layoutOf(p)];
-    if (value) found[name] = await read(layout ? fullTensor(setLayout(value.detach().clone(), layout)) : value);
-  }
-  return found;
 }
 
 const everyMesh: [MeshSizes, boolean][] = [

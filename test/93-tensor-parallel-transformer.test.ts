@@ -3,18 +3,17 @@
 import { describe, expect, test } from 'vitest';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshSizes } from '../lib/distributed/device_mesh.js';
-import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { layoutOf } from '../lib/distributed/distribute.js';
 import { fullyShard } from '../lib/distributed/fully_shard.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import { parallelize } from '../lib/distributed/tensor_parallel/parallelize.js';
 import { transformerPlan } from '../lib/distributed/tensor_parallel/transformer_plan.js';
 import * as sg from '../lib/index.js';
 import { expectAllClose } from './helpers/metric.js';
+import { type Values, whole } from './helpers/whole.js';
 
 const { nn, optim } = sg;
-type Values = Record<string, ArrayLike<number>>;
 const [BATCH, TIME, VOCAB] = [4, 7, 11];
-const read = async (t: sg.Tensor): Promise<Float64Array> => (await t.detach().to('float64').toTypedArray()) as Float64Array;
 const numbers = (shape: readonly number[], device: string, seed = 1): sg.Tensor =>
   sg.fromTypedArray(
     Float64Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => Math.sin((i + 1) * seed * 1.3)),
@@ -113,15 +112,6 @@ async function train(device: string, mesh: DeviceMesh | null, setting: Setting):
     }
     return [...found, await whole(model, (p) => p)];
   });
-}
-
-async function whole(model: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor | null): Promise<Values> {
-  const found: Values = {};
-  for (const [name, p] of model.namedParameters()) {
-    const [value, layout] = [of(p), layoutOf(p)];
-    if (value) found[name] = await read(layout ? fullTensor(setLayout(value.detach().clone(), layout)) : value);
-  }
-  return found;
 }
 
 const settings: Setting[] = [

@@ -10,6 +10,7 @@ import { distributeTensor } from '../lib/distributed/distribute.js';
 import { Shard } from '../lib/distributed/placement.js';
 import { simulate } from '../lib/distributed/simulate.js';
 import * as sg from '../lib/index.js';
+import { runCommand, type Said } from './helpers/command.js';
 
 const { io, nn, optim } = sg;
 let root: string;
@@ -21,22 +22,9 @@ afterEach(async () => {
   await rm(root, { recursive: true, force: true });
 });
 
-async function run(...args: string[]): Promise<{ code: number; out: string; err: string }> {
-  const said = { out: '', err: '' };
-  for (const [stream, name] of [
-    [process.stdout, 'out'],
-    [process.stderr, 'err'],
-  ] as const) {
-    vi.spyOn(stream, 'write').mockImplementation((text) => {
-      said[name] += text;
-      return true;
-    });
-  }
-  try {
-    return { code: await checkpoint(args), ...said, out: said.out.replaceAll(root, 'ROOT'), err: said.err.replaceAll(root, 'ROOT') };
-  } finally {
-    vi.restoreAllMocks();
-  }
+async function run(...args: string[]): Promise<Said> {
+  const { code, out, err } = await runCommand(checkpoint, args);
+  return { code, out: out.replaceAll(root, 'ROOT'), err: err.replaceAll(root, 'ROOT') };
 }
 
 test('of one process', async () => {

@@ -1,11 +1,11 @@
 // A job of four processes, tensor parallelism by sharded data parallelism, whose ranks are killed while they save and while they load: it starts
 // again, and the losses of every start and the last parameters are those of an undisturbed run, to the bit. SHARDGRAD_FAULTS says how many
 // jobs (1 unless given; `npm run soak` takes 10), SHARDGRAD_SEED which ranks die at which moments.
-import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
 import { scratchFolder } from './helpers/files.js';
 import { type Ended, Launched, root } from './helpers/launch.js';
+import { nothingLeft } from './helpers/leftovers.js';
 import { stream } from './helpers/random.js';
 
 const COUNT = Math.ceil(Number(process.env['SHARDGRAD_FAULTS'] ?? 4) / 4);
@@ -41,9 +41,6 @@ const lines = (out: string, what: RegExp): Map<string, string> => new Map([...ou
 const losses = (out: string): Map<string, string> => lines(out, /step (\d+) loss (\S+)/g);
 const parameters = (out: string): Map<string, string> => lines(out, /parameter (\S+) (\S+)/g);
 
-const segments = (): string[] => readdirSync('/dev/shm').filter((name) => /^shardgrad-[0-9a-f]{12}-/.test(name));
-const earlier = new Set(segments());
-
 test(`${COUNT} jobs on four ranks that are killed while saving, while loading, and again`, { timeout: 60_000 + COUNT * 60_000 }, async () => {
   const calm = await run(join(dir, 'calm'), []);
   expect([calm.code, calm.err.replace(/^shardgrad run: .*\n/gm, '')]).toEqual([0, '']);
@@ -69,5 +66,5 @@ test(`${COUNT} jobs on four ranks that are killed while saving, while loading, a
     expect([4, 6], story).toContain(resumed.at(-1));
     expect(parameters(out)).toEqual(parameters(calm.out));
   }
-  await expect.poll(() => segments().filter((name) => !earlier.has(name)), { timeout: 5000 }).toEqual([]);
+  await nothingLeft();
 });

@@ -4,7 +4,7 @@ import { describe, expect, test } from 'vitest';
 import { combine, type Feature, features, type Pair, refusal, testedPairs } from '../lib/distributed/combinations.js';
 import { DistributedDataParallel } from '../lib/distributed/ddp.js';
 import { type DeviceMesh, initDeviceMesh, type MeshAxis, type MeshSizes } from '../lib/distributed/device_mesh.js';
-import { fullTensor, layoutOf, setLayout } from '../lib/distributed/distribute.js';
+import { setLayout } from '../lib/distributed/distribute.js';
 import { fullyShard, setRequiresGradientSync } from '../lib/distributed/fully_shard.js';
 import type { CommunicationHook } from '../lib/distributed/hooks/hook.js';
 import { Layout } from '../lib/distributed/layout.js';
@@ -17,10 +17,10 @@ import type { ParallelPlan } from '../lib/distributed/tensor_parallel/plan.js';
 import { ZeroRedundancyOptimizer } from '../lib/distributed/zero_redundancy_optimizer.js';
 import * as sg from '../lib/index.js';
 import { expectAllClose } from './helpers/metric.js';
+import { read, type Values, whole } from './helpers/whole.js';
 
 const { nn, optim } = sg;
 type Has = (feature: Feature) => boolean;
-type Values = Record<string, ArrayLike<number>>;
 const [BATCH, TIME, DIM, HIDDEN, STEPS] = [8, 4, 8, 6, 3];
 const DATA = ['dpReplicate', 'dpShard'] as const;
 
@@ -136,18 +136,6 @@ const plainHook: CommunicationHook = {
     yield ensemble.allReduce(buffer, { op: { premulSum: 1 / divisor }, label });
   },
 };
-
-async function read(t: sg.Tensor): Promise<Float64Array> {
-  return (await t.detach().to('float64').toTypedArray()) as Float64Array;
-}
-async function whole(model: sg.nn.Module, of: (p: sg.Tensor) => sg.Tensor | null): Promise<Values> {
-  const found: Values = {};
-  for (const [name, p] of model.namedParameters()) {
-    const [value, layout] = [of(p), layoutOf(p)];
-    if (value) found[name] = await read(sg.noGrad(() => (layout ? fullTensor(setLayout(value.detach().clone(), layout)) : value)));
-  }
-  return found;
-}
 
 interface Run {
   /** Of every step that all ranks took. */

@@ -10,6 +10,7 @@ import { makeSchedule, SCHEDULE_NAMES } from '../lib/distributed/pipeline/make_s
 import { readSchedule, Schedule } from '../lib/distributed/pipeline/schedule.js';
 import { simulateSchedule } from '../lib/distributed/pipeline/simulate_schedule.js';
 import { scheduleSvg } from '../lib/distributed/pipeline/svg.js';
+import { runCommand, type Said } from './helpers/command.js';
 
 let root: string;
 beforeEach(async () => {
@@ -20,23 +21,7 @@ afterEach(async () => {
   await rm(root, { recursive: true, force: true });
 });
 
-async function show(line: string): Promise<{ code: number; out: string; err: string }> {
-  const said = { out: '', err: '' };
-  for (const [stream, name] of [
-    [process.stdout, 'out'],
-    [process.stderr, 'err'],
-  ] as const) {
-    vi.spyOn(stream, 'write').mockImplementation((text) => {
-      said[name] += text;
-      return true;
-    });
-  }
-  try {
-    return { code: await schedule(['show', ...line.split(' ').filter((word) => word !== '')]), ...said };
-  } finally {
-    vi.restoreAllMocks();
-  }
-}
+const show = (line: string): Promise<Said> => runCommand(schedule, ['show', ...line.split(' ').filter((word) => word !== '')]);
 
 test('the grid, the bubble and what ranks keep', async () => {
   vi.stubEnv('NO_COLOR', '1');

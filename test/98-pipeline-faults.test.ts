@@ -1,8 +1,8 @@
 // Ranks of a pipeline that are killed, stopped or throw in every kind of action: the others name the rank and what they wait for within 5 seconds,
 // and nothing is left behind. SHARDGRAD_FAULTS says how many (10; `npm run soak` takes 40, which is all), SHARDGRAD_SEED where.
-import { readdirSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { type JobPlan, type Outcome, runJob, runRanks } from './helpers/faults.js';
+import { type JobPlan, type Outcome, runJob, runRanks, twoAtATime } from './helpers/faults.js';
+import { nothingLeft } from './helpers/leftovers.js';
 import { stream } from './helpers/random.js';
 
 const ALL = Number(process.env['SHARDGRAD_FAULTS'] ?? 10) > 10;
@@ -41,23 +41,6 @@ const plans = ALL
   ? KINDS.flatMap((kind) => ACTIONS.flatMap((what) => (['shm', 'tcp'] as const).map((transport) => planOf(kind, what, transport))))
   : ACTIONS.map((what, i) => planOf(i === 3 || i === 9 ? 'stop' : KINDS[i % 2]!, what, i % 3 === 0 ? 'tcp' : 'shm'));
 
-/** Two at a time; the first mistake is thrown with its plan. */
-async function each(given: readonly PipelinePlan[], run: (plan: PipelinePlan) => Promise<void>): Promise<void> {
-  const queue = [...given];
-  const work = async (): Promise<void> => {
-    for (let plan = queue.shift(); plan; plan = queue.shift()) {
-      try {
-        await run(plan);
-      } catch (error) {
-        queue.length = 0;
-        (error as Error).message = `${JSON.stringify(plan)}: ${(error as Error).message}`;
-        throw error;
-      }
-    }
-  };
-  await Promise.all([work(), work()]);
-}
-
 function expectNamed({ events, output, ends, orphans }: Outcome, plan: PipelinePlan): void {
   const fault = events.find((e) => e.event === 'fault');
   expect(fault, output).toBeDefined();
@@ -94,10 +77,6 @@ function expectNamed({ events, output, ends, orphans }: Outcome, plan: PipelineP
   expect(orphans).toEqual([]);
 }
 
-const segments = (): string[] => readdirSync('/dev/shm').filter((name) => /^shardgrad-[0-9a-f]{12}-/.test(name));
-const earlier = new Set(segments());
-const nothingLeft = (): Promise<void> => expect.poll(() => segments().filter((name) => !earlier.has(name)), { timeout: 5000 }).toEqual([]);
-
 describe('a fault in an action', () => {
   test(
     `is named by every other rank (${plans
@@ -106,14 +85,14 @@ describe('a fault in an action', () => {
       .join(', ')}${ALL ? ' and so on' : ''})`,
     limits,
     async () => {
-      await each(plans, async (plan) => expectNamed(await runRanks(plan, HANG_MS), plan));
+      await twoAtATime(plans, async (plan) => expectNamed(await runRanks(plan, HANG_MS), plan));
       await nothingLeft();
     },
   );
 
   test('ends the job of a launcher', limits, async () => {
     const some = ALL ? plans : plans.filter((_, i) => i === 0 || i === 5);
-    await each(some, async (plan) => {
+    await twoAtATime(some, async (plan) => {
       const { output, ends, orphans, seconds, events } = await runJob(plan, HANG_MS);
       expect(
         events.some((e) => e.event === 'fault'),

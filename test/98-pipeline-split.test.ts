@@ -93,7 +93,7 @@ describe('measured', () => {
   test('all ranks of a group get the same numbers, and cut alike', async () => {
     const found = await simulate(2, async ({ world, device }) => {
       const mesh = await initDeviceMesh({ pp: 2 }, { group: world });
-      const model = slow([1, 1, 20, 1], 'meta');
+      const model = slow([60, 20, 20, 20], 'meta'); // far from any other cut's cost: another test that runs may delay a layer
       const inputs = sg.randn([8, 4], { device });
       const split = await measureLayers(model, { inputs }, { runs: 3, group: world });
       const pipeline = materialize(new Pipeline(model, { mesh, split, microBatches: 2, loss: (y) => y.square().mean() }));
@@ -101,7 +101,7 @@ describe('measured', () => {
       return { split, names: [...pipeline.namedParameters()].map(([name]) => name) };
     });
     expect(found[0]!.split).toEqual(found[1]!.split);
-    expect(found.map((f) => f.names.length)).toEqual([4, 4]);
+    expect(found.map((f) => f.names.length)).toEqual([2, 6]);
   });
 
   test('mistakes', async () => {

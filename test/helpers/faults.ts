@@ -196,3 +196,20 @@ export async function runJob(plan: JobPlan, timeoutMs: number, before: readonly 
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+/** Runs plans, two at a time; the first mistake is thrown with its plan. */
+export async function twoAtATime<P>(plans: readonly P[], run: (plan: P) => Promise<void>): Promise<void> {
+  const queue = [...plans];
+  const work = async (): Promise<void> => {
+    for (let plan = queue.shift(); plan; plan = queue.shift()) {
+      try {
+        await run(plan);
+      } catch (error) {
+        queue.length = 0;
+        (error as Error).message = `${JSON.stringify(plan)}: ${(error as Error).message}`;
+        throw error;
+      }
+    }
+  };
+  await Promise.all([work(), work()]);
+}
