@@ -1,0 +1,5 @@
+// The default theme without its web font.
+import Theme from 'vitepress/theme-without-fonts';
+import './style.css';
+
+export default Theme;
