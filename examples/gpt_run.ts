@@ -63,12 +63,15 @@ export function listen(seconds: number): { heard(): number[]; reason(all: readon
   const reasons = ['interrupted', 'terminated', 'time is up'];
   const heard = [0, 0, 0];
   const deadline = seconds > 0 ? Date.now() + 1000 * seconds : Number.POSITIVE_INFINITY;
-  process.once('SIGINT', () => {
-    heard[0] = 1;
-  });
-  process.once('SIGTERM', () => {
-    heard[1] = 1;
-  });
+  let since = Number.POSITIVE_INFINITY;
+  for (const [i, signal] of (['SIGINT', 'SIGTERM'] as const).entries()) {
+    process.on(signal, () => {
+      // Slurm and the launcher may both signal a rank: that is no second Ctrl-C
+      if (Date.now() - since > 1000) process.exit(130 + 13 * i);
+      since = Math.min(since, Date.now());
+      heard[i] = 1;
+    });
+  }
   return {
     heard: () => [heard[0]!, heard[1]!, Date.now() > deadline ? 1 : 0],
     reason: (all) => reasons.find((_, i) => all[i]! > 0),

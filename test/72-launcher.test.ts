@@ -125,6 +125,34 @@ group('one host', { timeout: 20_000 }, () => {
     expect((await finish(job)).code).toBe(130);
   });
 
+  test('a signal that comes twice at once counts once; one that comes later ends the waiting', async () => {
+    for (const [pause, code] of [
+      [300, 0],
+      [1300, 143],
+    ] as const) {
+      const job = launch(['run', rankScript, 'thorough']);
+      await job.said('waiting');
+      job.child.kill('SIGTERM');
+      await new Promise((resolve) => setTimeout(resolve, pause));
+      job.child.kill('SIGTERM');
+      const ended = await finish(job);
+      expect(ended.out.includes('saved')).toBe(code === 0);
+      expect(ended.code).toBe(code);
+    }
+  });
+
+  test('a launcher that is killed leaves no rank behind, also when others were told to end before', async () => {
+    const job = launch(['run', '--nproc-per-node', '2', rankScript, 'deaf']);
+    await job.said('waiting', 2);
+    // Slurm tells every process
+    const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(job.child.pid)], { encoding: 'utf8' }).stdout.trim().split('\n');
+    expect(children).toHaveLength(3);
+    for (const pid of children) process.kill(Number(pid), 'SIGTERM');
+    job.child.kill('SIGKILL');
+    await job.ended;
+    await job.gone();
+  });
+
   test('a launcher that is killed leaves no rank behind', async () => {
     const job = launch(['run', '--nproc-per-node', '2', rankScript, 'wait']);
     await job.said('waiting', 2);

@@ -3,6 +3,7 @@
 import { DistributedError } from '../errors.js';
 import type { Environment, RankLaunch } from './environment.js';
 import { checkToken } from './handshake.js';
+import { ownAddress } from './own_address.js';
 import { Store } from './store.js';
 import { StoreServer } from './store_server.js';
 
@@ -49,11 +50,14 @@ export async function neverCame(store: Store, rank: number): Promise<void> {
   if (swapped && rank === 0) await store.set(`${PLACES}/all`, '[null]');
 }
 
-async function serve({ masterAddr, storePorts }: RankLaunch, token: string): Promise<StoreServer> {
+async function serve({ masterAddr, storePorts, nnodes }: RankLaunch, token: string): Promise<StoreServer> {
   const faults: string[] = [];
+  const { own } = await ownAddress(masterAddr, nnodes > 1).catch((error: Error) => {
+    throw new DistributedError(`rank 0 cannot run the store of the job: ${error.message}`);
+  });
   for (const port of storePorts) {
     try {
-      return await StoreServer.listen({ token, host: masterAddr, port });
+      return await StoreServer.listen({ token, host: own ?? masterAddr, port });
     } catch (error) {
       faults.push((error as Error).message);
     }

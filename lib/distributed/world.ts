@@ -6,6 +6,7 @@ import { DistributedError, describe } from '../errors.js';
 import type { RankLaunch } from './environment.js';
 import { hostIdentity } from './host_identity.js';
 import { type Address, Mesh } from './mesh.js';
+import { interfaceTo, isLoopback } from './own_address.js';
 import type { ProcessGroup } from './process_group.js';
 import { PLACES } from './rendezvous.js';
 import { segmentName } from './segment_name.js';
@@ -31,6 +32,8 @@ export interface World {
 
 interface Place {
   readonly host: string;
+  /** Of the interface that leads to the store. */
+  readonly address: string;
   readonly transport: TransportName | null;
 }
 
@@ -42,7 +45,8 @@ interface Place {
 export async function joinWorld(launch: RankLaunch, store: Store, token: string, options: WorldOptions & ReachOptions): Promise<World> {
   const { rank, size, timeoutMs } = options;
   const asked = transportAsked(options.transport);
-  const places = (await everybodys<Place | null>(store, PLACES, rank, size, { host: hostIdentity(), transport: asked }, timeoutMs)).map((place, r) => {
+  const me: Place = { host: hostIdentity(), address: store.localAddress, transport: asked };
+  const places = (await everybodys<Place | null>(store, PLACES, rank, size, me, timeoutMs)).map((place, r) => {
     if (place === null) throw new DistributedError(`dist.init: rank ${r} has ended and never joined the job`);
     return place;
   });
@@ -56,7 +60,7 @@ export async function joinWorld(launch: RankLaunch, store: Store, token: string,
   if (asked === 'shm' && away > 0) throw new DistributedError(`dist.init: transport shm is for ranks of one host, and ranks 0 and ${away} do not share memory`);
   if (asked !== 'tcp' && away < 0) return { group: await joinShared(store, options), close: async () => {} };
 
-  const host = options.localAddr ?? (process.env['SHARDGRAD_LOCAL_ADDR'] || store.localAddress);
+  const host = options.localAddr ?? (process.env['SHARDGRAD_LOCAL_ADDR'] || (await addressFor(me, places)));
   // those of an earlier start of the job, and of another job with the same token, prove something else
   const secret = createHmac('sha256', token).update(`shardgrad mesh ${launch.runId} ${launch.restartCount}`).digest('hex');
   const mesh = await Mesh.listen({ rank, token: secret, host });
@@ -76,6 +80,12 @@ export async function joinWorld(launch: RankLaunch, store: Store, token: string,
     await mesh.close();
     throw error;
   }
+}
+
+/** The address at which this rank listens: where the store is on this host, that of the interface that leads to another one. */
+async function addressFor(me: Place, places: readonly Place[]): Promise<string> {
+  const other = places.find(({ host, address }) => host !== me.host && !isLoopback(address));
+  return isLoopback(me.address) && other ? await interfaceTo(other.address) : me.address;
 }
 
 /**
@@ -122,8 +132,4 @@ function transportAsked(given: unknown): TransportName | null {
 
 function show(transport: TransportName | null): string {
   return transport === null ? 'no transport' : `transport ${transport}`;
-}
-
-function isLoopback(host: string): boolean {
-  return host === '::1' || host.startsWith('127.');
 }

@@ -32,6 +32,16 @@ const all = {
     console.log('waiting');
     wait();
   },
+  deaf: () => {
+    process.on('SIGTERM', () => {});
+    console.log('waiting');
+    wait();
+  },
+  thorough: () => {
+    process.on('SIGTERM', () => setTimeout(() => process.exit(console.log('saved')), 2500));
+    console.log('waiting');
+    wait();
+  },
   wait: () => {
     // a process of its own, which must not outlive the rank
     spawn('sleep', ['1000']);

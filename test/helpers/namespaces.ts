@@ -1,6 +1,6 @@
 // Two hosts on one machine: network namespaces with a link between them, each with a /dev/shm and a folder for temporary files of its own.
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -27,7 +27,8 @@ export class TwoHosts {
   private readonly names: readonly string[];
   private readonly folder = mkdtempSync(join(tmpdir(), 'shardgrad-hosts-'));
 
-  constructor() {
+  /** @param etcHosts for each host, in place of its /etc/hosts: the names that it knows */
+  constructor(private readonly etcHosts: readonly string[] = []) {
     const tag = `${process.pid}n${made++}`;
     this.names = [`sga${tag}`, `sgb${tag}`];
     const [a, b] = this.names as [string, string];
@@ -44,7 +45,13 @@ export class TwoHosts {
   on(host: number, command: readonly string[]): [string, ...string[]] {
     const own = join(this.folder, String(host));
     mkdirSync(own, { recursive: true });
-    return ['ip', 'netns', 'exec', this.names[host]!, 'sh', '-c', 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', 'sh', 'env', `TMPDIR=${own}`, ...command];
+    const mounts = ['mount -t tmpfs tmpfs /dev/shm'];
+    const names = this.etcHosts[host];
+    if (names !== undefined) {
+      writeFileSync(join(own, 'hosts'), names);
+      mounts.push(`mount --bind '${join(own, 'hosts')}' /etc/hosts`);
+    }
+    return ['ip', 'netns', 'exec', this.names[host]!, 'sh', '-c', `${mounts.join(' && ')} && exec "$@"`, 'sh', 'env', `TMPDIR=${own}`, ...command];
   }
 
   cut(): void {

@@ -47,7 +47,7 @@ export async function runJob(plan: Plan, signals: Signals, terminals: JobTermina
   try {
     const giveUp = new AbortController();
     void signals.first.then(() => giveUp.abort());
-    const connecting = Store.connect({ host: server?.host ?? plan.masterAddr, port: server?.port ?? plan.storePorts, token: plan.token, abort: giveUp.signal });
+    const connecting = Store.connect({ host: plan.storeHost, port: server?.port ?? plan.storePorts, token: plan.token, abort: giveUp.signal });
     const notice = `waiting for the launcher of node 0, on ${plan.masterAddr}:${plan.storePorts[0]}`;
     const connected = await patiently(Promise.race([connecting, signals.first]), () => say(notice));
     if (typeof connected === 'string') return codeOfSignal(connected);
@@ -214,7 +214,7 @@ class Job {
     const flights = makeFlightFolder(flightFolder(plan.runId), attempt);
     this.flights = flights;
     if (flights !== null) {
-      const address = { storeHost: plan.masterAddr, storePort, token: plan.token };
+      const address = { storeHost: plan.storeHost, storePort, token: plan.token };
       writeJobAddress(flights, { runId: plan.runId, worldSize, nnodes: plan.nnodes, ...address });
     }
     // another launcher's marks do not hold for what we start
@@ -230,7 +230,7 @@ class Job {
         LOCAL_WORLD_SIZE: String(plan.count),
         GROUP_RANK: String(plan.nodeRank),
         GROUP_WORLD_SIZE: String(plan.nnodes),
-        MASTER_ADDR: plan.masterAddr,
+        MASTER_ADDR: plan.storeHost,
         MASTER_PORT: String(plan.masterPort ?? storePort),
         SHARDGRAD_STORE_PORT: String(storePort),
         [FLIGHT_FOLDER]: flights ?? '',

@@ -3,7 +3,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 
+// Slurm signals every process of a step, and this one is to stay until the launcher has gone
 const SCRIPT = `
+trap '' HUP INT TERM
 groups=
 while read -r line; do groups=$line; done
 for group in $groups; do kill -s TERM -- "-$group" 2>/dev/null; done

@@ -1,13 +1,13 @@
 // From the options and the environment to what this launcher will do: which host it is, how many ranks it starts, where the store is,
 // which token. Options win over the environment, the environment over defaults.
 import { randomBytes } from 'node:crypto';
-import { lookup } from 'node:dns/promises';
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
-import { availableParallelism, networkInterfaces } from 'node:os';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { DEFAULT_MASTER_PORT, detectNode, type Environment, type NodeLaunch, storePortsOf } from '../environment.js';
 import { parseRankCount } from '../environment_sources.js';
 import { checkToken } from '../handshake.js';
+import { ownAddress } from '../own_address.js';
 import { type RunOptions, UsageError } from './options.js';
 import { type Program, programOf } from './script.js';
 
@@ -24,6 +24,8 @@ export interface Plan {
   readonly storePorts: readonly number[];
   /** Address the store listens on; null: not on this host. */
   readonly bindAddress: string | null;
+  /** Where processes of this host find the store. */
+  readonly storeHost: string;
   readonly token: string;
   readonly runId: string;
   readonly maxRestarts: number;
@@ -36,6 +38,8 @@ export interface Plan {
 }
 
 const LOOPBACK = '127.0.0.1';
+/** All interfaces, which is no address to connect to. */
+const ANYWHERE = ['0.0.0.0', '::'];
 
 /** Throws UsageError for options that do not go together, DistributedError for an environment that does not fit. */
 export async function makePlan(options: RunOptions, env: Environment): Promise<Plan> {
@@ -53,6 +57,7 @@ export async function makePlan(options: RunOptions, env: Environment): Promise<P
   const masterAddr = options.masterAddr ?? (nnodes === 1 ? LOOPBACK : node.masterAddr);
   if (masterAddr === null) throw new UsageError('the address of the first host is not known: give --master-addr');
   const masterPort = options.masterPort ?? (nnodes === 1 ? null : (node.masterPort ?? DEFAULT_MASTER_PORT));
+  const bindAddress = nodeRank > 0 ? null : (options.localAddr ?? (await listeningAddress(masterAddr, nnodes)));
   const runId = options.rdzvId ?? node.runId ?? (nnodes === 1 ? randomBytes(4).toString('hex') : 'none');
   return {
     program: programOf(options.command),
@@ -62,7 +67,8 @@ export async function makePlan(options: RunOptions, env: Environment): Promise<P
     masterAddr,
     masterPort,
     storePorts: masterPort === null ? [0] : storePortsOf(masterPort, false),
-    bindAddress: nodeRank > 0 ? null : (options.localAddr ?? (await ownAddress(masterAddr))),
+    bindAddress,
+    storeHost: bindAddress === null || ANYWHERE.includes(bindAddress) ? masterAddr : bindAddress,
     token: tokenOf(options, env, nnodes),
     runId,
     maxRestarts: options.maxRestarts,
@@ -114,21 +120,13 @@ function logFolderOf(root: string, runId: string): string {
   return folder;
 }
 
-/** The address of an interface of this host that a name stands for. */
-async function ownAddress(host: string): Promise<string> {
-  const own = Object.values(networkInterfaces()).flatMap((addresses) => (addresses ?? []).map(({ address }) => address));
-  let found: string[];
-  try {
-    found = (await lookup(host, { all: true })).map(({ address }) => address);
-  } catch (error) {
-    throw new UsageError(`--master-addr ${host}: ${(error as Error).message}`);
-  }
-  // all of 127/8 is this host
-  const match = found.find((address) => own.includes(address) || address.startsWith('127.'));
-  if (match === undefined) {
-    throw new UsageError(
-      `--master-addr ${host} (${found.join(', ')}) is no address of this host, which is to be the first: give --local-addr, the address to listen on`,
-    );
-  }
-  return match;
+/** Where the first host listens. */
+async function listeningAddress(host: string, nnodes: number): Promise<string> {
+  const { own, found } = await ownAddress(host, nnodes > 1).catch((error: Error) => {
+    throw new UsageError(`--master-addr ${host}: ${error.message}`);
+  });
+  if (own !== null) return own;
+  throw new UsageError(
+    `--master-addr ${host} (${found.join(', ')}) is no address of this host, which is to be the first: give --local-addr, the address to listen on`,
+  );
 }

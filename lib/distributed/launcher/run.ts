@@ -6,6 +6,8 @@ import { LiveLine, Terminal } from './output.js';
 import { makePlan } from './plan.js';
 
 const FORWARDED = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+/** One signal may come twice, from Slurm and by way of npx for example; one after this time is somebody who insists. */
+const ECHO_MS = 1000;
 
 /**
  * Runs the command.
@@ -35,7 +37,14 @@ function listen(): Signals {
   const settle: ((signal: NodeJS.Signals) => void)[] = [];
   const first = new Promise<NodeJS.Signals>((resolve) => settle.push(resolve));
   const second = new Promise<NodeJS.Signals>((resolve) => settle.push(resolve));
-  for (const name of FORWARDED) process.on(name, () => settle.shift()?.(name));
+  let echoesUntil = 0;
+  for (const name of FORWARDED) {
+    process.on(name, () => {
+      if (Date.now() < echoesUntil) return;
+      echoesUntil = Date.now() + ECHO_MS;
+      settle.shift()?.(name);
+    });
+  }
   return { first, second };
 }
 
