@@ -145,7 +145,9 @@ group('one host', { timeout: 20_000 }, () => {
     const job = launch(['run', '--nproc-per-node', '2', rankScript, 'deaf']);
     await job.said('waiting', 2);
     // Slurm tells every process
-    const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(job.child.pid)], { encoding: 'utf8' }).stdout.trim().split('\n');
+    const children = spawnSync('ps', ['-o', 'pid=', '--ppid', String(job.child.pid)], { encoding: 'utf8' })
+      .stdout.trim()
+      .split('\n');
     expect(children).toHaveLength(3);
     for (const pid of children) process.kill(Number(pid), 'SIGTERM');
     job.child.kill('SIGKILL');
