@@ -18,7 +18,21 @@ export * as data from './data/index.js';
 export { Device, type DeviceLike, device, getNumThreads, setNumThreads, synchronize, synchronizeSync } from './device.js';
 export type { DType, TypedArray } from './dtype.js';
 export { isFloating, promoteTypes, resultType } from './dtype.js';
-export * from './errors.js';
+export {
+  AutogradError,
+  CheckpointError,
+  DataError,
+  DeviceError,
+  DisposedError,
+  DistributedError,
+  DTypeError,
+  InternalError,
+  LossScaleError,
+  OutOfMemoryError,
+  ShapeError,
+  ShardgradError,
+  ValueError,
+} from './errors.js';
 export * as graph from './graph.js';
 export * as io from './io/index.js';
 export { checkLeaks, collectGarbage, emptyCache, keep, type Leak, liveBytes, type MemoryStats, memory, resetPeakMemory, scope } from './memory.js';

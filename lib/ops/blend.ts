@@ -4,7 +4,7 @@ import { describe, ValueError } from '../errors.js';
 import type { Operand, Tensor } from '../tensor.js';
 import { checkOperand, checkTensor } from './arguments.js';
 import { pointwiseInto } from './door.js';
-import { apply } from './pointwise.js';
+import { apply } from './pointwise_table.js';
 
 /** Gaussian error linear unit (Hendrycks & Gimpel, 2016): exact by erf, or the tanh form of GPT-2. */
 export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {}): Tensor {
@@ -12,18 +12,20 @@ export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {})
   if (approximate !== 'none' && approximate !== 'tanh') throw new ValueError(`gelu: approximate must be none or tanh, got ${describe(approximate)}`);
   return apply(approximate === 'tanh' ? 'geluTanh' : 'gelu', x);
 }
+/** x, or `negativeSlope`·x below 0 (Maas et al., 2013). */
 export function leakyRelu(x: Tensor, negativeSlope = 0.01): Tensor {
   return apply('leakyRelu', x, negativeSlope);
 }
+/** Exponential linear unit: x, or `alpha`·(eˣ − 1) below 0 (Clevert et al., 2015). */
 export function elu(x: Tensor, alpha = 1): Tensor {
   return apply('elu', x, alpha);
 }
-/** `a` where the condition is not zero, else `b`. The condition's dtype does not take part in promotion. */
+/** `a` where the condition is not zero, else `b`; all three are broadcast. The condition's dtype does not take part in promotion. */
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   checkTensor(condition, 'where');
   return apply('where', condition, a, b);
 }
-/** x limited to [min, max]; either may be absent. */
+/** x limited to [min, max]; either may be absent (not both: ValueError), and each may be a tensor. NaN stays NaN. */
 export function clamp(x: Tensor, min?: Operand | null, max?: Operand | null): Tensor {
   const [op, operands] = limits('clamp', x, min, max);
   return apply(op, ...operands);
@@ -43,18 +45,19 @@ function limits(where: string, x: Tensor, min?: Operand | null, max?: Operand | 
   if (one) return [given[0] === min ? 'maximum' : 'minimum', [x, given[0]!]];
   return ['clamp', [x, min ?? Number.NEGATIVE_INFINITY, max ?? Number.POSITIVE_INFINITY]];
 }
-/** `value` where the mask is true, else x. */
+/** `value` where the mask is true, else x. The mask broadcasts to x's shape. */
 export function maskedFill(x: Tensor, mask: Tensor, value: Operand): Tensor {
   checkTensor(x, 'maskedFill');
   return apply('where', mask, value, x);
 }
+/** In place: `value` where the mask is true. */
 export function maskedFill_(x: Tensor, mask: Tensor, value: Operand): Tensor {
   checkTensor(x, 'maskedFill_');
   checkTensor(mask, 'maskedFill_');
   checkOperand('maskedFill_', value, 'the value');
   return pointwiseInto('where', 'same', x, [mask, value, x]);
 }
-/** a + weight·(b − a). */
+/** a + weight·(b − a): linear interpolation. */
 export function lerp(a: Tensor, b: Operand, weight: Operand): Tensor {
   return apply('lerp', a, b, weight);
 }

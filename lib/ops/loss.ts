@@ -8,7 +8,8 @@ import { autocasts } from './autocast.js';
 import { where } from './blend.js';
 import { checkReduction, type Reduction, reduceLoss } from './cross_entropy.js';
 import { deviceOf } from './door.js';
-import { abs, add, apply, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, xlogy } from './pointwise.js';
+import { abs, add, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, xlogy } from './pointwise.js';
+import { apply } from './pointwise_table.js';
 import { norm, sum } from './reduce.js';
 import { expand, reshape } from './view.js';
 

@@ -16,7 +16,6 @@ import * as softmax from './softmax.js';
 import * as sort from './sort.js';
 import * as view from './view.js';
 
-const { apply: _apply, ...elementwise } = pointwise;
 const { addInto: _addInto, ...copies } = copy;
 const { sumTo: _sumTo, variance, ...reductions } = reduce;
 const { Slice: _Slice, slice: _slice, ...indexed } = indexing;
@@ -27,7 +26,7 @@ const methods = {
   backward,
   allclose,
   equal,
-  ...elementwise,
+  ...pointwise,
   ...blend,
   ...copies,
   ...view,

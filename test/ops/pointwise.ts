@@ -3,7 +3,7 @@
 
 import type { DType } from '../../lib/index.js';
 import * as sg from '../../lib/index.js';
-import { apply } from '../../lib/ops/pointwise.js';
+import { apply } from '../../lib/ops/pointwise_table.js';
 import type { Tensor } from '../../lib/tensor.js';
 import { float, floats, type Input, mask, type Row } from '../helpers/op_table.js';
 import { erf, erfc, map, type Nd } from '../helpers/reference.js';

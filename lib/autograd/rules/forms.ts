@@ -1,7 +1,8 @@
 // The forms that most pointwise rules have, and arithmetic on operands that may be numbers.
 import { zerosLike } from '../../create.js';
 import { where } from '../../ops/blend.js';
-import { apply, eq, le, log, logicalAnd, mul, neg, type PointwiseName, sigmoid, square, sub } from '../../ops/pointwise.js';
+import { eq, le, log, logicalAnd, mul, neg, sigmoid, square, sub } from '../../ops/pointwise.js';
+import { apply, type PointwiseName } from '../../ops/pointwise_table.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 import type { Rule } from './types.js';

@@ -3,7 +3,8 @@
 // each other.
 import { where } from '../../ops/blend.js';
 import * as P from '../../ops/pointwise.js';
-import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
+import { add, div, mul, neg, square, sub } from '../../ops/pointwise.js';
+import { apply, type PointwiseName } from '../../ops/pointwise_table.js';
 import { backwardRow, byAll, byInput, byOutput, constant, logWhereUsed, operand, overSquares } from './forms.js';
 import { backwardRowRules } from './pointwise_second.js';
 import type { Rules } from './types.js';

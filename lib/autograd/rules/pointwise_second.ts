@@ -2,7 +2,8 @@
 
 import { where } from '../../ops/blend.js';
 import * as P from '../../ops/pointwise.js';
-import { add, apply, div, mul, neg, type PointwiseName, square, sub } from '../../ops/pointwise.js';
+import { add, div, mul, neg, square, sub } from '../../ops/pointwise.js';
+import { apply, type PointwiseName } from '../../ops/pointwise_table.js';
 import type { Tensor } from '../../tensor.js';
 import { type Any, byAll, logOf, type N, operand, sigmoidSlope, times } from './forms.js';
 import type { Rules } from './types.js';

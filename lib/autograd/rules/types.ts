@@ -1,6 +1,6 @@
 // The types that make a forgotten gradient rule a compile error: every op has a name, every name needs a rule.
 
-import type { PointwiseName } from '../../ops/pointwise.js';
+import type { PointwiseName } from '../../ops/pointwise_table.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
 
