@@ -150,7 +150,7 @@ exit "$worst"
 
   test('SIGTERM to every process, as before the time limit: a checkpoint, a requeue, and the next start goes on', async () => {
     const folder = project(programs);
-    const env = { ...allocation(), RANKS_PER_NODE: '1' };
+    const env: NodeJS.ProcessEnv = { ...allocation(), RANKS_PER_NODE: '1' };
     const job = run(folder, ['bash', 'slurm.sbatch', '--steps', '1000000'], env);
     await job.said('step 50 ');
     // the step's, without the batch script
