@@ -103,6 +103,11 @@ describe('documents', () => {
 
     test('types', () => expect(errors.get(name)?.join('\n') ?? '').toBe(''));
 
+    const scripts = modules.filter(({ use }) => typeof use === 'object');
+    test.runIf(scripts.length > 0)('scripts compile', () => {
+      for (const module of scripts) project.compile(module);
+    });
+
     for (const module of modules.filter(({ use }) => use === 'run')) {
       test(`runs, from line ${module.line}`, { timeout: SECONDS * 1500 }, async () => {
         const stated = statedOutput(module);
@@ -117,7 +122,6 @@ describe('documents', () => {
 
     for (const { line, text } of shell) {
       test(`commands, from line ${line}`, { timeout: SECONDS * 1500 }, async () => {
-        for (const module of modules) if (typeof module.use === 'object') project.compile(module);
         const said = await project.run(['bash', '-euo', 'pipefail', '-c', text]);
         if (said.status !== 0) throw new Error(`${name}:${line} ended with ${said.status}\n${said.out}${said.err}`);
       });
