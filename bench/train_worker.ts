@@ -1,11 +1,11 @@
-// Our side of bench/train.ts, bench/ddp.ts, bench/sharding.ts and bench/pipeline.ts: a setup line, then one answer for each round asked for. As a rank of several
-// it trains on its rows of every batch, or on its part of the model.
+// Our side of the training benches (sides.ts): an answer to the setup, then one for each round asked for. As a rank of several it trains on its
+// rows of every batch, or on its part of the model.
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as dist from '../lib/distributed/index.js';
 import * as sg from '../lib/index.js';
 import { amp, io, nn, optim } from '../lib/index.js';
-import type { Setup, Spread, Stages } from './sides.js';
+import type { Setup, Spreading, Stages } from './sides.js';
 
 const job = await dist.init();
 let trainer: { step(): Promise<number> } | null = null;
@@ -51,7 +51,7 @@ function updating(model: nn.Module): () => void {
 }
 
 /** The model over the ranks. */
-async function spread(model: nn.GPT, how: Spread, autocast: boolean): Promise<Trained> {
+async function spread(model: nn.GPT, how: Exclude<Spreading, Stages>, autocast: boolean): Promise<Trained> {
   const training = (data: Trained['data'], trained: { forward(x: sg.Tensor, y: sg.Tensor): sg.Tensor }, update: () => void): Trained => ({
     data,
     run: async (x, y) =>
@@ -86,7 +86,7 @@ async function spread(model: nn.GPT, how: Spread, autocast: boolean): Promise<Tr
 }
 
 /** A stage of it on each rank, or all of it through the same micro-batches. */
-async function staged(model: nn.GPT, { schedule, microBatches, split }: Stages): Promise<Trained> {
+async function staged(model: nn.GPT, { schedule, microBatches }: Stages): Promise<Trained> {
   const { world } = job;
   const data = { rank: 0, size: 1 };
   if (world.size === 1) {
@@ -105,7 +105,7 @@ async function staged(model: nn.GPT, { schedule, microBatches, split }: Stages):
     return { data, run };
   }
   const mesh = await dist.initDeviceMesh({ pp: world.size }, { group: world });
-  const pipeline = new dist.Pipeline(model, { mesh, schedule, microBatches, split });
+  const pipeline = new dist.Pipeline(model, { mesh, schedule, microBatches });
   const update = updating(pipeline);
   return {
     data,
@@ -121,6 +121,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const message = JSON.parse(line) as Setup | { steps: number };
   if (!('steps' in message)) {
     trainer = await prepare(message);
+    console.log('{}');
     continue;
   }
   const ms: number[] = [];

@@ -6,9 +6,10 @@
 import { parseArgs } from 'node:util';
 import * as sg from '../../lib/index.js';
 import { native } from '../../lib/native.js';
-import { type KernelCase, kernelCases, ours } from './cases.js';
-import { torchChild } from './child.js';
-import { machineName, median, Report } from './results.js';
+import { torchChild } from '../child.js';
+import { type KernelCase, kernelCases, ours, SCALES } from '../kernel_cases.js';
+import { median } from '../rows.js';
+import { machineName, Report } from './results.js';
 
 const { values: args } = parseArgs({
   options: {
@@ -61,7 +62,7 @@ interface Row {
 
 const report = new Report();
 const machine = machineName(device);
-const torch = torchChild(args.python, 'kernels.py', args.device, 120_000);
+const torch = torchChild(args.python, 'pytorch/kernels.py', args.device, 120_000);
 let torchName: string | null = null;
 try {
   torchName = (await torch.ask<{ name: string }>({ hello: true })).name;
@@ -76,7 +77,7 @@ const rows: Row[] = [];
 const failures: string[] = [];
 const left: string[] = [];
 const ceiling = { bytes: 0, flops: 0 };
-for (const c of kernelCases(args.tiny)) {
+for (const c of kernelCases(args.tiny ? SCALES.tiny : SCALES.gpu, 'bfloat16')) {
   const isCeiling = c.kind === 'copy' || c.name.startsWith('product');
   if (args.only && !c.name.includes(args.only) && !isCeiling) continue;
   if (performance.now() > deadline) {

@@ -39,5 +39,3 @@ export class Report {
     return path;
   }
 }
-
-export const median = (xs: readonly number[]): number => xs.toSorted((a, b) => a - b)[xs.length >> 1]!;

@@ -11,8 +11,9 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as sg from '../../lib/index.js';
 import { io, nn } from '../../lib/index.js';
-import { Child, torchChild } from './child.js';
-import { machineName, median, peakOnPaper, Report } from './results.js';
+import { Child, torchChild } from '../child.js';
+import { median } from '../rows.js';
+import { machineName, peakOnPaper, Report } from './results.js';
 import { mobyDickTokens } from './tokens.js';
 import type { Mode, Round, RoundAnswer, Setup } from './train_sides.js';
 
@@ -89,7 +90,7 @@ async function start(): Promise<{ sides: Side[]; parameters: number }> {
     if (mode === 'graph' && device.type !== 'cuda') continue;
     const limit = 240_000; // compiling is part of a first round
     const child = isTorch(label)
-      ? torchChild(args.python, 'train.py', args.device, limit)
+      ? torchChild(args.python, 'gpu/pytorch/train.py', args.device, limit)
       : new Child(label, process.execPath, [fileURLToPath(new URL('./train_worker.js', import.meta.url))], limit);
     try {
       const setup: Setup = { model, weights, tokens, mode, device: args.device };

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as sg from '../../lib/index.js';
 import { graph, io, nn, optim, type Tensor } from '../../lib/index.js';
-import { median } from './results.js';
+import { median } from '../rows.js';
 import type { Round, RoundAnswer, Setup } from './train_sides.js';
 
 class Trainer {

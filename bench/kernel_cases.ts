@@ -1,8 +1,8 @@
-// The kernels that bench/gpu/kernels.ts measures: what each works on, what it must at least move or compute, and our side of it. The other
-// side is the function of the same kind in pytorch/kernels.py, which is told the same numbers.
-import type { DType, Tensor } from '../../lib/index.js';
-import * as sg from '../../lib/index.js';
-import { optim } from '../../lib/index.js';
+// The kernels that are measured, on a CPU (kernels.ts) and on a GPU (gpu/kernels.ts): what each works on, what it must at least move or
+// compute, and our side of it. The other side is the function of the same kind in pytorch/kernels.py, which is told the same numbers.
+import type { DType, Tensor } from '../lib/index.js';
+import * as sg from '../lib/index.js';
+import { optim } from '../lib/index.js';
 
 /** Sizes, by the names that both sides know. */
 export type Sizes = Readonly<Record<string, number>>;
@@ -24,59 +24,100 @@ function moving(name: string, kind: string, dtype: DType, sizes: Sizes, elements
   return { name, kind, dtype, sizes, bytes: elements * passes * WIDTH[dtype]! + more };
 }
 
-/** All cases; `tiny`: sizes for a run that only shows that everything works. */
-export function kernelCases(tiny: boolean): KernelCase[] {
-  const size = (full: number, small: number): number => (tiny ? small : full);
-  const n = size(1 << 28, 1 << 12);
-  const [rows, cols] = [size(1 << 15, 64), size(4096, 128)];
-  const [tokens, dim, vocabSize] = [size(65536, 32), size(768, 64), size(50304, 256)];
+/** How large the cases are. */
+export interface Scale {
+  /** Elements of pointwise ops in 16 bits; half as many in float32. */
+  readonly n: number;
+  /** Of softmax and sums. */
+  readonly rows: number;
+  readonly cols: number;
+  /** Of the model whose norms, losses, products and optimizer are measured. */
+  readonly tokens: number;
+  readonly dim: number;
+  readonly vocabSize: number;
+  readonly layers: number;
+  /** Batch, heads, positions, width of a head. */
+  readonly attention: readonly (readonly [number, number, number, number])[];
+  /** Edge of a large square product. */
+  readonly square: number;
+}
+
+export const SCALES = {
+  gpu: {
+    n: 1 << 28,
+    rows: 1 << 15,
+    cols: 4096,
+    tokens: 65536,
+    dim: 768,
+    vocabSize: 50304,
+    layers: 12,
+    attention: [
+      [64, 12, 1024, 64],
+      [16, 16, 2048, 64],
+      [4, 16, 4096, 128],
+      [1, 12, 1024, 64],
+    ],
+    square: 8192,
+  },
+  cpu: {
+    n: 1 << 23,
+    rows: 4096,
+    cols: 1024,
+    tokens: 3072,
+    dim: 384,
+    vocabSize: 8192,
+    layers: 6,
+    attention: [
+      [12, 6, 256, 64],
+      [1, 12, 1024, 64],
+    ],
+    square: 1024,
+  },
+  /** To see that everything runs. */
+  tiny: { n: 1 << 12, rows: 64, cols: 128, tokens: 32, dim: 64, vocabSize: 256, layers: 1, attention: [[2, 2, 64, 64]], square: 64 },
+} satisfies Record<string, Scale>;
+
+/** All cases of a dtype; exp, the sum of all, casts and AdamW are those of float32. */
+export function kernelCases({ n, rows, cols, tokens, dim, vocabSize, layers, attention, square }: Scale, dtype: DType): KernelCase[] {
   const matrix = rows * cols;
   const cases: KernelCase[] = [
-    moving('copy', 'copy', 'bfloat16', { n }, n, 2),
+    moving('copy', 'copy', dtype, { n }, n, 2),
     {
-      name: 'product 8192³',
+      name: `product ${square}³`,
       kind: 'matmul',
-      dtype: 'bfloat16',
-      sizes: { m: size(8192, 64), k: size(8192, 64), n: size(8192, 64) },
-      flops: 2 * size(8192, 64) ** 3,
+      dtype,
+      sizes: { m: square, k: square, n: square },
+      flops: 2 * square ** 3,
     },
-    moving('add', 'add', 'bfloat16', { n }, n, 3),
-    moving('gelu', 'gelu', 'bfloat16', { n }, n, 2),
-    moving('exp float32', 'exp', 'float32', { n: n / 2 }, n / 2, 2),
-    moving('add of rows', 'addRow', 'bfloat16', { rows, cols }, matrix, 2),
-    moving('cast float32 to bfloat16', 'cast', 'float32', { n: n / 2 }, n / 2, 1, n),
-    moving('transpose', 'transpose', 'bfloat16', { rows, cols }, matrix, 2),
+    moving('add', 'add', dtype, { n }, n, 3),
+    moving('gelu', 'gelu', dtype, { n }, n, 2),
+    moving('exp', 'exp', 'float32', { n: n / 2 }, n / 2, 2),
+    moving('add of rows', 'addRow', dtype, { rows, cols }, matrix, 2),
+    moving('cast to bfloat16', 'cast', 'float32', { n: n / 2 }, n / 2, 1, n),
+    moving('transpose', 'transpose', dtype, { rows, cols }, matrix, 2),
     moving('sum of all', 'sumAll', 'float32', { n: n / 2 }, n / 2, 1),
-    moving('sum of rows', 'sumRows', 'bfloat16', { rows, cols }, matrix, 1),
-    moving('sum of columns', 'sumColumns', 'bfloat16', { rows, cols }, matrix, 1),
-    moving('softmax', 'softmax', 'bfloat16', { rows, cols }, matrix, 2),
-    moving('softmax backward', 'softmaxBackward', 'bfloat16', { rows, cols }, matrix, 3),
+    moving('sum of rows', 'sumRows', dtype, { rows, cols }, matrix, 1),
+    moving('sum of columns', 'sumColumns', dtype, { rows, cols }, matrix, 1),
+    moving('softmax', 'softmax', dtype, { rows, cols }, matrix, 2),
+    moving('softmax backward', 'softmaxBackward', dtype, { rows, cols }, matrix, 3),
   ];
   for (const norm of ['layerNorm', 'rmsNorm']) {
-    cases.push(moving(norm, norm, 'bfloat16', { rows: tokens, cols: dim }, tokens * dim, 2));
-    cases.push(moving(`${norm} backward`, `${norm}Backward`, 'bfloat16', { rows: tokens, cols: dim }, tokens * dim, 3));
+    cases.push(moving(norm, norm, dtype, { rows: tokens, cols: dim }, tokens * dim, 2));
+    cases.push(moving(`${norm} backward`, `${norm}Backward`, dtype, { rows: tokens, cols: dim }, tokens * dim, 3));
   }
   const some = tokens / 4;
   cases.push(
-    moving('crossEntropy', 'crossEntropy', 'bfloat16', { rows: some, cols: vocabSize }, some * vocabSize, 1),
-    moving('crossEntropy backward', 'crossEntropyBackward', 'bfloat16', { rows: some, cols: vocabSize }, some * vocabSize, 2),
-    moving('embedding', 'embedding', 'bfloat16', { tokens, dim, vocabSize }, tokens * dim, 2),
-    moving('embedding backward', 'embeddingBackward', 'bfloat16', { tokens, dim, vocabSize }, tokens * dim + vocabSize * dim, 1),
-    moving('AdamW of 124M', 'adamw', 'float32', { layers: size(12, 1), dim, vocabSize }, parameterCount(size(12, 1), dim, vocabSize), 7),
+    moving('crossEntropy', 'crossEntropy', dtype, { rows: some, cols: vocabSize }, some * vocabSize, 1),
+    moving('crossEntropy backward', 'crossEntropyBackward', dtype, { rows: some, cols: vocabSize }, some * vocabSize, 2),
+    moving('embedding', 'embedding', dtype, { tokens, dim, vocabSize }, tokens * dim, 2),
+    moving('embedding backward', 'embeddingBackward', dtype, { tokens, dim, vocabSize }, tokens * dim + vocabSize * dim, 1),
+    moving('AdamW', 'adamw', 'float32', { layers, dim, vocabSize }, parameterCount(layers, dim, vocabSize), 7),
   );
-  const shapes = tiny
-    ? [[2, 2, 64, 64]]
-    : [
-        [64, 12, 1024, 64],
-        [16, 16, 2048, 64],
-        [4, 16, 4096, 128],
-        [1, 12, 1024, 64],
-      ];
-  for (const [b, h, t, d] of shapes as [number, number, number, number][]) {
+  for (const [b, h, t, d] of attention) {
     const flops = 2 * b * h * t * t * d; // two products, half of each masked
     const sizes = { b, h, t, d };
-    cases.push({ name: `attention ${b}x${h}x${t}x${d}`, kind: 'attention', dtype: 'bfloat16', sizes, flops });
-    cases.push({ name: `attention ${b}x${h}x${t}x${d} backward`, kind: 'attentionBackward', dtype: 'bfloat16', sizes, flops: 2.5 * flops });
+    cases.push({ name: `attention ${b}x${h}x${t}x${d}`, kind: 'attention', dtype, sizes, flops });
+    cases.push({ name: `attention ${b}x${h}x${t}x${d} backward`, kind: 'attentionBackward', dtype, sizes, flops: 2.5 * flops });
   }
   const products: [string, number, number, number][] = [
     ['qkv', tokens, dim, 3 * dim],
@@ -86,12 +127,12 @@ export function kernelCases(tiny: boolean): KernelCase[] {
     ['logits', some, dim, vocabSize],
   ];
   for (const [name, m, k, width] of products) {
-    cases.push({ name: `${name} [${m},${k}]·[${k},${width}]`, kind: 'linear', dtype: 'bfloat16', sizes: { m, k, n: width }, flops: 2 * m * k * width });
+    cases.push({ name: `${name} [${m},${k}]·[${k},${width}]`, kind: 'linear', dtype, sizes: { m, k, n: width }, flops: 2 * m * k * width });
   }
   cases.push({
     name: 'weight gradient of mlp in',
     kind: 'weightGradient',
-    dtype: 'bfloat16',
+    dtype,
     sizes: { m: tokens, k: dim, n: 4 * dim },
     flops: 8 * tokens * dim * dim,
   });

@@ -1,7 +1,9 @@
-"""PyTorch's side of bench/gpu/kernels.ts: one JSON line names a case, one answers with milliseconds a call. What a case works on is made
-once and kept until {"forget": true}."""
+"""PyTorch's side of bench/kernels.ts and bench/gpu/kernels.ts: one JSON line names a case, one answers with milliseconds a call, or with
+nanoseconds of a small call. What a case works on is made once and kept until {"forget": true}."""
 import json
 import math
+import os
+import statistics
 import sys
 import time
 
@@ -98,6 +100,43 @@ def make(sizes, dtype, device):
     }
 
 
+def host_call(name):
+    """What bench/host_calls.ts has by the same name."""
+    import torch
+
+    one = lambda value: torch.full((1,), float(value))
+    a, b = one(1), one(2)
+    p = one(1).requires_grad_()
+    square = torch.ones(1, 1)
+
+    def backward():
+        (p * b).sum().backward()
+        p.grad = None
+
+    return {
+        "a.add(b)": lambda: a.add(b),
+        "a.mul(2)": lambda: a.mul(2),
+        "a.exp()": lambda: a.exp(),
+        "a.sum()": lambda: a.sum(),
+        "a.reshape([1, 1])": lambda: a.reshape(1, 1),
+        "a.matmul(b)": lambda: square.matmul(square),
+        "a.softmax(-1)": lambda: a.softmax(-1),
+        "p.mul(b), recorded": lambda: p.mul(b),
+        "(p·b).sum().backward()": backward,
+        "a.add(b), read at once": lambda: a.add(b).item(),
+    }[name]
+
+
+def nanoseconds(call, count=2000, rounds=9):
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter_ns()
+        for _ in range(count):
+            call()
+        times.append((time.perf_counter_ns() - start) / count)
+    return statistics.median(times)
+
+
 def milliseconds(call, count, device):
     """Of one of `count` calls, on the device where there is one."""
     import torch
@@ -119,6 +158,8 @@ def milliseconds(call, count, device):
 def main():
     import torch
 
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     device = "cuda" if sys.argv[1] == "cuda" and torch.cuda.is_available() else "cpu"
     made, count = None, 1
     for line in sys.stdin:
@@ -127,6 +168,8 @@ def main():
             if "hello" in question:
                 where = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
                 answer = {"name": f"PyTorch {torch.__version__} on {where}"}
+            elif "host" in question:
+                answer = {"ns": nanoseconds(host_call(question["host"]))}
             elif "forget" in question:
                 made, answer = None, {}
                 if device == "cuda":
