@@ -89,6 +89,24 @@ const values: Mistake[] = [
     sg.ValueError,
     'SGD: lr must be a finite number from 0, got NaN',
   ],
+  [
+    "an optimizer's option in PyTorch's spelling",
+    () => new optim.Lion([new nn.Parameter(ones([2]))], { weight_decay: 0.1 } as never),
+    sg.ValueError,
+    'Lion: there is no option weight_decay; there are lr, betas, weightDecay, maximize, stochasticRounding',
+  ],
+  [
+    'the same in a group',
+    () => new optim.SGD([{ params: [new nn.Parameter(ones([2]))], learningRate: 1 } as never]),
+    sg.ValueError,
+    'SGD: there is no option learningRate; there are lr, momentum, dampening, nesterov, weightDecay, maximize, stochasticRounding',
+  ],
+  [
+    'a learning rate in place of the options',
+    () => new optim.AdamW([new nn.Parameter(ones([2]))], 0.1 as never),
+    sg.ValueError,
+    'AdamW: options must be an object, got 0.1',
+  ],
 ];
 
 const others: Mistake[] = [

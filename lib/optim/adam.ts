@@ -36,6 +36,6 @@ export class Adam extends Optimizer<AdamOptions> {
 export class AdamW extends Adam {
   protected override readonly decoupled = true;
   constructor(params: Params<AdamOptions>, options: Partial<AdamOptions> = {}) {
-    super(params, { ...options, weightDecay: options?.weightDecay ?? 0.01 });
+    super(params, typeof options === 'object' ? { ...options, weightDecay: options?.weightDecay ?? 0.01 } : options);
   }
 }

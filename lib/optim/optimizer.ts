@@ -13,7 +13,7 @@ import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
 import { isSpread } from './global_norm.js';
-import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params } from './options.js';
+import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params, withOptions } from './options.js';
 import { pushPlaces } from './rounding.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
@@ -73,7 +73,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
   }
 
   protected constructor(params: Params<O>, defaults: O, options?: Partial<O>) {
-    this.defaults = { stochasticRounding: false, ...defaults, ...definedOnly(options ?? {}) };
+    this.defaults = withOptions(this.constructor.name, { ...defaults, stochasticRounding: false }, options);
     if (params === null || params === undefined || typeof (params as Iterable<unknown>)[Symbol.iterator] !== 'function') {
       throw new ValueError(`${this.constructor.name}: expected parameters or groups of them, got ${describe(params)}`);
     }
@@ -97,7 +97,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const first = this.order[0] ?? params[0]!;
       if (first.device !== p.device) throw new DeviceError(`${where}: parameters are on ${first.device} and ${p.device}`);
     });
-    const full = { ...this.defaults, ...definedOnly(group), params } as ParamGroup<O>;
+    const full = { ...withOptions<O>(where, this.defaults, group), params } as ParamGroup<O>;
     this.checkGroup(full, where);
     const counts = this.buffer.counts(); // the buffer is laid out for the groups that there are
     for (const p of params) this.position.set(p, this.order.push(p) - 1);
