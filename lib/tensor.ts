@@ -6,7 +6,7 @@ import { constants } from 'node:buffer';
 import type { Node } from './autograd/node.js';
 import type { Device } from './device.js';
 import { checkDType, type DType, dtypeCode, dtypeSize, isFloating, type TypedArray } from './dtype.js';
-import { AutogradError, DTypeError, describe, fromNative, OutOfMemoryError, ShapeError } from './errors.js';
+import { AutogradError, DTypeError, describe, fromNative, OutOfMemoryError, ShapeError, ValueError } from './errors.js';
 import { native } from './native.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
@@ -233,6 +233,12 @@ export class Tensor {
   toString(): string {
     const grad = this.gradFn ? `, gradFn=${this.gradFn.op}` : this.requiresGrad ? ', requiresGrad' : '';
     return `Tensor(${showShape(this.shape)} ${this.dtype} ${this.device}${grad}${this.disposed ? ', disposed' : ''})`;
+  }
+  /** As text, so that `loss ${x}` says what x is. JavaScript's arithmetic and comparisons, which would see NaN, are refused: `x.mul(2)`, `x.gt(0)`. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === 'number')
+      throw new ValueError('operators of JavaScript do not work on tensors; use methods, as x.mul(y), x.lt(0), or read a number with item()');
+    return this.toString();
   }
   [Symbol.for('nodejs.util.inspect.custom')](): string {
     return this.toString();

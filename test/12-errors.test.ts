@@ -107,6 +107,18 @@ const values: Mistake[] = [
     sg.ValueError,
     'AdamW: options must be an object, got 0.1',
   ],
+  [
+    'arithmetic by an operator',
+    () => (ones([1]) as never as number) * 2,
+    sg.ValueError,
+    'operators of JavaScript do not work on tensors; use methods, as x.mul(y), x.lt(0), or read a number with item()',
+  ],
+  [
+    'a comparison by an operator',
+    () => (ones([1]) as never as number) > 0,
+    sg.ValueError,
+    'operators of JavaScript do not work on tensors; use methods, as x.mul(y), x.lt(0), or read a number with item()',
+  ],
 ];
 
 const others: Mistake[] = [
