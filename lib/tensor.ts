@@ -23,19 +23,21 @@ export interface Tensor extends Methods {}
 export class Tensor {
   /** The accumulated gradient of a leaf (or of a tensor with retainGrad), else null. */
   grad: Tensor | null = null;
-  /** Of a gradient: a flag on the device that says, when it is not 0, that there is none, whatever the values. Optimizers skip its parameter. */
+  /** Of a gradient: a flag on the device that says, when it is not 0, that there is none, whatever the values. Optimizers skip its parameter. @internal */
   absent: Tensor | null = null;
   /** The node that made this tensor; null for leaves. */
   gradFn: Node | null = null;
-  /** Which output of gradFn this is. */
+  /** Which output of gradFn this is. @internal */
   outputIndex = 0;
-  /** What this is an autocast's cast of: graphs lead there in its place. */
+  /** What this is an autocast's cast of: graphs lead there in its place. @internal */
   castOf: Tensor | null = null;
-  /** A view of another tensor: in-place work on it cannot be recorded. */
+  /** A view of another tensor: in-place work on it cannot be recorded. @internal */
   isView = false;
-  /** The storage's epoch when this view was taken. */
+  /** The storage's epoch when this view was taken. @internal */
   epoch = 0;
+  /** @internal */
   hooks: GradHook[] | null = null;
+  /** @internal */
   accumulateHooks: ((leaf: Tensor) => void)[] | null = null;
   private wantsGrad = false;
   private gradDType_: DType | null = null;

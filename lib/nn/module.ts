@@ -24,7 +24,7 @@ export { type BackwardHook, type LoadResult, Parameter, type StateDict };
 export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
 export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
 type AnyFunction = (...args: never[]) => unknown;
-/** Forwards as the constructor has wrapped them: a copy of the module gets one of its own. */
+/** Forwards as the constructor has wrapped them: a copy of the module gets one of its own. @internal */
 export const plainForwards: WeakSet<object> = new WeakSet();
 
 /** Base class of all networks and layers: define `forward` as a method. */

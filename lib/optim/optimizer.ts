@@ -133,7 +133,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     return this.takeStep((buffer, gradients) => buffer.prepare(gradients, null, maxNorm)) ?? zeros([]);
   }
 
-  /** A step that something else prepares; null without gradients. For GradScaler. */
+  /** A step that something else prepares; null without gradients. For GradScaler. @internal */
   takeStep<T>(preparation: Preparation<T> | null): T | null {
     this.groups.forEach((g, i) => this.checkGroup(g, `${this.constructor.name}: group ${i}`));
     const used: Tensor[][] = this.groups.map((g) => g.params.filter((p) => p.grad !== null));
@@ -173,17 +173,17 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     });
   }
 
-  /** Whether ranks have different pieces, or different parameters. */
+  /** Whether ranks have different pieces, or different parameters. @internal */
   get isSharded(): boolean {
     return this.order.some(isSpread);
   }
 
-  /** Gradients there are, for what is done to all of them at once. */
+  /** Gradients there are, for what is done to all of them at once. @internal */
   gradients(): Tensor[] {
     return this.order.filter((p) => p.grad !== null).map((p) => gradientOf(p));
   }
 
-  /** Called by a schedule that sets the rates. */
+  /** Called by a schedule that sets the rates. @internal */
   follow(source: RateSource): void {
     this.source = source;
   }

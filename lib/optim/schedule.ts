@@ -49,13 +49,13 @@ export abstract class Schedule implements RateSource {
     this.applied[i] = group.lr;
   }
 
-  /** The rate in force if so many more steps were skipped than the host knows of; one that somebody else has set stays. */
+  /** The rate in force if so many more steps were skipped than the host knows of; one that somebody else has set stays. @internal */
   rateAfterSkips(i: number, skips: number): number {
     const base = this.baseLrs[i];
     const { lr } = this.optimizer.groups[i]!;
     return base !== undefined && this.inForce(i) ? this.rate(Math.max(0, this.count - skips), base, i) : lr;
   }
-  /** The optimizer has heard of skipped steps: the rates become those of the true count. */
+  /** The optimizer has heard of skipped steps: the rates become those of the true count. @internal */
   noticeSkips(): void {
     this.forgetSkips();
     this.optimizer.groups.forEach((_, i) => {
