@@ -278,6 +278,47 @@ test('torchrun.sh on several hosts needs a token', async () => {
   expect(out).toBe('./torchrun.sh: set SHARDGRAD_TOKEN, to the same on all hosts\n');
 });
 
+describe('the guide', { timeout: 60_000 }, () => {
+  const guide = readFileSync(join(root, 'docs/guide/clusters.md'), 'utf8');
+  const blocks = (language: string): string[] => [...guide.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map((m) => m[1]!);
+
+  test('quotes the files as they are', () => {
+    for (const [name, sign] of [
+      ['slurm.sbatch', '#SBATCH'],
+      ['torchrun.sh', 'exec torchrun'],
+    ] as const) {
+      const block = blocks('sh').find((one) => one.includes(sign))!;
+      for (const line of block.split('\n')) expect(text(name).split('\n')).toContain(line);
+    }
+    const part = (small: unknown, large: unknown): boolean => {
+      if (Array.isArray(small)) return Array.isArray(large) && small.every((one) => large.some((other) => part(one, other)));
+      if (typeof small !== 'object' || small === null) return small === large;
+      return Object.entries(small).every(([key, value]) => part(value, (large as Record<string, unknown> | undefined)?.[key]));
+    };
+    const [quoted] = parseAllDocuments(blocks('yaml')[0]!);
+    expect(parseAllDocuments(text('kubernetes.yaml')).some((one) => part(quoted!.toJS(), one.toJS()))).toBe(true);
+  });
+
+  test('by hand: the commands, on two hosts', async () => {
+    const lines = blocks('sh').find((one) => one.includes('--node-rank 1'))!;
+    const folder = project();
+    writeFileSync(join(folder, 'token'), `${token}\n`);
+    const port = await freePort();
+    const commands = lines.trim().split('\n');
+    expect(commands).toHaveLength(2);
+    const hosts = commands.map((line) => {
+      const here = line
+        .replace('npx ', 'node_modules/.bin/')
+        .replace('gpu01', `127.0.0.1 --master-port ${port}`)
+        .replace('--nproc-per-node gpu', '--nproc-per-node 1');
+      return run(folder, `${here} --steps 60`.split(' '), { SHARDGRAD_TRANSPORT: 'tcp' });
+    });
+    const [first, second] = await Promise.all(hosts.map(({ ended }) => ended));
+    expect([first!.code, second!.code], first!.out + second!.out).toEqual([0, 0]);
+    expect(first!.out).toContain('[rank 0] done at step 60\n');
+  });
+});
+
 describe('the name of the first host', { timeout: 60_000 }, () => {
   test('one that leads to loopback: it listens everywhere, if there are others', async () => {
     const debian = async (): Promise<string[]> => ['127.0.1.1'];
