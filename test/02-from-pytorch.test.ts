@@ -87,8 +87,8 @@ test('each name has one row', () => {
   expect(rows.filter((row, i) => rows.indexOf(row) !== i)).toEqual([]);
 });
 
-test('each row names something that there is', () => {
-  expect(rows.filter((row) => !everything.has(row))).toEqual([]);
+test('each row names something public', () => {
+  expect(rows.filter((row) => !everything.has(row) || isInternal(everything.get(row)!))).toEqual([]);
 });
 
 test('each public name has a row', () => {
