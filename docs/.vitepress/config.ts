@@ -1,11 +1,12 @@
 // The site. Its pages are those of docs/, as they stand in the repository; the API reference is made before (`npm run docs:api`). It asks
 // nothing of other hosts: fonts are the reader's own, the search index is a file. SHARDGRAD_DOCS_BASE=/shardgrad/ is for a site that is
 // not at the root of its host.
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { slug } from 'github-slugger';
 import { type DefaultTheme, defineConfig } from 'vitepress';
+import { referenceSidebars } from './reference_sidebar.js';
 import { RepositoryFiles } from './repository_files.js';
 
 const docs = fileURLToPath(new URL('..', import.meta.url));
@@ -30,10 +31,7 @@ function item(page: string): DefaultTheme.SidebarItem {
 const written = readdirSync(join(docs, 'guide')).map((name) => name.replace(/\.md$/, ''));
 const lost = written.filter((name) => !Object.values(GUIDES).flat().includes(name));
 if (lost.length > 0) throw new Error(`docs/guide has pages without a place in the sidebar: ${lost.join(', ')}`);
-const guides = Object.entries(GUIDES).map(([text, pages]) => ({ text, items: pages.filter((page) => written.includes(page)).map((page) => item(`guide/${page}`)) }));
-
-const api = join(docs, 'api', 'typedoc-sidebar.json');
-const reference: DefaultTheme.SidebarItem[] = existsSync(api) ? JSON.parse(readFileSync(api, 'utf8')) : [];
+const guides = Object.entries(GUIDES).map(([text, pages]) => ({ text, items: pages.map((page) => item(`guide/${page}`)) }));
 
 export default defineConfig({
   title: 'shardgrad',
@@ -60,7 +58,7 @@ export default defineConfig({
     ],
     sidebar: {
       '/guide/': guides,
-      '/api/': reference,
+      ...referenceSidebars(join(docs, 'api', 'typedoc-sidebar.json')),
       '/': [{ text: 'Internals', items: INTERNALS.map(item) }, { items: [item('benchmarks')] }],
     },
   },
