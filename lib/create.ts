@@ -13,11 +13,13 @@ import { checkInteger, checkNumber, checkShape, numel, type Shape, showShape } f
 import { born, META } from './storage.js';
 import { type NestedArray, Tensor, wrap } from './tensor.js';
 
+/** What functions that make tensors take last. */
 export interface TensorOptions {
   /** Element type; by default what the data suggests, else float32. */
   dtype?: DType;
   /** Where it lives; `cpu` by default. */
   device?: DeviceLike;
+  /** Whether the tensor is a leaf that gathers a gradient. Default false. */
   requiresGrad?: boolean;
 }
 
@@ -44,7 +46,7 @@ function finish(t: Tensor, o: Resolved): Tensor {
   return t;
 }
 
-/** An uninitialised tensor. */
+/** A tensor whose elements are whatever the memory holds. */
 export function empty(shape: readonly number[], options?: TensorOptions): Tensor {
   const o = resolve(options, 'empty');
   return finish(allocate(checkShape(shape, 'empty'), o.dtype ?? 'float32', o.device, 'empty'), o);
@@ -74,10 +76,12 @@ export function full(shape: readonly number[], value: number | boolean, options?
   const t = allocate(checkShape(shape, 'full'), o.dtype ?? (typeof value === 'boolean' ? 'bool' : 'float32'), o.device, 'full');
   return finish(fill_(t, Number(value)), o);
 }
+/** A tensor of zeros. */
 export function zeros(shape: readonly number[], options?: TensorOptions): Tensor {
   const o = resolve(options, 'zeros');
   return finish(fill_(allocate(checkShape(shape, 'zeros'), o.dtype ?? 'float32', o.device, 'zeros'), 0), o);
 }
+/** A tensor of ones. */
 export function ones(shape: readonly number[], options?: TensorOptions): Tensor {
   const o = resolve(options, 'ones');
   return finish(fill_(allocate(checkShape(shape, 'ones'), o.dtype ?? 'float32', o.device, 'ones'), 1), o);
@@ -92,9 +96,11 @@ function likeOf(x: Tensor, value: number, options: TensorOptions | undefined, op
 export function zerosLike(x: Tensor, options?: TensorOptions): Tensor {
   return likeOf(x, 0, options, 'zerosLike');
 }
+/** Ones of the same shape, dtype and device. */
 export function onesLike(x: Tensor, options?: TensorOptions): Tensor {
   return likeOf(x, 1, options, 'onesLike');
 }
+/** One value everywhere, of the same shape, dtype and device. */
 export function fullLike(x: Tensor, value: number, options?: TensorOptions): Tensor {
   return likeOf(x, checkNumber(value, 'value', 'fullLike'), options, 'fullLike');
 }
@@ -207,6 +213,7 @@ export function tensor(data: NestedData | TypedArray, options?: TensorOptions): 
   return fromTypedArray(Float32Array.from(flat as number[]), shape, { ...options, dtype: dtype ?? 'float32' });
 }
 
+/** What `tensor` takes: a number, boolean or bigint, or arrays of them, all of one kind and not ragged. */
 export type NestedData = number | boolean | bigint | readonly NestedData[] | NestedArray;
 
 function measure(data: unknown, shape: number[]): number[] {

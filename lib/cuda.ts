@@ -2,13 +2,16 @@
 import { DeviceError, describe, fromNative, ValueError } from './errors.js';
 import { native } from './native.js';
 
+/** Ranges and marks for the profilers of NVIDIA. */
 export * as nvtx from './nvtx.js';
 
+/** One GPU, as the driver describes it. */
 export interface GpuProperties {
   /** As the driver names it: NVIDIA H100 80GB HBM3. */
   readonly name: string;
   /** Compute capability: 9.0. */
   readonly capability: string;
+  /** How many streaming multiprocessors it has. */
   readonly multiprocessors: number;
   /** All of its memory. */
   readonly bytes: number;
@@ -18,21 +21,27 @@ export interface GpuProperties {
 
 /** A library that is looked for at run time. */
 export interface FoundLibrary {
+  /** `cublasLt`, `nccl` or the like. */
   readonly name: string;
   /** Empty: it was not found. */
   readonly path: string;
+  /** What it says of itself; empty if it was not found. */
   readonly version: string;
   /** What was tried before, and why it would not do. */
   readonly tried: readonly string[];
 }
 
+/** What `report` finds. */
 export interface CudaReport {
   /** Why there is no GPU; empty where there is one. */
   readonly problem: string;
-  /** The newest CUDA the driver knows, and the one this binary was built with; empty: not known. */
+  /** The newest CUDA that the driver knows; empty: not known. */
   readonly driver: string;
+  /** The CUDA that this binary was built with; empty: without CUDA. */
   readonly runtime: string;
+  /** The GPUs that can be used, in the order of their numbers. */
   readonly gpus: readonly GpuProperties[];
+  /** Those that are looked for at run time, found or not. */
   readonly libraries: readonly FoundLibrary[];
 }
 

@@ -3,16 +3,22 @@
 import { DeviceError, describe, fromNative } from './errors.js';
 import { native } from './native.js';
 
+/** @inline */
 export type DeviceType = 'cpu' | 'cuda' | 'meta';
+/** A device or its name: `cpu`, `cpu:1`, `cuda:0`, `meta`. */
 export type DeviceLike = string | Device;
 
+/** A place where tensors live and kernels run. `device(name)` gives the one of a name; two of one name are the same object. */
 export class Device {
   private slotNumber = -1;
+  /** @internal */
   constructor(
+    /** The kind: `cpu`, `cuda` or `meta`. */
     readonly type: DeviceType,
+    /** Its number: the GPU of `cuda`, the virtual device of `cpu`. */
     readonly index: number,
   ) {}
-  /** The addon's number for this device; opens it at first use. */
+  /** The addon's number for this device; opens it at first use. @internal */
   get slot(): number {
     if (this.slotNumber < 0) {
       try {
@@ -23,16 +29,19 @@ export class Device {
     }
     return this.slotNumber;
   }
+  /** Whether anything has used the device in this thread. @internal */
   get opened(): boolean {
     return this.slotNumber >= 0;
   }
-  /** The next use opens it again. */
+  /** The next use opens it again. @internal */
   forget(): void {
     this.slotNumber = -1;
   }
+  /** The name: `cpu:0`, `cuda:1`, `meta`. */
   toString(): string {
     return this.type === 'meta' ? 'meta' : `${this.type}:${this.index}`;
   }
+  /** The name. */
   toJSON(): string {
     return this.toString();
   }

@@ -2,6 +2,7 @@
 import { DTypeError, describe } from './errors.js';
 import { native } from './native.js';
 
+/** Element types, by PyTorch's names; 16-bit and 8-bit floats compute in float32. */
 export type DType =
   | 'float32'
   | 'float64'
@@ -18,6 +19,7 @@ export type DType =
   | 'float8_e4m3'
   | 'float8_e5m2';
 
+/** What tensors are made of and read into. */
 export type TypedArray = Float32Array | Float64Array | BigInt64Array | Int32Array | Uint8Array | Int8Array | Int16Array | Uint16Array | Uint32Array;
 
 type Category = 'bool' | 'int' | 'float';
@@ -58,6 +60,7 @@ for (const name of Object.keys(info)) {
   if (!(name in dtypeCode)) throw new DTypeError(`lib/dtype.ts knows a dtype "${name}" that the addon does not`);
 }
 
+/** Whether a dtype is one of the floating-point ones. */
 export function isFloating(dtype: DType): boolean {
   return (info[dtype] ?? info[checkDType(dtype, 'isFloating')]).category === 'float';
 }

@@ -1,6 +1,7 @@
 // Every error a user can meet is a ShardgradError with a stable `code`. Native errors carry the class name as their code and
 // are rebuilt here, so that `instanceof` works whichever side found the mistake.
 
+/** Base of every error that this package throws for a user's mistake or a fault that a user can meet. */
 export class ShardgradError extends Error {
   /** Stable, machine-readable kind: the class name. */
   readonly code: string;

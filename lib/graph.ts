@@ -12,6 +12,7 @@ import { copy_ } from './ops/copy.js';
 import { checkInteger, sameShape, showShape } from './shape.js';
 import { Tensor } from './tensor.js';
 
+/** Device and warm-up of `capture`. */
 export interface CaptureOptions {
   /** Where the function computes; by default the device of the first input. */
   device?: DeviceLike;
@@ -23,6 +24,7 @@ export interface CaptureOptions {
 /** A captured function. Its inputs and outputs keep their memory; it can be used in a `using` declaration. */
 export class CapturedGraph<T> {
   private disposed = false;
+  /** @internal */
   constructor(
     private readonly handle: number,
     private readonly recorded: Capture,
@@ -68,6 +70,7 @@ export class CapturedGraph<T> {
     this.keys.dispose();
     native.graphFree(this.handle);
   }
+  /** For `using` declarations: `dispose()`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

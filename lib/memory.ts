@@ -130,6 +130,7 @@ export function collectGarbage(): number {
 
 /** A tensor that outlived the function given to checkLeaks(). */
 export interface Leak {
+  /** Size of what was left behind. */
   readonly bytes: number;
   /** The stack of the call that made it. */
   readonly site: string;

@@ -17,9 +17,13 @@ import { Tensor } from './tensor.js';
 /** seedLow, seedHigh, streamLow, streamHigh: unsigned 32-bit numbers. In a captured graph −1 − place: the key is in the graph's table. */
 export type RandomKey = readonly [number, number, number, number];
 
+/** Where a generator stands, as numbers that JSON keeps. */
 export interface GeneratorState {
+  /** The seed, as decimal digits: it may have 64 bits. */
   seed: string;
+  /** Keys that were drawn since the seed. */
   draws: number;
+  /** Optimizer steps since the seed. */
   step: number;
 }
 
@@ -33,6 +37,7 @@ export class Generator {
   constructor(seed: number | bigint = 0) {
     this.manualSeed(seed);
   }
+  /** The seed, in 64 bits without a sign. */
   get seed(): bigint {
     return this.seedValue;
   }
@@ -54,9 +59,11 @@ export class Generator {
     // the top bit keeps named streams apart from counted ones
     return this.keyOf(low, (hash(path, 0x9e3779b9 ^ low) | 0x80000000) >>> 0);
   }
+  /** Where the generator stands, for checkpoints. */
   getState(): GeneratorState {
     return { seed: this.seedValue.toString(), draws: this.draws, step: this.step };
   }
+  /** Goes on from where another stood. */
   setState(state: GeneratorState): void {
     this.manualSeed(BigInt(state.seed));
     this.draws = checkInteger(state.draws, 'draws', 'setState', 0);
@@ -124,6 +131,7 @@ export function recall(find: () => number): number {
   return found;
 }
 
+/** As TensorOptions, with the source of the numbers. */
 export interface RandomOptions extends TensorOptions {
   /** Source of the numbers; by default the one in force. */
   generator?: Generator;
@@ -153,10 +161,12 @@ export function randn(shape: readonly number[], options?: RandomOptions): Tensor
 export function rand(shape: readonly number[], options?: RandomOptions): Tensor {
   return withGrad(uniform_(floating(shape, options, 'rand'), 0, 1, options), options);
 }
+/** Standard normal numbers of the same shape, dtype and device. */
 export function randnLike(x: Tensor, options?: RandomOptions): Tensor {
   checkTensor(x, 'randnLike');
   return randn(x.shape, { dtype: x.dtype, device: x.device, ...options });
 }
+/** Uniform numbers in [0, 1) of the same shape, dtype and device. */
 export function randLike(x: Tensor, options?: RandomOptions): Tensor {
   checkTensor(x, 'randLike');
   return rand(x.shape, { dtype: x.dtype, device: x.device, ...options });
@@ -181,7 +191,10 @@ export function bernoulli(p: Tensor, options?: { generator?: Generator }): Tenso
   return randLike(p, options).lt(p).to(p.dtype);
 }
 
-/** Fills with normal numbers. */
+/**
+ * In place: normal numbers of this mean and standard deviation.
+ * @param options.generator source of the numbers; by default the one in force
+ */
 export function normal_(t: Tensor, mean = 0, std = 1, options?: { generator?: Generator }): Tensor {
   checkFillable(t, 'normal_');
   checkNumber(mean, 'mean', 'normal_');
@@ -193,7 +206,10 @@ export function normal_(t: Tensor, mean = 0, std = 1, options?: { generator?: Ge
   if (t.isMeta) deferFill(t, fill);
   return t;
 }
-/** Fills with uniform numbers in [low, high). */
+/**
+ * In place: uniform numbers in [low, high).
+ * @param options.generator source of the numbers; by default the one in force
+ */
 export function uniform_(t: Tensor, low = 0, high = 1, options?: { generator?: Generator }): Tensor {
   checkFillable(t, 'uniform_');
   checkNumber(low, 'low', 'uniform_');
@@ -213,16 +229,21 @@ function checkFillable(t: unknown, op: string): asserts t is Tensor {
 
 /** Where a local tensor lies in the global one; makes dropout independent of sharding. */
 export interface Layout {
+  /** Shape of the whole tensor. */
   readonly globalShape: Shape;
+  /** Where the local tensor begins in it, one number a dimension. */
   readonly offset: Shape;
 }
 
+/** When and by which random numbers `dropout` drops. */
 export interface DropoutOptions {
-  /** Dropout is the identity outside training. */
+  /** Dropout is the identity outside training. Default true. */
   training?: boolean;
+  /** Source of the numbers; by default the one in force. */
   generator?: Generator;
   /** A key of the caller's instead of the generator's next. */
   key?: () => RandomKey;
+  /** Where a sharded tensor lies in the whole one, so that what is dropped does not depend on the sharding. */
   layout?: Layout;
 }
 

@@ -5,6 +5,7 @@ import { MAX_DIMS } from './native.js';
 
 export { checkInteger, checkNumber } from './numbers.js';
 
+/** @inline */
 export type Shape = readonly number[];
 
 export function numel(shape: Shape): number {

@@ -2,30 +2,40 @@
 // costs no native call. This file holds identity, reading and autograd state; the operations live in lib/ops as free
 // functions, and lib/ops/methods.ts makes a method of each.
 
-import { constants } from 'node:buffer';
 import type { Node } from './autograd/node.js';
 import type { Device } from './device.js';
-import { checkDType, type DType, dtypeCode, dtypeSize, isFloating, type TypedArray } from './dtype.js';
-import { AutogradError, DTypeError, describe, fromNative, OutOfMemoryError, ShapeError, ValueError } from './errors.js';
-import { native } from './native.js';
+import { checkDType, type DType, dtypeSize, isFloating, type TypedArray } from './dtype.js';
+import { AutogradError, DTypeError, describe, ShapeError, ValueError } from './errors.js';
 import type { Methods } from './ops/methods.js';
 import { decode, nest } from './read.js';
+import { readBytes, readBytesSync, readItem, readItemSync } from './read_device.js';
 import { contiguousStrides, isContiguous, numel, type Shape, showShape } from './shape.js';
-import { DRY, META, nothingOf, requireAlive, type Storage, takeOut } from './storage.js';
+import { META, nothingOf, type Storage, takeOut } from './storage.js';
 
+/** What `registerHook` calls with a gradient: what it returns takes the gradient's place, nothing leaves it as it is. */
 export type GradHook = (grad: Tensor) => Tensor | undefined | void;
 /** What element-wise functions take: a tensor, or a JavaScript number that adapts to the tensor's dtype. */
 export type Operand = Tensor | number;
+/** Numbers (booleans of a bool tensor) in arrays as deep as the tensor has dimensions; without dimensions, the number alone. */
 export type NestedArray = number | boolean | NestedArray[];
 
 export interface Tensor extends Methods {}
+/**
+ * An n-dimensional array of one element type on one device. Views share their memory. Functions of a tensor are methods of it too:
+ * `x.softmax(-1)` is `softmax(x, -1)`. A tensor's memory lives until `dispose()`, the end of the `scope` that made it, or the garbage
+ * collector. Made by `tensor`, `zeros`, `randn` and the like, not by its constructor.
+ */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: methods.ts attaches exactly the interface's methods
 export class Tensor {
   /** The accumulated gradient of a leaf (or of a tensor with retainGrad), else null. */
   grad: Tensor | null = null;
-  /** Of a gradient: a flag on the device that says, when it is not 0, that there is none, whatever the values. Optimizers skip its parameter. @internal */
+  /**
+   * Of a gradient: a flag on the device that says, when it is not 0, that there is none, whatever the values. Optimizers skip its
+   * parameter.
+   * @internal
+   */
   absent: Tensor | null = null;
-  /** The node that made this tensor; null for leaves. */
+  /** The node of the graph that made this tensor, whose `op` names the operation; null for leaves. */
   gradFn: Node | null = null;
   /** Which output of gradFn this is. @internal */
   outputIndex = 0;
@@ -42,15 +52,21 @@ export class Tensor {
   private wantsGrad = false;
   private gradDType_: DType | null = null;
 
-  /** Internal: use `tensor`, `zeros`, … to make one. */
+  /** Use `tensor`, `zeros`, … to make one. @internal */
   constructor(
+    /** @internal */
     readonly storage: Storage,
+    /** Size of each dimension; `[]` of a single number. */
     readonly shape: Shape,
+    /** How many elements lie between neighbours of each dimension; 0 where one element stands for all. */
     readonly strides: Shape,
+    /** Where the first element lies in the memory, counted in elements. */
     readonly offset: number,
+    /** Element type. */
     readonly dtype: DType,
   ) {}
 
+  /** Where the elements are. */
   get device(): Device {
     return this.storage.device;
   }
@@ -62,12 +78,15 @@ export class Tensor {
   get numel(): number {
     return numel(this.shape);
   }
+  /** Whether no recorded operation made this tensor: parameters and data are leaves, and gradients gather in theirs. */
   get isLeaf(): boolean {
     return this.gradFn === null;
   }
+  /** Whether the tensor is on device `meta`: it has a shape and a dtype, but no memory. */
   get isMeta(): boolean {
     return this.storage.handle === META;
   }
+  /** Whether the elements lie in row-major order without gaps. */
   get isContiguous(): boolean {
     return isContiguous(this.shape, this.strides);
   }
@@ -79,13 +98,19 @@ export class Tensor {
   get inference(): boolean {
     return this.storage.inference;
   }
+  /** Whether the memory was given back; using the tensor then throws DisposedError. */
   get disposed(): boolean {
     return !this.storage.alive;
   }
 
+  /** Whether backward brings a gradient here. */
   get requiresGrad(): boolean {
     return this.gradFn !== null || this.wantsGrad || this.castOf?.requiresGrad === true;
   }
+  /**
+   * Makes a leaf gather a gradient, or not.
+   * @throws AutogradError for false on what was computed (`detach()` gives it without the graph); DTypeError for true on whole numbers
+   */
   set requiresGrad(on: boolean) {
     if (this.gradFn !== null) {
       if (!on) throw new AutogradError('requiresGrad: only a leaf can stop requiring a gradient; use detach()');
@@ -101,11 +126,14 @@ export class Tensor {
    * The dtype of a leaf's gradient. Null, as it begins: the first one stays as it comes, and what is added to one of 16 bits is added in
    * float32, so `.grad` is float32 from the second contribution on. A dtype: always that one; `bfloat16` keeps all sums in 16 bits, `float32`
    * begins in 32. Views, copies and results do not inherit it.
-   * @throws DTypeError for what is no floating-point dtype of at least 16 bits; AutogradError for a tensor that is no leaf
    */
   get gradDType(): DType | null {
     return this.gradDType_;
   }
+  /**
+   * Of a leaf alone.
+   * @throws DTypeError for what is no floating-point dtype of at least 16 bits; AutogradError for a tensor that is no leaf
+   */
   set gradDType(dtype: DType | null) {
     if (this.gradFn !== null) throw new AutogradError('gradDType: only leaves accumulate gradients, and this tensor was computed; set it on the leaf');
     if (dtype !== null && (!isFloating(checkDType(dtype, 'gradDType')) || dtypeSize[dtype] < 2))
@@ -113,7 +141,10 @@ export class Tensor {
     this.gradDType_ = dtype;
   }
 
-  /** Size of one dimension, negative counting from the end, or the shape. */
+  /**
+   * Size of one dimension, negative counting from the end, or the shape.
+   * @throws ShapeError for a dimension that the tensor does not have
+   */
   size(): Shape;
   size(dim: number): number;
   size(dim?: number): number | Shape {
@@ -132,7 +163,7 @@ export class Tensor {
     return t;
   }
 
-  /** Keeps the gradient of a non-leaf after backward. */
+  /** Keeps the gradient of a non-leaf in `.grad` after backward. Throws AutogradError where no gradient will come. */
   retainGrad(): this {
     if (!this.requiresGrad) throw new AutogradError('retainGrad: the tensor does not require a gradient');
     this.gradFn?.retain(this.outputIndex, this);
@@ -169,6 +200,7 @@ export class Tensor {
     if (this.isView && this.storage.divided) Object.assign(this, { storage: nothingOf(this.storage) });
     else this.storage.release(null);
   }
+  /** For `using` declarations: `dispose()`. */
   [Symbol.dispose](): void {
     this.dispose();
   }
@@ -181,57 +213,40 @@ export class Tensor {
 
   // ---- reading: the only places that wait for the device
 
-  /** The one element as a number, without blocking the event loop. Faults of earlier kernels reject here. */
+  /**
+   * The one element as a number, without blocking the event loop. Faults of earlier kernels reject here.
+   * @throws ShapeError unless there is exactly one; DTypeError for an int64 beyond 2^53
+   */
   async item(): Promise<number> {
-    this.checkItem('item');
-    try {
-      return this.checkExact(await native.item(this.storage.handle, this.offset * dtypeSize[this.dtype], dtypeCode[this.dtype]), 'item');
-    } catch (error) {
-      throw fromNative(error);
-    }
+    return await readItem(this);
   }
-  /** The one element as a number; blocks until it is there. */
+  /** The one element as a number; blocks until it is there. Throws ShapeError unless there is exactly one. */
   itemSync(): number {
-    this.checkItem('itemSync');
-    try {
-      return this.checkExact(native.itemSync(this.storage.handle, this.offset * dtypeSize[this.dtype], dtypeCode[this.dtype]), 'itemSync');
-    } catch (error) {
-      throw fromNative(error);
-    }
+    return readItemSync(this);
   }
 
-  /** The elements in row-major order: Float32Array for 16-bit floats, BigInt64Array for int64; `raw` gives the bits. */
+  /**
+   * The elements in row-major order: Float32Array for 16-bit floats, BigInt64Array for int64.
+   * @param options.raw the bits as they are stored: Uint16Array for 16-bit floats, Uint8Array for 8-bit ones
+   */
   async toTypedArray(options: { raw?: boolean } = {}): Promise<TypedArray> {
-    const [source, bytes] = this.readBuffer('toTypedArray');
-    try {
-      await native.readAsync(source.storage.handle, source.offset * dtypeSize[this.dtype], bytes);
-    } catch (error) {
-      throw fromNative(error);
-    } finally {
-      if (source !== this) source.dispose();
-    }
-    return decode(bytes, this.dtype, options?.raw ?? false);
+    return decode(await readBytes(this, 'toTypedArray'), this.dtype, options?.raw ?? false);
   }
+  /** As toTypedArray, blocking until the elements are there. */
   toTypedArraySync(options: { raw?: boolean } = {}): TypedArray {
-    const [source, bytes] = this.readBuffer('toTypedArraySync');
-    try {
-      native.read(source.storage.handle, source.offset * dtypeSize[this.dtype], bytes);
-    } catch (error) {
-      throw fromNative(error);
-    } finally {
-      if (source !== this) source.dispose();
-    }
-    return decode(bytes, this.dtype, options?.raw ?? false);
+    return decode(readBytesSync(this, 'toTypedArraySync'), this.dtype, options?.raw ?? false);
   }
 
   /** Nested arrays of numbers (booleans for bool). Throws for int64 beyond 2^53. */
   async toArray(): Promise<NestedArray> {
     return nest(await this.toTypedArray(), this.shape, this.dtype);
   }
+  /** As toArray, blocking until the elements are there. */
   toArraySync(): NestedArray {
     return nest(this.toTypedArraySync(), this.shape, this.dtype);
   }
 
+  /** Shape, dtype, device and whether it is in a graph, in one line; the values are not read. */
   toString(): string {
     const grad = this.gradFn ? `, gradFn=${this.gradFn.op}` : this.requiresGrad ? ', requiresGrad' : '';
     return `Tensor(${showShape(this.shape)} ${this.dtype} ${this.device}${grad}${this.disposed ? ', disposed' : ''})`;
@@ -248,37 +263,6 @@ export class Tensor {
   /** Prints the values (waits for them). */
   async print(): Promise<void> {
     console.log(`${this.toString()}\n${JSON.stringify(await this.toArray())}`);
-  }
-
-  private checkItem(op: string): void {
-    requireAlive(this.storage, op, 'the tensor');
-    if (this.numel !== 1) throw new ShapeError(`${op}: expected one element, the tensor is ${showShape(this.shape)}`);
-    this.checkReadable(op);
-  }
-  private checkReadable(op: string): void {
-    if (this.isMeta) throw new DTypeError(`${op}: a tensor on device meta has no values`);
-    if (this.storage.handle >= DRY) throw new DTypeError(`${op}: tensors have no values while memory is estimated`);
-  }
-  private checkExact(value: number, op: string): number {
-    if (this.dtype === 'int64' && !Number.isSafeInteger(value)) {
-      throw new DTypeError(`${op}: the int64 value is beyond 2^53; read it with toTypedArray()`);
-    }
-    return value;
-  }
-  /** A contiguous source (this, or a temporary copy) and a buffer for its bytes. */
-  private readBuffer(op: string): [Tensor, Uint8Array] {
-    requireAlive(this.storage, op, 'the tensor');
-    this.checkReadable(op);
-    if (this.nbytes > constants.MAX_LENGTH) {
-      throw new ShapeError(`${op}: ${this.nbytes} bytes are more than one typed array of this Node version holds (${constants.MAX_LENGTH}); read slices`);
-    }
-    let bytes: Uint8Array;
-    try {
-      bytes = new Uint8Array(this.nbytes);
-    } catch (cause) {
-      throw new OutOfMemoryError(`${op}: the system has no room for ${this.nbytes} bytes`, { cause });
-    }
-    return [this.isContiguous ? this : this.detach().contiguous(), bytes];
   }
 }
 

@@ -16,6 +16,7 @@ import { type Edge, edgeOf, type Node, reachable } from './node.js';
 import type { OpAttrs } from './rules/types.js';
 import { WaitingGradients } from './waiting.js';
 
+/** How `backward` runs. */
 export interface BackwardOptions {
   /** The gradient of the root; needed unless it has one element. */
   gradient?: Tensor;

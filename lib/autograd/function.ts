@@ -22,6 +22,7 @@ export class FunctionContext {
       this.saved.push({ tensor: t, version: t.storage.version });
     }
   }
+  /** What saveForBackward was given, in order. Throws ValueError if one was changed in place since. */
   get savedTensors(): Tensor[] {
     return this.saved.map(({ tensor, version }) => {
       if (!tensor.storage.alive) tensor.storage.restore?.();
@@ -37,6 +38,7 @@ export class FunctionContext {
   }
 }
 
+/** A forward and its backward, for `defineFunction`. */
 export interface FunctionDefinition<A extends readonly unknown[]> {
   /** Shown in error texts. */
   name?: string;

@@ -6,12 +6,15 @@ import { scope } from '../memory.js';
 import { Tensor } from '../tensor.js';
 import { grad } from './backward.js';
 
+/** Step and tolerances of `gradcheck`; gradients a and differences b are equal within atol + rtol·|b|. */
 export interface GradcheckOptions {
-  /** Step of the central difference. */
+  /** Step of the central difference. Default 1e-6. */
   eps?: number;
+  /** Default 1e-6. */
   atol?: number;
+  /** Default 1e-4. */
   rtol?: number;
-  /** Also check the gradient of the gradient. */
+  /** Also check the gradient of the gradient, with tolerances of at least 1e-5 and 1e-3. Default false. */
   second?: boolean;
 }
 

@@ -21,6 +21,7 @@ export function detectAnomaly<T>(fn: () => T): T {
   return withContext({ anomaly: true }, fn);
 }
 
+/** Whether operations are recorded here: false inside noGrad and inferenceMode. */
 export function isGradEnabled(): boolean {
   return context().gradEnabled;
 }

@@ -16,6 +16,7 @@ export type CheckpointOp = NativeOpName | AutocastOp;
 
 /** A kernel that is about to run. */
 export interface OpCall {
+  /** Its name: `matmul`, `gelu`, `dropout`. */
   readonly op: NativeOpName;
   /** The functions that it runs in, the innermost last: `scaledDotProductAttention`; and `gelu`, where that is fused into a product. */
   readonly within: readonly CheckpointOp[];
@@ -31,8 +32,10 @@ export const checkpointOps = {
   attention: ['attention', 'scaledDotProductAttention'],
 } as const satisfies Record<string, readonly CheckpointOp[]>;
 
+/** @inline */
 type Ops = keyof typeof checkpointOps | readonly CheckpointOp[];
 
+/** Which results a checkpoint keeps between the two runs; without an option, none. */
 export interface CheckpointOptions {
   /** Ops whose results are kept; all others are recomputed. Nothing unless given. Of a function: whether to keep it, the same at both runs. */
   readonly keep?: Ops | ((call: OpCall) => boolean);

@@ -4,6 +4,7 @@ export type { Collated, CollateFunction } from './collate.js';
 export { type Dataset, type IterableDataset, MappedDataset, randomSplit, type SampleTransform, type StreamShare, Subset } from './dataset.js';
 export type { HostArray } from './host_array.js';
 export type { ImageArray, Interpolation } from './image.js';
+/** Functions of images as arrays of the host: resize, crop, flip, rotate, normalize. */
 export * as image from './image.js';
 export { DataLoader } from './loader.js';
 export type { DataLoaderOptions, DataLoaderState } from './loader_options.js';
@@ -25,4 +26,5 @@ export {
 } from './token_dataset.js';
 export { ByteTokenizer, CharTokenizer, type CharTokenizerJSON, type Tokenizer } from './tokenizer.js';
 export type { ImageSize, Transform } from './transforms.js';
+/** Sample transforms for datasets: functions of an image and a source of random numbers. */
 export * as transforms from './transforms.js';

@@ -18,33 +18,45 @@ import { checkSize, type FactoryOptions, Linear, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 import { LayerNorm } from './norm.js';
 
+/** Rotary positions with another base than 10000. */
+export interface RotaryBase {
+  /** Pair i of D/2 turns by position · base^(−2i/D). Default 10000. */
+  base?: number;
+}
+
+/** Options of `MultiheadAttention`. */
 export interface MultiheadAttentionOptions extends FactoryOptions {
+  /** Learn biases of the projections. Default true. */
   bias?: boolean;
-  /** Probability of dropping attention weights in training. */
+  /** Probability of dropping attention weights in training. Default 0. */
   dropout?: number;
-  /** Features of keys and values, where they differ from embedDim. */
+  /** Features of keys, where they differ from embedDim. */
   kdim?: number;
+  /** Features of values, where they differ from embedDim. */
   vdim?: number;
-  /** Fewer key and value heads than query heads (Ainslie et al., 2023). */
+  /** Fewer key and value heads than query heads (Ainslie et al., 2023). Default: as many. */
   numKeyValueHeads?: number;
-  /** Rotary positions (Su et al., 2021) on queries and keys. */
-  rotary?: boolean | { base?: number };
-  /** Always mask later keys. */
+  /** Rotary positions (Su et al., 2021) on queries and keys. Default false. */
+  rotary?: boolean | RotaryBase;
+  /** Always mask later keys. Default false. */
   isCausal?: boolean;
 }
 
+/** What may not be seen, in PyTorch's meaning: `true` hides. */
 export interface AttentionMasks {
   /** [Tq, Tk], [B·H, Tq, Tk] or [B, H, Tq, Tk]: true is not seen; numbers are added to the scores. */
   attnMask?: Tensor | null;
-  /** [B, Tk]: true marks padding; numbers are added to the scores of that key. */
+  /** `[B, Tk]`: true marks padding; numbers are added to the scores of that key. */
   keyPaddingMask?: Tensor | null;
+  /** Mask later keys in this call; by default as the module's option says. */
   isCausal?: boolean;
 }
 
-/** What tensor parallelism puts in place of the projections, where ranks share the heads. */
+/** What tensor parallelism puts in place of the projections, where ranks share the heads. @internal */
 export interface SharedHeads {
-  /** This rank's query and key heads. */
+  /** This rank's query heads. */
   readonly heads: number;
+  /** This rank's key and value heads. */
   readonly keyHeads: number;
   /** The first of its query heads, among those of all ranks. */
   readonly first: number;
@@ -58,23 +70,33 @@ export interface SharedHeads {
  * Multi-head attention (Vaswani et al., 2017) on [B, T, embedDim]: self-attention with one argument, cross-attention with three.
  */
 export class MultiheadAttention extends Module {
+  /** The projections of queries, keys and values below one another, where all have embedDim features; else null. */
   in_proj_weight: Parameter | null = null;
+  /** The projection of queries, where features differ; else null. */
   q_proj_weight: Parameter | null = null;
+  /** The projection of keys, where features differ; else null. */
   k_proj_weight: Parameter | null = null;
+  /** The projection of values, where features differ; else null. */
   v_proj_weight: Parameter | null = null;
+  /** Biases of all three projections, or null. */
   in_proj_bias: Parameter | null = null;
+  /** From the heads side by side back to embedDim. */
   out_proj: Linear;
   /** On the attention weights. */
   dropout: Dropout;
+  /** Features of a head: embedDim / numHeads. */
   readonly headDim: number;
+  /** Heads of keys and values. */
   readonly numKeyValueHeads: number;
-  /** Set by tensor parallelism. */
+  /** Set by tensor parallelism. @internal */
   shared!: SharedHeads | null;
   private readonly options: MultiheadAttentionOptions;
   private tables: { cos: Tensor; sin: Tensor } | null = null;
 
   constructor(
+    /** Features of queries and of the result. */
     readonly embedDim: number,
+    /** Heads of queries. */
     readonly numHeads: number,
     given: MultiheadAttentionOptions = {},
   ) {
@@ -109,6 +131,10 @@ export class MultiheadAttention extends Module {
     if (this.out_proj.bias) init.zeros_(this.out_proj.bias);
   }
 
+  /**
+   * Query `[B, Tq, embedDim]`, key `[B, Tk, kdim]` and value `[B, Tk, vdim]` to `[B, Tq, embedDim]`. Unlike PyTorch's, batch first, and
+   * without the weights.
+   */
   override forward(query: Tensor, key: Tensor = query, value: Tensor = key, masks: AttentionMasks = {}): Tensor {
     const [q, k, v] = this.project(query, key, value);
     const y = scaledDotProductAttention(q, k, v, {
@@ -190,27 +216,39 @@ function mergeMasks(masks: AttentionMasks, q: Tensor, heads: number): Tensor | n
     .reduce((a, b) => add(a, b));
 }
 
+/** Options of `TransformerEncoderLayer`. */
 export interface TransformerEncoderLayerOptions extends FactoryOptions {
   /** Width of the feed-forward block. Default 2048. */
   dimFeedforward?: number;
-  /** Default 0.1. */
+  /** Probability of all dropouts. Default 0.1. */
   dropout?: number;
+  /** Of the feed-forward block. Default relu. */
   activation?: 'relu' | 'gelu';
-  /** Normalise before each block instead of after. */
+  /** Normalise before each block instead of after. Default false. */
   normFirst?: boolean;
+  /** What the norms add to the variance. Default 1e-5. */
   layerNormEps?: number;
+  /** Learn biases. Default true. */
   bias?: boolean;
 }
 
 /** Self-attention and feed-forward with residuals (Vaswani et al., 2017) on [B, T, dModel]. */
 export class TransformerEncoderLayer extends Module {
+  /** Self-attention with dropout of its weights. */
   self_attn: MultiheadAttention;
+  /** dModel to dimFeedforward. */
   linear1: Linear;
+  /** Behind the activation. */
   dropout: Dropout;
+  /** dimFeedforward back to dModel. */
   linear2: Linear;
+  /** Of the attention block. */
   norm1: LayerNorm;
+  /** Of the feed-forward block. */
   norm2: LayerNorm;
+  /** Behind the attention. */
   dropout1: Dropout;
+  /** Behind the feed-forward block. */
   dropout2: Dropout;
   private readonly normFirst: boolean;
   private readonly activation: 'relu' | 'gelu';
@@ -233,6 +271,7 @@ export class TransformerEncoderLayer extends Module {
     this.activation = activation;
   }
 
+  /** src `[B, T, dModel]`, whose shape the result has. */
   override forward(src: Tensor, masks: AttentionMasks = {}): Tensor {
     if (this.normFirst) {
       const x = add(src, this.attend(this.norm1.forward(src), masks));

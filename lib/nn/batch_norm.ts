@@ -13,6 +13,7 @@ import { checkSize } from './linear.js';
 import { Module, type Parameter } from './module.js';
 import { learned, type NormOptions } from './norm.js';
 
+/** Options of the batch normalizations. */
 export interface BatchNormOptions extends NormOptions {
   /** Share of the new statistics in the running ones; null: their cumulative average. Default 0.1. */
   momentum?: number | null;
@@ -22,15 +23,23 @@ export interface BatchNormOptions extends NormOptions {
 
 /** What the batch normalisations share. */
 export abstract class BatchNorm extends Module {
+  /** [numFeatures], starts at 1; null without `affine`. */
   weight: Parameter | null;
+  /** [numFeatures], starts at 0; null without `affine` or `bias`. */
   bias: Parameter | null;
+  /** Running mean of each channel, or null. */
   declare running_mean: Tensor | null;
+  /** Running variance of each channel, unbiased, or null. */
   declare running_var: Tensor | null;
+  /** How many batches the running statistics have seen: int64, or null. */
   declare num_batches_tracked: Tensor | null;
+  /** What is added to the variance. */
   readonly eps: number;
+  /** Share of the new statistics in the running ones; null: their cumulative average. */
   readonly momentum: number | null;
   protected abstract readonly dims: readonly number[];
   constructor(
+    /** Channels of the input. */
     readonly numFeatures: number,
     given: BatchNormOptions = {},
   ) {
@@ -47,6 +56,7 @@ export abstract class BatchNorm extends Module {
     this.registerBuffer('running_var', track ? ones([numFeatures], { dtype, device }) : null);
     this.registerBuffer('num_batches_tracked', track ? tensor(0n, { device }) : null);
   }
+  /** Normalizes each channel: by the batch in training, which moves the running statistics, else by these. Throws ShapeError for other shapes. */
   override forward(x: Tensor): Tensor {
     checkTensor(x, this.constructor.name);
     if (!this.dims.includes(x.ndim)) throw new ShapeError(`${this.constructor.name}: expected ${this.dims.join(' or ')} dimensions, got [${x.shape}]`);

@@ -7,10 +7,12 @@ import { ModuleDict, ModuleList } from './containers.js';
 import { Module } from './module.js';
 import { type ModuleAt, modulesAt } from './module_paths.js';
 
+/** @inline */
 type ModuleClass = abstract new (...args: never[]) => Module;
 /** Modules of a model: paths, in which `*` stands for one part (`transformer.h.*`), a class, or a function that says which. */
 export type ModuleChoice = string | readonly string[] | ModuleClass | ((module: Module, path: string) => boolean);
 
+/** As CheckpointOptions, for several modules. */
 export interface CheckpointModulesOptions extends CheckpointOptions {
   /** Of the modules found, every n-th alone; 1 (all) unless given. */
   readonly every?: number;

@@ -23,9 +23,12 @@ import * as init from './init.js';
 import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
+/** One size for every dimension, or one each. @inline */
 type Sizes = number | readonly number[];
 
+/** Options of the convolutions. */
 export interface ConvLayerOptions extends ConvOptions, FactoryOptions {
+  /** Learn a bias. Default true. */
   bias?: boolean;
   /** What lies beyond the border: zeros (default), or the image again. */
   paddingMode?: 'zeros' | Exclude<PadMode, 'constant'>;
@@ -33,14 +36,18 @@ export interface ConvLayerOptions extends ConvOptions, FactoryOptions {
 const PADDING_MODES = ['zeros', 'reflect', 'replicate', 'circular'] as const;
 
 abstract class Conv extends Module {
+  /** [outChannels, inChannels / groups, ...kernel sizes]. */
   weight: Parameter;
+  /** [outChannels], or null. */
   bias: Parameter | null;
   protected readonly options: ConvOptions;
   /** How the input is padded before the convolution, from the last dimension on; null: by the kernel, with zeros. */
   private readonly border: { mode: PadMode; padding: readonly number[] } | null;
   constructor(
     dims: number,
+    /** C of the input. */
     readonly inChannels: number,
+    /** C of the result. */
     readonly outChannels: number,
     kernelSize: Sizes,
     options: ConvLayerOptions,
@@ -71,21 +78,29 @@ abstract class Conv extends Module {
   }
 }
 
-/** Convolution of [N, C, L] with kernels of one size. */
+/**
+ * Convolution of [N, C, L] with learned kernels of one size (cross-correlation, as in PyTorch). Weights start uniform in ±1/√(inChannels /
+ * groups · kernel).
+ */
 export class Conv1d extends Conv {
   constructor(inChannels: number, outChannels: number, kernelSize: Sizes, options: ConvLayerOptions = {}) {
     super(1, inChannels, outChannels, kernelSize, options);
   }
+  /** x `[N, C, L]` or `[C, L]`. */
   override forward(x: Tensor): Tensor {
     return conv1d(this.padded(x), this.weight, this.bias, this.options);
   }
 }
 
-/** Convolution of [N, C, H, W]. */
+/**
+ * Convolution of [N, C, H, W] with learned kernels of one size (cross-correlation, as in PyTorch). Weights start uniform in ±1/√(inChannels
+ * / groups · kernel).
+ */
 export class Conv2d extends Conv {
   constructor(inChannels: number, outChannels: number, kernelSize: Sizes, options: ConvLayerOptions = {}) {
     super(2, inChannels, outChannels, kernelSize, options);
   }
+  /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {
     return conv2d(this.padded(x), this.weight, this.bias, this.options);
   }
@@ -99,34 +114,42 @@ abstract class Pool<O> extends Module {
     super();
   }
 }
+/** `maxPool1d` as a module. */
 export class MaxPool1d extends Pool<PoolOptions> {
   constructor(kernelSize: Sizes, options: PoolOptions = {}) {
     super(kernelSize, options);
   }
+  /** x `[N, C, L]` or `[C, L]`. */
   override forward(x: Tensor): Tensor {
     return maxPool1d(x, this.kernelSize, this.options);
   }
 }
+/** `maxPool2d` as a module. */
 export class MaxPool2d extends Pool<PoolOptions> {
   constructor(kernelSize: Sizes, options: PoolOptions = {}) {
     super(kernelSize, options);
   }
+  /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {
     return maxPool2d(x, this.kernelSize, this.options);
   }
 }
+/** `avgPool1d` as a module. */
 export class AvgPool1d extends Pool<AvgPoolOptions> {
   constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
     super(kernelSize, options);
   }
+  /** x `[N, C, L]` or `[C, L]`. */
   override forward(x: Tensor): Tensor {
     return avgPool1d(x, this.kernelSize, this.options);
   }
 }
+/** `avgPool2d` as a module. */
 export class AvgPool2d extends Pool<AvgPoolOptions> {
   constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
     super(kernelSize, options);
   }
+  /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {
     return avgPool2d(x, this.kernelSize, this.options);
   }
@@ -136,6 +159,7 @@ export class AdaptiveAvgPool2d extends Module {
   constructor(private readonly outputSize: number | readonly (number | null)[]) {
     super();
   }
+  /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {
     return adaptiveAvgPool2d(x, this.outputSize);
   }
@@ -148,6 +172,7 @@ export class Flatten extends Module {
   ) {
     super();
   }
+  /** A view where the strides allow it. */
   override forward(x: Tensor): Tensor {
     return flatten(x, this.start, this.end);
   }

@@ -3,7 +3,8 @@
 import { describe, ValueError } from '../errors.js';
 import type { Storage } from '../storage.js';
 import { Tensor } from '../tensor.js';
-import { Module, plainForwards } from './module.js';
+import { plainForwards } from './forward_hooks.js';
+import { Module } from './module.js';
 
 /** What a copy needs of a module's insides. */
 interface Insides {

@@ -7,12 +7,16 @@ import { Module } from './module.js';
 
 /** Zeroes elements with probability p in training and scales the rest by 1/(1 − p) (Srivastava et al., 2014). */
 export class Dropout extends Module {
-  /** Where this rank's part of the activations lies, perhaps by its shape; data parallelism sets it. */
+  /** Where this rank's part of the activations lies, perhaps by its shape; data parallelism sets it. @internal */
   layout: Layout | ((shape: Shape) => Layout) | undefined;
-  /** Where it lies in what several ranks share of that part; tensor parallelism sets it. */
+  /** Where it lies in what several ranks share of that part; tensor parallelism sets it. @internal */
   inner: ((shape: Shape) => Layout) | undefined;
   private lastStep = -1;
   private calls = 0;
+  /**
+   * Drops with probability `p`.
+   * @param p in [0, 1]. Default 0.5
+   */
   constructor(readonly p = 0.5) {
     super();
     checkNumber(p, 'p', 'Dropout', 0, 1);
@@ -21,6 +25,7 @@ export class Dropout extends Module {
   get active(): boolean {
     return this.training && this.p > 0;
   }
+  /** x of any floating-point dtype; x itself where the module is not `active`. */
   override forward(x: Tensor): Tensor {
     if (!this.active) return x;
     const generator = defaultGenerator();

@@ -10,6 +10,7 @@ import * as init from './init.js';
 import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
+/** Options of `Embedding`. */
 export interface EmbeddingOptions extends FactoryOptions {
   /** This row starts at zero and receives no gradient. */
   paddingIdx?: number | null;
@@ -17,10 +18,14 @@ export interface EmbeddingOptions extends FactoryOptions {
 
 /** Rows of a table [numEmbeddings, embeddingDim] by index; starts standard normal, as PyTorch's. */
 export class Embedding extends Module {
+  /** [numEmbeddings, embeddingDim]. */
   weight: Parameter;
+  /** The row that receives no gradient, counted from the start. */
   readonly paddingIdx: number | undefined;
   constructor(
+    /** Rows of the table. */
     readonly numEmbeddings: number,
+    /** Features of a row. */
     readonly embeddingDim: number,
     options: EmbeddingOptions = {},
   ) {
@@ -36,6 +41,7 @@ export class Embedding extends Module {
       noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));
     }
   }
+  /** Indices of any shape, int32 or int64, to `[...indices.shape, embeddingDim]`. Throws ValueError for one outside of the table. */
   override forward(indices: Tensor): Tensor {
     return embedding(indices, this.weight, { paddingIdx: this.paddingIdx });
   }

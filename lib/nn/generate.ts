@@ -18,6 +18,7 @@ import { checkInteger, checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import type { GPT } from './gpt.js';
 
+/** How `GPT.generate` picks the next token. */
 export interface GenerateOptions {
   /** New tokens to sample. Default 100. */
   maxNewTokens?: number;

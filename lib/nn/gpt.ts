@@ -24,10 +24,13 @@ import { Module, type StateDict } from './module.js';
 import { LayerNorm } from './norm.js';
 
 export interface GPTOptions extends FactoryOptions {
+  /** Tokens of the vocabulary. */
   vocabSize: number;
+  /** Transformer blocks. */
   layers: number;
+  /** Attention heads; divide `dim`. */
   heads: number;
-  /** Width of the residual stream. */
+  /** Width of the residual stream; the feed-forward blocks are four times as wide. */
   dim: number;
   /** Longest sequence. */
   context: number;
@@ -35,18 +38,31 @@ export interface GPTOptions extends FactoryOptions {
   dropout?: number;
   /** Biases in linear layers and norms. Default true. */
   bias?: boolean;
+  /** What the norms add to the variance. Default 1e-5. */
   layerNormEps?: number;
+}
+
+/** Keys and values of one layer: [B, H, context, D] each. */
+export interface LayerCache {
+  /** Keys; what is past the tokens seen so far is 0. */
+  readonly key: Tensor;
+  /** Values; what is past the tokens seen so far is 0. */
+  readonly value: Tensor;
 }
 
 /** Keys and values of the tokens seen so far, one pair a layer: [B, H, context, D]. */
 export interface KeyValueCache {
+  /** How many tokens it holds. */
   length: number;
-  readonly layers: { readonly key: Tensor; readonly value: Tensor }[];
+  /** Of each layer, room for the keys and values of a whole context. */
+  readonly layers: LayerCache[];
 }
 
+/** Options of the loss that `GPT.forward` computes. */
 export interface LossOptions {
   /** Targets with this value do not count. Default −100. */
   ignoreIndex?: number;
+  /** As of `crossEntropy`. Default 0. */
   labelSmoothing?: number;
   /** Divide the summed loss by this instead of the local number of valid targets. */
   normalizer?: number | Tensor;
@@ -76,7 +92,7 @@ class SelfAttention extends Module {
     this.c_proj = new Linear(o.dim, o.dim, o);
     this.resid_dropout = new Dropout(o.dropout ?? 0);
   }
-  override forward(x: Tensor, residual: Tensor, cache?: { key: Tensor; value: Tensor }, past = 0): Tensor {
+  override forward(x: Tensor, residual: Tensor, cache?: LayerCache, past = 0): Tensor {
     const qkv = this.c_attn.forward(x);
     // a tensor-parallel projection makes the heads of this rank alone
     const heads = qkv.shape[2]! / (3 * headDim(this.o));
@@ -84,7 +100,7 @@ class SelfAttention extends Module {
     if (!this.resid_dropout.active) return this.c_proj.forward(y, residual);
     return this.resid_dropout.forward(this.c_proj.forward(y)).add(residual);
   }
-  private attendWithCache(qkv: Tensor, heads: number, cache: { key: Tensor; value: Tensor }, past: number): Tensor {
+  private attendWithCache(qkv: Tensor, heads: number, cache: LayerCache, past: number): Tensor {
     const [q, k, v] = unpackHeads(qkv, heads);
     const [b, t] = qkv.shape as [number, number];
     copy_(narrow(cache.key, 2, past, t), k);
@@ -119,9 +135,13 @@ class FeedForward extends Module {
 
 /** One pre-norm transformer block. */
 export class GPTBlock extends Module {
+  /** Before the attention. */
   ln_1: LayerNorm;
+  /** Causal self-attention: `c_attn` to packed queries, keys and values, `c_proj` back. */
   attn: SelfAttention;
+  /** Before the feed-forward block. */
   ln_2: LayerNorm;
+  /** `c_fc` to 4·dim, GELU, `c_proj` back. */
   mlp: FeedForward;
   constructor(o: GPTOptions) {
     super();
@@ -132,7 +152,8 @@ export class GPTBlock extends Module {
     this.ln_2 = new LayerNorm(o.dim, norm);
     this.mlp = new FeedForward(o);
   }
-  override forward(x: Tensor, cache?: { key: Tensor; value: Tensor }, past = 0): Tensor {
+  /** x `[B, T, dim]`, whose shape the result has. With a layer's part of a cache, the tokens follow the `past` ones in it. */
+  override forward(x: Tensor, cache?: LayerCache, past = 0): Tensor {
     const h = this.attn.forward(this.ln_1.forward(x), x, cache, past);
     return this.mlp.forward(this.ln_2.forward(h), h);
   }
@@ -176,8 +197,11 @@ const TRANSPOSED = /\.(c_attn|c_proj|c_fc)\.weight$/;
  * Weights start as in GPT-2: normal with std 0.02, projections into the residual stream scaled by 1/√(2·layers).
  */
 export class GPT extends Module implements LayeredModel {
+  /** Embeddings `wte` and `wpe`, the blocks `h`, the last norm `ln_f`. */
   transformer: Transformer;
+  /** dim to vocabSize; its weight is that of `transformer.wte`. */
   lm_head: Linear;
+  /** What the model was made with. */
   readonly options: GPTOptions;
 
   constructor(options: GPTOptions) {
@@ -195,7 +219,9 @@ export class GPT extends Module implements LayeredModel {
     }
   }
 
+  /** Logits `[B, T, vocabSize]` of tokens `[B, T]`, at most `context` of them. With a cache, tokens follow those that it holds. */
   override forward(tokens: Tensor, targets?: null, options?: LossOptions & { cache?: KeyValueCache }): Tensor;
+  /** The mean cross-entropy of predicting targets `[B, T]`. */
   override forward(tokens: Tensor, targets: Tensor, options?: LossOptions): Tensor;
   override forward(tokens: Tensor, targets?: Tensor | null, options: LossOptions & { cache?: KeyValueCache } = {}): Tensor {
     const x = this.transformer.forward(tokens, options?.cache);

@@ -8,7 +8,8 @@ export * from './conv.js';
 export * from './dropout.js';
 export * from './embedding.js';
 export type { GenerateOptions } from './generate.js';
-export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LossOptions } from './gpt.js';
+export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LayerCache, type LossOptions } from './gpt.js';
+/** Fillings of parameters, in place and outside every graph. */
 export * as init from './init.js';
 export type { LayeredModel, LossNormalizer, PipelineLayer } from './layered.js';
 export { type FactoryOptions, Linear, type LinearOptions } from './linear.js';

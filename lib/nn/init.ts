@@ -14,22 +14,29 @@ import { normal_ as fillNormal, uniform_ as fillUniform, type Generator, rand, r
 import { checkNumber, numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 
+/** Where random numbers come from. */
 export interface InitOptions {
+  /** Source of the numbers; by default the one in force. */
   generator?: Generator;
 }
 
+/** Uniform numbers in [low, high). */
 export function uniform_(t: Tensor, low = 0, high = 1, options: InitOptions = {}): Tensor {
   return noGrad(() => fillUniform(t, low, high, options));
 }
+/** Normal numbers. */
 export function normal_(t: Tensor, mean = 0, std = 1, options: InitOptions = {}): Tensor {
   return noGrad(() => fillNormal(t, mean, std, options));
 }
+/** One value everywhere. */
 export function constant_(t: Tensor, value: number): Tensor {
   return noGrad(() => fill_(t, value));
 }
+/** Zeros. */
 export function zeros_(t: Tensor): Tensor {
   return constant_(t, 0);
 }
+/** Ones. */
 export function ones_(t: Tensor): Tensor {
   return constant_(t, 1);
 }
@@ -42,6 +49,7 @@ export function fanInAndOut(t: Tensor): [number, number] {
   return [t.shape[1]! * field, t.shape[0]! * field];
 }
 
+/** What stands behind a layer, for `gain`. */
 export type Nonlinearity = 'linear' | 'sigmoid' | 'tanh' | 'relu' | 'leakyRelu' | 'selu';
 
 /** The factor that keeps variances through a nonlinearity; `param` is leakyRelu's slope (0.01). */
@@ -64,32 +72,37 @@ export function gain(nonlinearity: Nonlinearity, param = 0.01): number {
   }
 }
 
-/** Glorot & Bengio, 2010. */
+/** Uniform in ±scale·√(6 / (fanIn + fanOut)) (Glorot & Bengio, 2010). Throws ShapeError for fewer than 2 dimensions. */
 export function xavierUniform_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
   const bound = checkNumber(scale, 'scale', 'xavierUniform_') * Math.sqrt(6 / (fanIn + fanOut));
   return uniform_(t, -bound, bound, options);
 }
+/** Normal with standard deviation scale·√(2 / (fanIn + fanOut)) (Glorot & Bengio, 2010). */
 export function xavierNormal_(t: Tensor, scale = 1, options: InitOptions = {}): Tensor {
   const [fanIn, fanOut] = fanInAndOut(t);
   return normal_(t, 0, checkNumber(scale, 'scale', 'xavierNormal_') * Math.sqrt(2 / (fanIn + fanOut)), options);
 }
 
+/** Options of the initializations of He et al. */
 export interface KaimingOptions extends InitOptions {
-  /** Slope of the leaky ReLU behind the layer. */
+  /** Slope of the leaky ReLU behind the layer. Default 0. */
   a?: number;
+  /** Whether variances are kept in the forward (`fanIn`, the default) or in the backward. */
   mode?: 'fanIn' | 'fanOut';
+  /** What is behind the layer. Default leakyRelu. */
   nonlinearity?: Nonlinearity;
 }
 function kaimingStd(t: Tensor, o: KaimingOptions): number {
   const [fanIn, fanOut] = fanInAndOut(t);
   return gain(o?.nonlinearity ?? 'leakyRelu', o?.a ?? 0) / Math.sqrt(o?.mode === 'fanOut' ? fanOut : fanIn);
 }
-/** He et al., 2015. */
+/** Uniform in ±gain·√(3 / fan) (He et al., 2015). Throws ShapeError for fewer than 2 dimensions. */
 export function kaimingUniform_(t: Tensor, options: KaimingOptions = {}): Tensor {
   const bound = Math.sqrt(3) * kaimingStd(t, options);
   return uniform_(t, -bound, bound, options);
 }
+/** Normal with standard deviation gain / √fan (He et al., 2015). */
 export function kaimingNormal_(t: Tensor, options: KaimingOptions = {}): Tensor {
   return normal_(t, 0, kaimingStd(t, options), options);
 }

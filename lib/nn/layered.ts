@@ -4,9 +4,11 @@ import type { Module } from './module.js';
 
 /** What a loss is divided by, in place of the local number of valid targets. */
 export interface LossNormalizer {
+  /** A count over all ranks and micro-batches; absent: the local count. */
   readonly normalizer?: number | Tensor;
 }
 
+/** One layer of a LayeredModel. */
 export interface PipelineLayer {
   /** The modules that it calls, whose parameters it needs; those of several layers may share parameters, but not be the same. */
   readonly modules: readonly Module[];
@@ -20,5 +22,6 @@ export interface PipelineLayer {
 
 /** A model that can be cut. Its forward does no more than its layers, one after another. */
 export interface LayeredModel {
+  /** The layers in order. */
   pipelineLayers(): PipelineLayer[];
 }

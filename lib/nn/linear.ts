@@ -10,7 +10,9 @@ import { Module, Parameter } from './module.js';
 
 /** Where and in what type a layer makes its parameters. */
 export interface FactoryOptions {
+  /** Element type of the parameters. Default float32. */
   dtype?: DType;
+  /** Where they are made; `meta` gives shapes without memory. Default `cpu`. */
   device?: DeviceLike;
 }
 
@@ -26,16 +28,22 @@ export function checkSize(value: unknown, name: string, where: string): number {
   return value;
 }
 
+/** Options of `Linear`. */
 export interface LinearOptions extends FactoryOptions {
+  /** Learn a bias. Default true. */
   bias?: boolean;
 }
 
-/** y = x·Wᵀ + b, x [.., inFeatures]. weight [out, in] and bias start uniform in ±1/√in, as PyTorch's. */
+/** y = x·Wᵀ + b. Weight and bias start uniform in ±1/√inFeatures, as PyTorch's. */
 export class Linear extends Module {
+  /** [outFeatures, inFeatures]. */
   weight: Parameter;
+  /** [outFeatures], or null. */
   bias: Parameter | null;
   constructor(
+    /** Features of the input. */
     readonly inFeatures: number,
+    /** Features of the result. */
     readonly outFeatures: number,
     options: LinearOptions = {},
   ) {
@@ -47,7 +55,7 @@ export class Linear extends Module {
     this.bias = options?.bias === false ? null : parameter([outFeatures], options);
     if (this.bias) init.uniform_(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
   }
-  /** `residual`, of the output's shape, is added in the same pass over memory. */
+  /** x `[.., inFeatures]` to `[.., outFeatures]`. `residual`, of the output's shape, is added in the same pass over memory. */
   override forward(x: Tensor, residual?: Tensor): Tensor {
     return linear(x, this.weight, this.bias, { residual });
   }

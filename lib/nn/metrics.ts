@@ -24,6 +24,7 @@ function classes(predictions: Tensor, targets: Tensor): Tensor {
 export class Accuracy {
   private right: Tensor | null = null;
   private count = 0;
+  /** Counts predictions, class indices or scores `[.., classes]`, against targets (class indices). Does not wait. */
   update(predictions: Tensor, targets: Tensor): void {
     noGrad(() =>
       scope(() => {
@@ -33,10 +34,12 @@ export class Accuracy {
     );
     this.count += targets.numel;
   }
+  /** The share so far. Waits; throws ValueError before the first update. */
   async compute(): Promise<number> {
     if (!this.right) throw new ValueError('Accuracy: no predictions yet');
     return (await this.right.item()) / this.count;
   }
+  /** Starts again from nothing. */
   reset(): void {
     this.right?.dispose();
     this.right = null;
@@ -54,6 +57,7 @@ export class F1Score {
     checkInteger(numClasses, 'numClasses', 'F1Score', 1);
     if (average !== 'macro' && average !== 'micro') throw new ValueError(`F1Score: average must be macro or micro, got ${String(average)}`);
   }
+  /** Counts predictions, class indices or scores `[.., classes]`, against targets (class indices). Does not wait. */
   update(predictions: Tensor, targets: Tensor): void {
     noGrad(() =>
       scope(() => {
@@ -64,6 +68,7 @@ export class F1Score {
       }),
     );
   }
+  /** The score so far; classes that never occur count 0. Waits; throws ValueError before the first update. */
   async compute(): Promise<number> {
     if (!this.counts) throw new ValueError('F1Score: no predictions yet');
     const [both, predicted, actual] = (await this.counts.toArray()) as [number[], number[], number[]];
@@ -72,6 +77,7 @@ export class F1Score {
     const total = (xs: number[]): number => xs.reduce((a, b) => a + b, 0);
     return (2 * total(both)) / (total(predicted) + total(actual));
   }
+  /** Starts again from nothing. */
   reset(): void {
     this.counts?.dispose();
     this.counts = null;
@@ -87,10 +93,12 @@ export class Perplexity {
     this.total += meanLoss * checkInteger(tokens, 'tokens', 'Perplexity', 0);
     this.tokens += tokens;
   }
+  /** The perplexity so far. Throws ValueError before the first token. */
   compute(): number {
     if (this.tokens === 0) throw new ValueError('Perplexity: no losses yet');
     return Math.exp(this.total / this.tokens);
   }
+  /** Starts again from nothing. */
   reset(): void {
     this.total = 0;
     this.tokens = 0;

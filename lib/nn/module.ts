@@ -13,19 +13,17 @@ import { moduleRange, modulesAreRanges } from '../profiler/range.js';
 import { Scope, takeOut } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { type BackwardHook, BackwardWatch } from './backward_hooks.js';
+import { type ForwardHook, type ForwardPreHook, hide, plainForwards } from './forward_hooks.js';
 import { located } from './located.js';
+import { checkPath } from './module_paths.js';
 import { type MoveTarget, moved, moveParameter } from './move.js';
 import { Parameter } from './parameter.js';
 import { type LoadResult, loadInto, type StateDict } from './state_dict.js';
 import { summarize } from './summary.js';
 
-export { type BackwardHook, type LoadResult, Parameter, type StateDict };
+export { type BackwardHook, type ForwardHook, type ForwardPreHook, type LoadResult, type MoveTarget, Parameter, type StateDict };
 
-export type ForwardPreHook = (module: Module, args: unknown[]) => unknown[] | undefined | void;
-export type ForwardHook = (module: Module, args: unknown[], output: unknown) => unknown;
 type AnyFunction = (...args: never[]) => unknown;
-/** Forwards as the constructor has wrapped them: a copy of the module gets one of its own. @internal */
-export const plainForwards: WeakSet<object> = new WeakSet();
 
 /** Base class of all networks and layers: define `forward` as a method. */
 export abstract class Module {
@@ -33,15 +31,16 @@ export abstract class Module {
   training = true;
   /** The dtype autocast computes in during this module's forward, in place of the surrounding region's: `null` for none, undefined for the region's own. Outside of regions nothing is cast. */
   autocast: AutocastDType | null | undefined = undefined;
-  /** Path in the model whose forward ran last, for example `transformer.h.0.attn`. */
+  /** Path in the model whose forward ran last, for example `transformer.h.0.attn`; empty for the model itself. */
   path = '';
   private readonly buffers_ = new Map<string, { tensor: Tensor | null; persistent: boolean }>();
-  /** What checkpointModules has said: backward runs forward again, but for what the policy keeps. */
+  /** What checkpointModules has said: backward runs forward again, but for what the policy keeps. @internal */
   checkpointing: CheckpointPolicy | null = null;
   private preHooks: ForwardPreHook[] | null = null;
   private forwardHooks: ForwardHook[] | null = null;
   private backwardHooks: BackwardHook[] | null = null;
 
+  /** What the module computes. Called as written, it runs hooks and gives what it makes and does not return back at its end. */
   abstract forward(...args: never[]): unknown;
 
   constructor() {
@@ -93,13 +92,13 @@ export abstract class Module {
     return finish(output);
   }
 
-  /** Runs a part of what forward does: modules that it calls have the paths that they have within this one. */
+  /** Runs a part of what forward does: modules that it calls have the paths that they have within this one. @internal */
   during<T>(part: () => T): T {
     this.setPaths('');
     return withContext({ module: this.label }, part);
   }
 
-  /** `Linear "encoder.fc1"`. */
+  /** Class and path for error texts: `Linear "encoder.fc1"`. */
   get label(): string {
     return this.path ? `${this.constructor.name} "${this.path}"` : this.constructor.name;
   }
@@ -124,7 +123,10 @@ export abstract class Module {
 
   // ---- structure
 
-  /** A tensor that is state but not trained: moved and saved with the module unless `persistent` is false. */
+  /**
+   * A tensor that is state but not trained: moved and saved with the module.
+   * @param options.persistent false leaves it out of state dicts. Default true
+   */
   registerBuffer(name: string, tensor: Tensor | null, options: { persistent?: boolean } = {}): void {
     const entry = { tensor: null as Tensor | null, persistent: options?.persistent ?? true };
     const set = (t: Tensor | null): void => {
@@ -146,6 +148,7 @@ export abstract class Module {
   *namedChildren(): Generator<[string, Module]> {
     for (const [name, value] of Object.entries(this)) if (value instanceof Module) yield [name, value];
   }
+  /** Direct submodules. */
   children(): Module[] {
     return [...this.namedChildren()].map(([, m]) => m);
   }
@@ -156,6 +159,7 @@ export abstract class Module {
     yield [prefix, this];
     for (const [name, child] of this.namedChildren()) yield* child.namedModules(prefix ? `${prefix}.${name}` : name, seen);
   }
+  /** This module and all below it, each once. */
   modules(): Module[] {
     return [...this.namedModules()].map(([, m]) => m);
   }
@@ -174,9 +178,11 @@ export abstract class Module {
       }
     }
   }
+  /** All parameters, each once: what optimizers take. */
   parameters(): Parameter[] {
     return [...this.namedParameters()].map(([, p]) => p);
   }
+  /** All buffers with their paths; those that are saved alone with `persistentOnly`. */
   *namedBuffers(persistentOnly = false): Generator<[string, Tensor]> {
     for (const [path, module] of this.namedModules()) {
       for (const [name, { tensor, persistent }] of module.buffers_) {
@@ -188,6 +194,7 @@ export abstract class Module {
   summary(): string {
     return summarize(this);
   }
+  /** All buffers. */
   buffers(): Tensor[] {
     return [...this.namedBuffers()].map(([, b]) => b);
   }
@@ -206,20 +213,27 @@ export abstract class Module {
     return dict;
   }
 
-  /** Copies values in, converting dtype and device. `strict` (default) throws on missing or unexpected keys. */
+  /**
+   * Copies values in, converting dtype and device. Nothing is written before all keys and shapes fit.
+   * @param options.strict whether missing or unexpected keys throw. Default true
+   * @throws ValueError for keys that do not fit (if strict); ShapeError for another shape
+   */
   loadStateDict(dict: StateDict, options: { strict?: boolean } = {}): LoadResult {
     return loadInto(this.constructor.name, this.stateDict(), dict, options?.strict ?? true);
   }
 
   // ---- modes and moves
 
+  /** Sets `training` of this module and all below it. */
   train(on = true): this {
     for (const m of this.modules()) m.training = on;
     return this;
   }
+  /** `train(false)`: dropout does nothing, batch norm takes its running statistics. */
   eval(): this {
     return this.train(false);
   }
+  /** Sets `requiresGrad` of all parameters. */
   requiresGrad_(on = true): this {
     for (const p of this.parameters()) p.requiresGrad = on;
     return this;
@@ -254,8 +268,7 @@ export abstract class Module {
     return this;
   }
 
-  // ---- hooks
-
+  /** Whether any hook is registered on this module itself. */
   get hasHooks(): boolean {
     return [this.preHooks, this.forwardHooks, this.backwardHooks].some((hooks) => hooks?.length);
   }
@@ -283,14 +296,4 @@ export abstract class Module {
       this.backwardHooks = this.backwardHooks!.filter((h) => h !== hook);
     };
   }
-}
-
-/** Paths end, unless a module contains itself. */
-function checkPath(path: string): string {
-  if (path.length > 4096) throw new ValueError(`Module: a module contains itself: ${path.slice(0, 60)}…`);
-  return path;
-}
-
-function hide(target: object, name: string, value: unknown): void {
-  Object.defineProperty(target, name, { value, writable: true, configurable: true, enumerable: false });
 }

@@ -48,3 +48,9 @@ function editDistance(a: string, b: string): number {
   }
   return row[b.length]!;
 }
+
+/** Paths end, unless a module contains itself. */
+export function checkPath(path: string): string {
+  if (path.length > 4096) throw new ValueError(`Module: a module contains itself: ${path.slice(0, 60)}…`);
+  return path;
+}

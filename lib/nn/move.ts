@@ -1,11 +1,12 @@
 // Moving parameters and buffers to another device or dtype. A parameter keeps its identity and takes its gradient along.
 import type { DeviceLike } from '../device.js';
 import { type DType, isFloating, promoteTypes } from '../dtype.js';
-import { to } from '../ops/copy.js';
+import { type MoveOptions, to } from '../ops/copy.js';
 import { takeOut } from '../storage.js';
 import type { Tensor } from '../tensor.js';
 
-export type MoveTarget = DType | DeviceLike | { dtype?: DType; device?: DeviceLike };
+/** Where `Module.to` moves: a device, a dtype for floating-point tensors, or both. */
+export type MoveTarget = DType | DeviceLike | MoveOptions;
 
 /** The tensor there; integers keep their dtype when a floating one is asked for. */
 export function moved(t: Tensor, target: MoveTarget): Tensor {

@@ -8,6 +8,7 @@ import * as init from './init.js';
 import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
+/** Options of the normalizations. */
 export interface NormOptions extends FactoryOptions {
   /** Added to the variance. Default 1e-5. */
   eps?: number;
@@ -35,9 +36,13 @@ function checkNormalized(shape: unknown, where: string): number[] {
 
 /** Layer normalisation over the last dimensions (Ba et al., 2016). */
 export class LayerNorm extends Module {
+  /** Of shape `normalizedShape`, starts at 1; null without `affine`. */
   weight: Parameter | null;
+  /** Of shape `normalizedShape`, starts at 0; null without `affine` or `bias`. */
   bias: Parameter | null;
+  /** Sizes of the last dimensions. */
   readonly normalizedShape: readonly number[];
+  /** What is added to the variance. */
   readonly eps: number;
   constructor(normalizedShape: number | readonly number[], options: NormOptions = {}) {
     super();
@@ -45,6 +50,7 @@ export class LayerNorm extends Module {
     this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
     [this.weight, this.bias] = learned(this.normalizedShape, options);
   }
+  /** x `[.., ...normalizedShape]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {
     return layerNorm(x, this.normalizedShape, this.weight, this.bias, this.eps);
   }
@@ -52,8 +58,11 @@ export class LayerNorm extends Module {
 
 /** Root-mean-square normalisation (Zhang & Sennrich, 2019). eps defaults to the dtype's machine epsilon, as PyTorch's. */
 export class RMSNorm extends Module {
+  /** Of shape `normalizedShape`, starts at 1; null without `affine`. */
   weight: Parameter | null;
+  /** Sizes of the last dimensions. */
   readonly normalizedShape: readonly number[];
+  /** What is added to the mean of squares; null: the machine epsilon. */
   readonly eps: number | null;
   constructor(normalizedShape: number | readonly number[], options: Omit<NormOptions, 'bias'> = {}) {
     super();
@@ -61,6 +70,7 @@ export class RMSNorm extends Module {
     this.eps = options?.eps ?? null;
     [this.weight] = learned(this.normalizedShape, { ...options, bias: false });
   }
+  /** x `[.., ...normalizedShape]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {
     return rmsNorm(x, this.normalizedShape, this.weight, this.eps);
   }
@@ -68,11 +78,16 @@ export class RMSNorm extends Module {
 
 /** Group normalisation (Wu & He, 2018) of [N, C, …]. */
 export class GroupNorm extends Module {
+  /** [numChannels], starts at 1; null without `affine`. */
   weight: Parameter | null;
+  /** [numChannels], starts at 0; null without `affine` or `bias`. */
   bias: Parameter | null;
+  /** What is added to the variance. */
   readonly eps: number;
   constructor(
+    /** Into how many groups the channels are cut. */
     readonly numGroups: number,
+    /** C of the input. */
     readonly numChannels: number,
     options: NormOptions = {},
   ) {
@@ -83,6 +98,7 @@ export class GroupNorm extends Module {
     this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
     [this.weight, this.bias] = learned([numChannels], options);
   }
+  /** x `[N, C, …]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {
     return groupNorm(x, this.numGroups, this.weight, this.bias, this.eps);
   }

@@ -14,14 +14,17 @@ import * as init from './init.js';
 import { checkSize, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
+/** Options of `LSTM` and `GRU`. */
 export interface RecurrentOptions extends FactoryOptions {
   /** Layers on top of each other. Default 1. */
   numLayers?: number;
+  /** Learn biases. Default true. */
   bias?: boolean;
-  /** Inputs and outputs are [batch, time, features] instead of [time, batch, features]. */
+  /** Inputs and outputs are [batch, time, features] instead of [time, batch, features]. Default false. */
   batchFirst?: boolean;
-  /** Between layers, in training. */
+  /** Probability of dropout between layers, in training. Default 0. */
   dropout?: number;
+  /** A second direction, from the end to the start, its features beside the first's. Default false. */
   bidirectional?: boolean;
 }
 
@@ -37,7 +40,9 @@ abstract class Recurrent extends Module {
   private readonly o: RecurrentOptions;
 
   constructor(
+    /** Features of the input. */
     readonly inputSize: number,
+    /** Features of the state. */
     readonly hiddenSize: number,
     options: RecurrentOptions,
     gates: number,
@@ -134,6 +139,10 @@ export class LSTM extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super(inputSize, hiddenSize, options, 4);
   }
+  /**
+   * x `[T, B, inputSize]` (batch first: `[B, T, inputSize]`) and states `[layers·directions, B, hiddenSize]`, zeros unless given, to the
+   * outputs of the last layer and the last states.
+   */
   override forward(x: Tensor, state?: readonly [Tensor, Tensor] | null): [Tensor, [Tensor, Tensor]] {
     if (state !== undefined && state !== null && (!Array.isArray(state) || state.length !== 2))
       throw new ValueError(`LSTM: the state must be [h, c], got ${describe(state)}`);
@@ -159,6 +168,10 @@ export class GRU extends Recurrent {
   constructor(inputSize: number, hiddenSize: number, options: RecurrentOptions = {}) {
     super(inputSize, hiddenSize, options, 3);
   }
+  /**
+   * x `[T, B, inputSize]` (batch first: `[B, T, inputSize]`) and a state `[layers·directions, B, hiddenSize]`, zeros unless given, to the
+   * outputs of the last layer and the last state.
+   */
   override forward(x: Tensor, state?: Tensor | null): [Tensor, Tensor] {
     const run = this.runLayers(x, [this.initial(x, state, 'h')]);
     return [run.output, run.states[0]!];

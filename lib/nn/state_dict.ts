@@ -6,7 +6,9 @@ import { copy_ } from '../ops/copy.js';
 import { sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 
+/** Tensors by path, as `stateDict` gives and `loadStateDict` takes them. */
 export type StateDict = Record<string, Tensor>;
+/** What did not match where a state dict was loaded. */
 export interface LoadResult {
   /** Keys the module has and the dict lacks. */
   missing: string[];

@@ -22,10 +22,11 @@ import { max } from './reduce.js';
 import { softmax } from './softmax.js';
 import { expand, mT, reshape, unsqueeze } from './view.js';
 
+/** Mask, scale and dropout of `scaledDotProductAttention`. */
 export interface AttentionOptions {
   /** Added to the scores (floating point), or true where a query may attend (bool); broadcasts to [B, H, Tq, Tk]. */
   mask?: Tensor | null;
-  /** A query sees no later key. The last query is aligned with the last key, so a decoder may pass its newest queries alone. */
+  /** A query sees no later key. The last query is aligned with the last key, so a decoder may pass its newest queries alone. Default false. */
   causal?: boolean;
   /** Factor of the scores; 1/√D by default. */
   scale?: number;
@@ -142,6 +143,7 @@ function inPrimitives([q, k, v]: Qkv, mask: Tensor | null, causal: boolean, scal
   return matmul(drop === null ? weights : drop(weights), perQuery(v));
 }
 
+/** Which features form a pair. */
 export interface RotaryOptions {
   /** Pairs of neighbours (2i, 2i + 1) as in the paper; by default (i, i + D/2) as in GPT-NeoX and Llama. */
   interleaved?: boolean;
@@ -171,8 +173,16 @@ export function rotaryEmbedding(x: Tensor, cos: Tensor, sin: Tensor, options?: R
   return door('rotaryEmbedding', inputs, [like(x)], [Number(interleaved), 0], { interleaved, inverse: false })[0]!;
 }
 
+/** What `rotaryEmbedding` turns by: each [length, D/2] float32. */
+export interface RotaryTables {
+  /** Cosines of the angles. */
+  readonly cos: Tensor;
+  /** Sines of the angles. */
+  readonly sin: Tensor;
+}
+
 /** cos and sin of position · base^(−2i/D) for positions 0 … length − 1: each [length, D/2] float32, computed in float64. */
-export function rotaryTables(features: number, length: number, options?: { base?: number; device?: DeviceLike }): { cos: Tensor; sin: Tensor } {
+export function rotaryTables(features: number, length: number, options?: { base?: number; device?: DeviceLike }): RotaryTables {
   const op = 'rotaryTables';
   const d = checkInteger(features, 'the number of features', op, 2, 2 ** 20);
   if (d % 2 !== 0) throw new ShapeError(`${op}: the number of features must be even, got ${d}`);

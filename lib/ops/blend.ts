@@ -6,7 +6,10 @@ import { checkOperand, checkTensor } from './arguments.js';
 import { pointwiseInto } from './door.js';
 import { apply } from './pointwise_table.js';
 
-/** Gaussian error linear unit (Hendrycks & Gimpel, 2016): exact by erf, or the tanh form of GPT-2. */
+/**
+ * Gaussian error linear unit (Hendrycks & Gimpel, 2016), x·Φ(x).
+ * @param options.approximate `none` (default) computes Φ by erf, `tanh` is the approximation of GPT-2
+ */
 export function gelu(x: Tensor, options: { approximate?: 'none' | 'tanh' } = {}): Tensor {
   const approximate = options?.approximate ?? 'none';
   if (approximate !== 'none' && approximate !== 'tanh') throw new ValueError(`gelu: approximate must be none or tanh, got ${describe(approximate)}`);

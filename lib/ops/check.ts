@@ -14,9 +14,13 @@ export function anyNaN(x: Tensor): boolean {
   return noGrad(() => scope(() => x.detach().isnan().any().itemSync())) !== 0;
 }
 
+/** Tolerances of `allclose`. */
 export interface CloseOptions {
+  /** Relative to b. Default 1e-5. */
   rtol?: number;
+  /** Default 1e-8. */
   atol?: number;
+  /** Whether two NaN are equal. Default false. */
   equalNan?: boolean;
 }
 

@@ -17,13 +17,15 @@ import { mT, reshape, squeeze, unsqueeze } from './view.js';
 /** One number for every dimension, or one each. */
 export type Sizes = number | readonly number[];
 
+/** How the kernel moves over the input. */
 export interface ConvOptions {
+  /** Distance between positions of the kernel. Default 1. */
   stride?: Sizes;
   /** Zeros on both sides; `same` keeps the size (stride 1 only), `valid` is 0. */
   padding?: Sizes | 'same' | 'valid';
-  /** Distance between the taps of the kernel. */
+  /** Distance between the taps of the kernel. Default 1. */
   dilation?: Sizes;
-  /** Channels are cut into this many groups that do not see each other. */
+  /** Channels are cut into this many groups that do not see each other. Default 1. */
   groups?: number;
 }
 
@@ -112,14 +114,16 @@ export const conv2d = autocasts('conv2d', (x: Tensor, w: Tensor, bias?: Tensor |
   return convolve('conv2d', x, w, bias, options);
 });
 
+/** How the window moves over the input. */
 export interface PoolOptions {
   /** Distance between windows; the kernel's size by default. */
   stride?: Sizes | null;
-  /** At most half the kernel. */
+  /** Border on both sides, at most half the kernel: zeros for means, never the largest for maxima. Default 0. */
   padding?: Sizes;
-  /** Windows may reach past the far border; they are cut there. */
+  /** Windows may reach past the far border; they are cut there. Default false. */
   ceilMode?: boolean;
 }
+/** As PoolOptions, for means. */
 export interface AvgPoolOptions extends PoolOptions {
   /** Whether padding counts in the divisor; it does by default. */
   countIncludePad?: boolean;

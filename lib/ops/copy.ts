@@ -33,8 +33,16 @@ export function contiguous(x: Tensor): Tensor {
   return x.isContiguous ? x : cast(x, x.dtype);
 }
 
-/** The tensor in another dtype, on another device, or both; itself when nothing changes. */
-export function to(x: Tensor, target: DType | DeviceLike | { dtype?: DType; device?: DeviceLike }): Tensor {
+/** Where a tensor or a module goes. */
+export interface MoveOptions {
+  /** Element type; by default what it is. */
+  dtype?: DType;
+  /** Device; by default where it is. */
+  device?: DeviceLike;
+}
+
+/** The tensor in another dtype, on another device, or both; itself when nothing changes. Differentiable. */
+export function to(x: Tensor, target: DType | DeviceLike | MoveOptions): Tensor {
   checkTensor(x, 'to');
   let dtype: DType = x.dtype;
   let on: Device = x.device;
@@ -81,6 +89,7 @@ export function fill_(x: Tensor, value: number): Tensor {
   if (recording([x])) record('copy', [null], [x], undefined, x); // what led here no longer matters
   return x;
 }
+/** In place: zeros. */
 export function zero_(x: Tensor): Tensor {
   return fill_(x, 0);
 }
@@ -91,10 +100,17 @@ export function addInto(x: Tensor, g: Tensor): void {
   pointwiseInto('add', 'same', target, [target, g.detach()]);
 }
 
+/** The tensor as float32; itself if it is already, as for the other six. */
 export const float = (x: Tensor): Tensor => to(x, 'float32');
+/** The tensor as float64. */
 export const double = (x: Tensor): Tensor => to(x, 'float64');
+/** The tensor as float16. */
 export const half = (x: Tensor): Tensor => to(x, 'float16');
+/** The tensor as bfloat16. */
 export const bfloat16 = (x: Tensor): Tensor => to(x, 'bfloat16');
+/** The tensor as int64: the part after the point is cut off. */
 export const long = (x: Tensor): Tensor => to(x, 'int64');
+/** The tensor as int32. */
 export const int = (x: Tensor): Tensor => to(x, 'int32');
+/** The tensor as bool: true where it is not 0. */
 export const bool = (x: Tensor): Tensor => to(x, 'bool');

@@ -19,9 +19,11 @@ import { mean, sum } from './reduce.js';
 import { logSoftmax } from './softmax.js';
 import { movedim, reshape, select, unsqueeze } from './view.js';
 
+/** What becomes of the losses of all elements or rows: their mean, their sum, or all of them. */
 export type Reduction = 'mean' | 'sum' | 'none';
 const REDUCTIONS = ['mean', 'sum', 'none'] as const;
 
+/** Options of `nllLoss` and `crossEntropy`. */
 export interface ClassLossOptions {
   /** A factor for every class, [C]. */
   weight?: Tensor | null;
@@ -38,8 +40,9 @@ export interface ClassLossOptions {
   dim?: number;
 }
 
+/** As ClassLossOptions, with label smoothing. */
 export interface CrossEntropyOptions extends ClassLossOptions {
-  /** Share of the target that is spread evenly over all classes (Szegedy et al., 2016). */
+  /** Share of the target, in [0, 1], that is spread evenly over all classes (Szegedy et al., 2016). Default 0. */
   labelSmoothing?: number;
 }
 

@@ -6,6 +6,7 @@ import { checkIndices, checkTensor, optionsOf } from './arguments.js';
 import { door, fresh, invoke } from './door.js';
 import { max } from './reduce.js';
 
+/** Options of `embedding`. */
 export interface EmbeddingOptions {
   /** A row that receives no gradient; negative counts from the end. */
   paddingIdx?: number | null;

@@ -2,7 +2,7 @@
 
 export * from './attention.js';
 export * from './blend.js';
-export { allclose, equal } from './check.js';
+export { allclose, type CloseOptions, equal } from './check.js';
 export {
   type AvgPoolOptions,
   adaptiveAvgPool2d,
@@ -16,7 +16,7 @@ export {
   type PoolOptions,
   type Sizes,
 } from './conv.js';
-export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, to, zero_ } from './copy.js';
+export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, type MoveOptions, to, zero_ } from './copy.js';
 export * from './einsum.js';
 export * from './embedding.js';
 export * from './indexing.js';
@@ -25,7 +25,7 @@ export * from './loss.js';
 export { addmm, attentionPacked, bmm, dot, linear, matmul, mlp, mm, outer, trace } from './matmul.js';
 export * from './norm.js';
 export * from './pointwise.js';
-export { all, any, argmax, argmin, countNonzero, max, mean, min, norm, prod, std, sum, sumSquares, variance, variance as var } from './reduce.js';
+export { all, any, argmax, argmin, countNonzero, type Dims, max, mean, min, norm, prod, std, sum, sumSquares, variance, variance as var } from './reduce.js';
 export * from './softmax.js';
 export * from './sort.js';
 export {

@@ -115,12 +115,18 @@ function addendOf(op: string, x: Tensor, d: number, index: Tensor, src: unknown,
   return scaled;
 }
 
-/** In place: the slices of `dim` that the index names grow by alpha times those of `src`. */
+/**
+ * In place: the slices of `dim` that the index names grow by alpha times those of `src`.
+ * @param options.alpha Default 1
+ */
 export function indexAdd_(x: Tensor, dim: number, index: Tensor, src: Tensor, options?: { alpha?: number }): Tensor {
   const d = checkRow('indexAdd_', x, dim, index);
   return writeInto('indexAdd', x, d, index, addendOf('indexAdd_', x, d, index, src, options));
 }
-/** A copy of x with indexAdd_ done to it. */
+/**
+ * A copy of x with indexAdd_ done to it.
+ * @param options.alpha Default 1
+ */
 export function indexAdd(x: Tensor, dim: number, index: Tensor, src: Tensor, options?: { alpha?: number }): Tensor {
   const d = checkRow('indexAdd', x, dim, index);
   const addend = addendOf('indexAdd', x, d, index, src, options);

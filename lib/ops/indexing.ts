@@ -24,8 +24,11 @@ export { gather, indexAdd, indexAdd_, indexSelect, scatter, scatter_, scatterAdd
 /** Elements start, start + step, … before stop; made by `slice`. */
 export class Slice {
   constructor(
+    /** First position; null: the end that the step comes from. */
     readonly start: number | null,
+    /** Where to stop, itself left out; null: past the end. */
     readonly stop: number | null,
+    /** Distance between positions. */
     readonly step: number,
   ) {}
 }
@@ -139,8 +142,9 @@ export function at(x: Tensor, ...positions: number[]): Tensor {
 }
 
 /**
- * PyTorch's x[items] = value, in place: `x.indexPut_([0, slice(1, 3)], 5)`. The value broadcasts and is converted. Where index
- * tensors repeat a place the last value wins, or with `accumulate` all are added.
+ * PyTorch's x[items] = value, in place: `x.indexPut_([0, slice(1, 3)], 5)`. The value broadcasts and is converted.
+ * @param options.accumulate adds in place of writing, all of them where index tensors repeat a place; without it the last one wins. Default
+ * false
  */
 export function indexPut_(x: Tensor, items: readonly IndexItem[], value: Tensor | number, options?: { accumulate?: boolean }): Tensor {
   const op = 'indexPut_';
@@ -165,7 +169,10 @@ export function indexPut_(x: Tensor, items: readonly IndexItem[], value: Tensor 
   return x;
 }
 
-/** A copy of x with indexPut_ done to it. */
+/**
+ * A copy of x with indexPut_ done to it.
+ * @param options.accumulate as of `indexPut_`. Default false
+ */
 export const indexPut = autocasts('indexPut', (x: Tensor, items: readonly IndexItem[], value: Tensor | number, options?: { accumulate?: boolean }): Tensor => {
   checkTensor(x, 'indexPut');
   return indexPut_(clone(x), items, value, options);

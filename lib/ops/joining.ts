@@ -16,11 +16,14 @@ import { expand, movedim, narrow, reshape, slice } from './view.js';
 
 export { cat, chunk, split, stack, unbind } from './pieces.js';
 
+/** What `pad` fills borders with: a value, the tensor mirrored at the border element, that element, or the tensor's other end. */
 export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
 
 /**
- * Pads dimensions from the last to the first: `padding` is [before, after] of the last, then of the one before it, … Negative
- * numbers cut off. Modes other than constant repeat the tensor: mirrored at the border element, that element, or around.
+ * Pads dimensions from the last to the first: `padding` is [before, after] of the last, then of the one before it, … Negative numbers cut
+ * off.
+ * @param options.mode Default constant
+ * @param options.value what constant fills in. Default 0
  */
 export function pad(x: Tensor, padding: readonly number[], options?: { mode?: PadMode; value?: number }): Tensor {
   checkTensor(x, 'pad');

@@ -15,6 +15,7 @@ import { expand, reshape } from './view.js';
 
 export { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss, type Reduction } from './cross_entropy.js';
 
+/** What becomes of the losses of all elements. */
 export interface LossOptions {
   /** `mean` (default), `sum`, or `none`: one loss an element. */
   reduction?: Reduction;
@@ -31,19 +32,22 @@ function reductionOf(options: LossOptions | undefined, op: string): Reduction {
   return checkReduction(optionsOf(options, op).reduction ?? 'mean', op);
 }
 
-/** (x − target)². */
+/** (x − target)², the mean of all elements unless `reduction` says otherwise. Shapes must be equal: nothing is broadcast. */
 export const mseLoss = autocasts('mseLoss', (x: Tensor, target: Tensor, options?: LossOptions): Tensor => {
   checkPair(x, target, 'mseLoss');
   return reduceLoss(square(sub(x, target)), reductionOf(options, 'mseLoss'));
 });
 
-/** |x − target|. */
+/** |x − target|, the mean of all elements unless `reduction` says otherwise. Shapes must be equal: nothing is broadcast. */
 export const l1Loss = autocasts('l1Loss', (x: Tensor, target: Tensor, options?: LossOptions): Tensor => {
   checkPair(x, target, 'l1Loss');
   return reduceLoss(abs(sub(x, target)), reductionOf(options, 'l1Loss'));
 });
 
-/** ½d² where d = |x − target| ≤ delta, else delta·(d − ½delta) (Huber, 1964). */
+/**
+ * ½d² where d = |x − target| ≤ delta, else delta·(d − ½delta) (Huber, 1964). Shapes must be equal.
+ * @param options.delta above 0. Default 1
+ */
 export const huberLoss = autocasts('huberLoss', (x: Tensor, target: Tensor, options?: LossOptions & { delta?: number }): Tensor => {
   checkPair(x, target, 'huberLoss');
   const delta = checkFinite(optionsOf(options, 'huberLoss').delta ?? 1, 'delta', 'huberLoss', 0);
@@ -51,7 +55,10 @@ export const huberLoss = autocasts('huberLoss', (x: Tensor, target: Tensor, opti
   return reduceLoss(apply('huber', x, target, delta), reductionOf(options, 'huberLoss'));
 });
 
-/** ½d²/beta where d = |x − target| < beta, else d − ½beta (Girshick, 2015); beta = 0 is l1Loss. */
+/**
+ * ½d²/beta where d = |x − target| < beta, else d − ½beta (Girshick, 2015). Shapes must be equal.
+ * @param options.beta 0 makes it l1Loss. Default 1
+ */
 export const smoothL1Loss = autocasts('smoothL1Loss', (x: Tensor, target: Tensor, options?: LossOptions & { beta?: number }): Tensor => {
   checkPair(x, target, 'smoothL1Loss');
   const beta = checkFinite(optionsOf(options, 'smoothL1Loss').beta ?? 1, 'beta', 'smoothL1Loss', 0);
@@ -59,8 +66,9 @@ export const smoothL1Loss = autocasts('smoothL1Loss', (x: Tensor, target: Tensor
 });
 
 /**
- * −t·ln σ(x) − (1 − t)·ln(1 − σ(x)), without overflow. `weight` multiplies each loss, `posWeight` the part of the positive class;
- * both broadcast to x.
+ * −t·ln σ(x) − (1 − t)·ln(1 − σ(x)), without overflow. Shapes of x and target must be equal.
+ * @param options.weight multiplies each loss; broadcasts to x
+ * @param options.posWeight multiplies the part of the positive class; broadcasts to x
  */
 export const binaryCrossEntropyWithLogits = autocasts(
   'binaryCrossEntropyWithLogits',
@@ -81,8 +89,9 @@ export const binaryCrossEntropyWithLogits = autocasts(
 );
 
 /**
- * −t·ln p − (1 − t)·ln(1 − p) of probabilities p in [0, 1]. Logarithms are limited to −100 as in PyTorch, so that a certain
- * mistake costs 100; it has no gradient there. binaryCrossEntropyWithLogits is exact everywhere.
+ * −t·ln p − (1 − t)·ln(1 − p) of probabilities p in [0, 1]. Logarithms are limited to −100 as in PyTorch, so that a certain mistake costs
+ * 100; it has no gradient there. binaryCrossEntropyWithLogits is exact everywhere.
+ * @param options.weight multiplies each loss; broadcasts to p
  */
 export const binaryCrossEntropy = autocasts('binaryCrossEntropy', (p: Tensor, target: Tensor, options?: LossOptions & { weight?: Tensor | null }): Tensor => {
   const op = 'binaryCrossEntropy';
@@ -116,8 +125,10 @@ function checkFactor(factor: unknown, x: Tensor, op: string, name: string): asse
 }
 
 /**
- * Kullback–Leibler divergence target·(ln target − x) of log probabilities x from probabilities, or with `logTarget` from log
- * probabilities. `batchmean` divides the sum by the first dimension, which is the mathematical definition.
+ * Kullback–Leibler divergence target·(ln target − x) of log probabilities x from probabilities.
+ * @param options.reduction `mean` (default), `sum`, `none`, or `batchmean`: the sum divided by the first dimension, the mathematical
+ * definition
+ * @param options.logTarget whether the target is log probabilities too. Default false
  */
 export const klDiv = autocasts('klDiv', (x: Tensor, target: Tensor, options?: { reduction?: Reduction | 'batchmean'; logTarget?: boolean }): Tensor => {
   checkPair(x, target, 'klDiv');

@@ -107,14 +107,14 @@ function squeezeAt(x: Tensor, dim: number): Tensor {
   );
 }
 
-/** Product of two matrices. */
+/** Product of two matrices, [M, K]·[K, N]. Throws ShapeError for other numbers of dimensions. */
 export const mm = autocasts('mm', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'mm', 'a');
   checkTensor(b, 'mm', 'b');
   if (a.ndim !== 2 || b.ndim !== 2) throw new ShapeError(`mm: expected two matrices, got ${showShape(a.shape)} and ${showShape(b.shape)}`);
   return matmul(a, b);
 });
-/** Product of two batches of matrices of equal size. */
+/** Product of two batches of matrices of equal size, [B, M, K]·[B, K, N]. */
 export const bmm = autocasts('bmm', (a: Tensor, b: Tensor): Tensor => {
   checkTensor(a, 'bmm', 'a');
   checkTensor(b, 'bmm', 'b');
@@ -175,8 +175,8 @@ function intoResidual(x: Tensor, weight: Tensor, bias: Tensor | null, residual: 
 }
 
 /**
- * y = x·Wᵀ + b, with x [.., in], weight [out, in], bias [out]. `residual` of y's shape, of x's dtype or a
- * wider one that y then has, is added in the same pass.
+ * y = x·Wᵀ + b, with x `[.., in]`, weight `[out, in]`, bias `[out]`.
+ * @param options.residual of y's shape, of x's dtype or a wider one that y then has, is added in the same pass
  */
 export const linear = autocasts(
   'linear',
@@ -195,7 +195,8 @@ export const linear = autocasts(
 );
 
 /**
- * The feed-forward block of GPT-2: y = gelu(x·W1ᵀ + b1)·W2ᵀ + b2, with the tanh form of GELU, plus `residual` when given.
+ * The feed-forward block of GPT-2: y = gelu(x·W1ᵀ + b1)·W2ᵀ + b2, with the tanh form of GELU.
+ * @param options.residual of y's shape, is added in the same pass
  */
 export const mlp = autocasts(
   'mlp',
@@ -232,8 +233,10 @@ export function unpackHeads(qkv: Tensor, heads: number): [Tensor, Tensor, Tensor
 }
 
 /**
- * Multi-head self-attention straight from the packed projection: qkv [B, T, 3·C] with query, key and value side by side, heads
- * side by side within each. Returns [B, T, C]. Nothing is transposed or copied, and the gradient is packed again.
+ * Multi-head self-attention straight from the packed projection: qkv `[B, T, 3·C]` with query, key and value side by side, heads side by
+ * side within each. Returns `[B, T, C]`. Nothing is transposed or copied, and the gradient is packed again.
+ * @param options.causal whether a position sees no later one. Default true
+ * @param options.scale factor of the scores. Default 1/√(C / heads)
  */
 export const attentionPacked = autocasts('attentionPacked', (qkv: Tensor, heads: number, options: { causal?: boolean; scale?: number } = {}): Tensor => {
   checkTensor(qkv, 'attentionPacked', 'qkv');

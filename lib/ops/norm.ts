@@ -11,6 +11,7 @@ import { div, maximum } from './pointwise.js';
 import { type Dims, norm } from './reduce.js';
 import { reshape } from './view.js';
 
+/** @inline */
 type Maybe = Tensor | null | undefined;
 
 /** The first output; statistics that no graph has saved are given back at once. */

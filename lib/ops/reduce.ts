@@ -14,6 +14,7 @@ import { fresh, invoke } from './door.js';
 import { abs, div, eq, ne, pow, sqrt, sub } from './pointwise.js';
 import { reshape } from './view.js';
 
+/** Dimensions to reduce: one, several, or all (null). Negative ones count from the end. */
 export type Dims = number | readonly number[] | null;
 
 function checkTensor(x: unknown, op: string): asserts x is Tensor {
@@ -54,6 +55,7 @@ export function mean(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   if (!isFloating(x.dtype)) throw new DTypeError(`mean: expects a floating-point tensor, got ${x.dtype}; convert it with float()`);
   return reduce('mean', x, checkDims(dims, x.ndim, 'mean'), x.dtype, keepdim);
 }
+/** Product over `dims` (all by default). Integers and bool give int64. */
 export function prod(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'prod');
   return reduce('prod', x, checkDims(dims, x.ndim, 'prod'), sumType('prod', x.dtype), keepdim);
@@ -63,14 +65,17 @@ export function max(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'max');
   return reduce('max', x, checkDims(dims, x.ndim, 'max'), x.dtype, keepdim);
 }
+/** Smallest element over `dims` (all by default); NaN wins. Ties share the gradient evenly. */
 export function min(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'min');
   return reduce('min', x, checkDims(dims, x.ndim, 'min'), x.dtype, keepdim);
 }
+/** Whether any element over `dims` (all by default) is not 0; false of none. */
 export function any(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'any');
   return reduce('any', x, checkDims(dims, x.ndim, 'any'), 'bool', keepdim);
 }
+/** Whether all elements over `dims` (all by default) are not 0; true of none. */
 export function all(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'all');
   return reduce('all', x, checkDims(dims, x.ndim, 'all'), 'bool', keepdim);
@@ -86,6 +91,7 @@ export function argmax(x: Tensor, dim?: number | null, keepdim = false): Tensor 
     keepdim,
   );
 }
+/** Index of the smallest element along one dimension, or of the flattened tensor; the first of equals. int64. */
 export function argmin(x: Tensor, dim?: number | null, keepdim = false): Tensor {
   checkTensor(x, 'argmin');
   return reduce(
@@ -96,11 +102,12 @@ export function argmin(x: Tensor, dim?: number | null, keepdim = false): Tensor 
     keepdim,
   );
 }
+/** How many elements over `dims` (all by default) are not 0: int64. */
 export function countNonzero(x: Tensor, dims?: Dims): Tensor {
   checkTensor(x, 'countNonzero');
   return reduce('countNonzero', x, checkDims(dims, x.ndim, 'countNonzero'), 'int64', false);
 }
-/** Σx². */
+/** Σx² over `dims` (all by default), in one pass. */
 export function sumSquares(x: Tensor, dims?: Dims, keepdim = false): Tensor {
   checkTensor(x, 'sumSquares');
   return reduce('sumSquares', x, checkDims(dims, x.ndim, 'sumSquares'), sumType('sumSquares', x.dtype), keepdim);
@@ -120,7 +127,11 @@ export function norm(x: Tensor, order = 2, dims?: Dims, keepdim = false): Tensor
   return pow(sum(pow(abs(x), order), over, keepdim), 1 / order);
 }
 
-/** Variance over `dims` (all by default); divides by n − correction (1: unbiased, as PyTorch). */
+/**
+ * Variance over `dims` (all by default), two-pass in at least float32. Also exported as `var`.
+ * @param options.correction the sum of squares is divided by n − correction. Default 1, unbiased, as PyTorch's
+ * @param options.keepdim keeps reduced dimensions as size 1. Default false
+ */
 export function variance(x: Tensor, dims?: Dims, options: { correction?: number; keepdim?: boolean } = {}): Tensor {
   checkTensor(x, 'var');
   if (!isFloating(x.dtype)) throw new DTypeError(`var: expects a floating-point tensor, got ${x.dtype}`);
@@ -132,7 +143,11 @@ export function variance(x: Tensor, dims?: Dims, options: { correction?: number;
   const squares = sumSquares(sub(x, center), over, options?.keepdim ?? false);
   return to(div(squares, Math.max(0, n - correction)), x.dtype);
 }
-/** Square root of the variance. */
+/**
+ * Square root of the variance over `dims` (all by default). Its gradient is 0 where it is 0.
+ * @param options.correction as of `variance`. Default 1
+ * @param options.keepdim keeps reduced dimensions as size 1. Default false
+ */
 export function std(x: Tensor, dims?: Dims, options: { correction?: number; keepdim?: boolean } = {}): Tensor {
   const v = variance(x, dims, options);
   if (!v.requiresGrad) return sqrt(v);

@@ -17,13 +17,16 @@ function alongLast<T extends readonly Tensor[]>(x: Tensor, dim: number, f: (x: T
 }
 
 /**
- * Values in ascending order along `dim`, and their positions (int64): [values, indices]. The order is stable, NaN counts as
- * largest.
+ * Values in ascending order along `dim`, and their positions (int64): [values, indices]. The order is stable, NaN counts as largest.
+ * @param options.descending the largest first. Default false
  */
 export function sort(x: Tensor, dim = -1, options?: { descending?: boolean }): [values: Tensor, indices: Tensor] {
   return sorted('sort', x, dim, options);
 }
-/** The positions that would sort x along `dim`. */
+/**
+ * The positions that would sort x along `dim`.
+ * @param options.descending the largest first. Default false
+ */
 export function argsort(x: Tensor, dim = -1, options?: { descending?: boolean }): Tensor {
   checkTensor(x, 'argsort');
   const [values, indices] = sorted('argsort', x.detach(), dim, options); // positions have no gradient
@@ -38,7 +41,10 @@ function sorted(op: string, x: Tensor, dim: number, options: { descending?: bool
   return alongLast(x, d, (z) => door('sort', [z], [like(z), fresh(z.shape, 'int64')], [Number(descending)], undefined) as [Tensor, Tensor]);
 }
 
-/** The k largest (or smallest) elements along `dim`, best first, and their positions (int64): [values, indices]. */
+/**
+ * The k largest elements along `dim`, best first, and their positions (int64): [values, indices].
+ * @param options.largest false for the k smallest. Default true
+ */
 export function topk(x: Tensor, k: number, dim = -1, options?: { largest?: boolean }): [values: Tensor, indices: Tensor] {
   checkTensor(x, 'topk');
   const d = checkDim(dim, x.ndim, 'topk');
@@ -83,8 +89,10 @@ function scanned(op: string, x: Tensor, dim: number): [Tensor, number] {
 }
 
 /**
- * `samples` class indices (int64) drawn from the weights of each row of [C] or [N, C], which need not sum to 1. Without
- * replacement, in the order drawn.
+ * `samples` class indices (int64) drawn from the weights of each row of `[C]` or `[N, C]`, which need not sum to 1. Without replacement, in
+ * the order drawn.
+ * @param options.replacement whether a class may be drawn again. Default false
+ * @param options.generator source of the numbers; by default the one in force
  */
 export function multinomial(weights: Tensor, samples: number, options?: { replacement?: boolean; generator?: Generator }): Tensor {
   checkFloat(weights, 'multinomial', 'the weights');

@@ -119,6 +119,7 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   const strides = target.map((s, i) => (i < lead || (x.shape[i - lead] === 1 && s !== 1) ? 0 : x.strides[i - lead]!));
   return viewOf('expand', x, target, strides, x.offset, undefined);
 }
+/** x expanded to the shape of the other, as a view. */
 export function expandAs(x: Tensor, other: Tensor): Tensor {
   checkTensor(other, 'expandAs');
   return expand(x, other.shape);

@@ -49,6 +49,7 @@ const BY_FILE = {
 
   'lib/nn/module.ts': 'Modules',
   'lib/nn/backward_hooks.ts': 'Modules',
+  'lib/nn/forward_hooks.ts': 'Modules',
   'lib/nn/parameter.ts': 'Modules',
   'lib/nn/state_dict.ts': 'Modules',
   'lib/nn/move.ts': 'Modules',

@@ -7,12 +7,14 @@ import {
   Comment,
   CommentTag,
   Converter,
+  LiteralType,
   ParameterReflection,
   ReflectionFlag,
   ReflectionKind,
   ReflectionType,
   SignatureReflection,
   TypeScript as ts,
+  UnionType,
 } from 'typedoc';
 import { headingOf } from './headings.mjs';
 
@@ -25,16 +27,20 @@ export function load(app) {
     if (functionOfConstant(context, reflection) && reflection.kindOf(ReflectionKind.Method)) derived.add(reflection);
   });
   const afterInternalsAreGone = -100;
-  app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
+  app.converter.on(Converter.EVENT_RESOLVE_BEGIN, (context) => {
+    const { project } = context;
     for (const module of project.children) module.name = MODULES[module.name];
-    for (const heir of project.getReflectionsByKind(ReflectionKind.ClassOrInterface)) removeInherited(heir, project);
+    removeInherited(project, derived);
+    for (const alias of project.getReflectionsByKind(ReflectionKind.TypeAlias)) nameLiterals(context, alias);
     const main = project.children.find(({ name }) => name === MODULES.index);
     for (const method of derived) describe(method, main);
     for (const module of project.children) addHeadings(module, project, app.logger);
   }, afterInternalsAreGone);
-  // the interface they come from is no part of the reference
-  app.converter.on(Converter.EVENT_RESOLVE_END, () => {
+  app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
+    const main = project.children.find(({ name }) => name === MODULES.index);
     for (const method of derived) {
+      describeOptions(method, main);
+      // the interface they come from is no part of the reference
       for (const r of [method, ...method.signatures]) delete r.inheritedFrom;
       delete method.parent.extendedTypes;
     }
@@ -75,11 +81,20 @@ function functionOfConstant(context, reflection) {
   return true;
 }
 
+/** `keyof typeof table` becomes the names it stands for. */
+function nameLiterals(context, reflection) {
+  const type = context.programs[0].getTypeChecker().getDeclaredTypeOfSymbol(context.getSymbolFromReflection(reflection));
+  if (type.isUnion() && type.types.every((t) => t.isStringLiteral())) reflection.type = new UnionType(type.types.map(({ value }) => new LiteralType(value)));
+}
+
 /** Those of a signature; where they are derived as `...rest: [dim: number]`, those of the tuple. */
 function parametersOf(signature, checker) {
   return signature.getParameters().flatMap((symbol) => {
     const type = checker.getTypeOfSymbol(symbol);
-    if (!checker.isTupleType(type)) return [{ name: symbol.name, type, optional: false, rest: false }];
+    if (!checker.isTupleType(type)) {
+      const { initializer, questionToken, dotDotDotToken } = symbol.valueDeclaration;
+      return [{ name: symbol.name, type, initializer, optional: questionToken !== undefined, rest: dotDotDotToken !== undefined }];
+    }
     const { elementFlags, labeledElementDeclarations } = type.target;
     return checker.getTypeArguments(type).map((element, i) => ({
       name: labeledElementDeclarations[i].name.getText(),
@@ -91,11 +106,16 @@ function parametersOf(signature, checker) {
   });
 }
 
+function functionOf(method, main) {
+  const found = main.children.find(({ name }) => name === method.name);
+  return found?.isReference() ? found.getTargetReflectionDeep() : found;
+}
+
 /** A derived method says what its function says. */
 function describe(method, main) {
-  const fn = main.children.find(({ name, signatures }) => name === method.name && signatures);
+  const fn = functionOf(method, main);
   if (!fn) return;
-  const said = fn.signatures.find(({ comment }) => comment)?.comment.summary ?? [];
+  const said = fn.signatures?.find(({ comment }) => comment)?.comment.summary ?? [];
   method.signatures[0].comment = new Comment([
     ...Comment.cloneDisplayParts(said),
     { kind: 'text', text: ' The function ' },
@@ -105,11 +125,27 @@ function describe(method, main) {
   method.setFlag(ReflectionFlag.Inherited, false);
 }
 
-function removeInherited(heir, project) {
-  if (!heir.extendedTypes?.some(({ reflection }) => reflection)) return;
-  for (const member of [...(heir.children ?? [])]) {
-    if (member.flags.isInherited && !member.kindOf(ReflectionKind.Constructor)) project.removeReflection(member);
+/** Its options too, once typedoc has brought the function's @param lines to them. */
+function describeOptions(method, main) {
+  const literalOf = (signature, name) => signature?.parameters?.find((p) => p.name === name)?.type?.declaration?.children ?? [];
+  const [signature] = method.signatures;
+  for (const { name } of signature.parameters) {
+    const described = literalOf(functionOf(method, main)?.signatures?.[0], name);
+    for (const option of literalOf(signature, name)) option.comment ??= described.find((d) => d.name === option.name)?.comment?.clone();
   }
+}
+
+function removeInherited(project, derived) {
+  const place = (reflection) => {
+    const id = project.getSymbolIdFromReflection(reflection);
+    return `${id?.packagePath} ${id?.qualifiedName}`;
+  };
+  const members = project.getReflectionsByKind(ReflectionKind.SomeMember);
+  const declared = new Set(members.filter((member) => !member.flags.isInherited || derived.has(member)).map(place));
+  const again = members.filter(
+    (member) => member.flags.isInherited && !derived.has(member) && !member.kindOf(ReflectionKind.Constructor) && declared.has(place(member)),
+  );
+  for (const member of again) project.removeReflection(member);
 }
 
 function addHeadings(parent, project, logger) {
@@ -120,8 +156,6 @@ function addHeadings(parent, project, logger) {
     const heading = child.kindOf(ReflectionKind.Namespace) ? 'Namespaces' : headingOf(file, child.name);
     if (heading === undefined) logger.warn(`scripts/docs/headings.mjs has no heading for ${child.name} of ${file}`);
     // a function's comment is that of its signatures
-    const at = child.signatures?.[0] ?? child;
-    at.comment ??= new Comment();
-    at.comment.blockTags.push(new CommentTag('@category', [{ kind: 'text', text: heading ?? 'Other' }]));
+    (child.signatures?.find(({ comment }) => comment) ?? child).comment?.blockTags.push(new CommentTag('@category', [{ kind: 'text', text: heading ?? 'Other' }]));
   }
 }
