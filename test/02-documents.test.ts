@@ -104,9 +104,7 @@ describe('documents', () => {
     test('types', () => expect(errors.get(name)?.join('\n') ?? '').toBe(''));
 
     const scripts = modules.filter(({ use }) => typeof use === 'object');
-    test.runIf(scripts.length > 0)('scripts compile', () => {
-      for (const module of scripts) project.compile(module);
-    });
+    if (scripts.length > 0) test('scripts', () => scripts.forEach((module) => project.compile(module)));
 
     for (const module of modules.filter(({ use }) => use === 'run')) {
       test(`runs, from line ${module.line}`, { timeout: SECONDS * 1500 }, async () => {
