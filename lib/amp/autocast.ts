@@ -33,6 +33,7 @@ export function autocastDType(): AutocastDType | null {
 export function castCounts(): CastCount[] {
   return counts();
 }
+/** Begins the counts of `castCounts` anew. */
 export function resetCastCounts(): void {
   reset();
 }

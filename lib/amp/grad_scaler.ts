@@ -16,6 +16,7 @@ import { checkInteger, checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { LossScale, type ScaleRule } from './loss_scale.js';
 
+/** How a GradScaler finds the scale; the defaults are PyTorch's. */
 export interface GradScalerOptions {
   /** The first scale. Default 65536. */
   initScale?: number;
@@ -23,7 +24,7 @@ export interface GradScalerOptions {
   growthFactor?: number;
   /** What it is multiplied by after a step with. Default 0.5. */
   backoffFactor?: number;
-  /** Default 2000. */
+  /** Steps without inf or NaN before the scale grows. Default 2000. */
   growthInterval?: number;
   /** The scale never falls below; gradients that are not finite even there are an error. Default 1. */
   minScale?: number;
@@ -35,11 +36,17 @@ export interface GradScalerOptions {
   device?: DeviceLike;
 }
 
+/** What a checkpoint keeps of a GradScaler. */
 export interface GradScalerState {
+  /** What losses are multiplied by. */
   scale: number;
+  /** Steps in a row without inf or NaN, since the scale last changed. */
   growthTracker: number;
+  /** As the option of that name. */
   growthFactor: number;
+  /** As the option of that name. */
   backoffFactor: number;
+  /** As the option of that name. */
   growthInterval: number;
 }
 
@@ -47,6 +54,7 @@ export interface GradScalerState {
 export type Losses = Tensor | readonly Losses[];
 /** Any optimizer, or what steps like one: a CPUOffloadOptimizer. */
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
+/** Any optimizer, or what steps like one: a CPUOffloadOptimizer. @inline */
 type AnyOptimizer = Pick<Optimizer<any>, 'step' | 'takeStep' | 'gradients' | 'isSharded'>;
 type Stage = 'ready' | 'unscaled' | 'stepped';
 
@@ -64,6 +72,7 @@ type Stage = 'ready' | 'unscaled' | 'stepped';
  * for up to 15 skips that it has not heard of. float16 gradients may be unscaled; those of float16 parameters go to float32 masters.
  */
 export class GradScaler {
+  /** Whether it does anything: as the option `enabled` said. */
   readonly isEnabled: boolean;
   private readonly group: ProcessGroup | null;
   private device: Device | null;
@@ -178,12 +187,17 @@ export class GradScaler {
     return (await this.current.read()).scale;
   }
 
+  /** The state for checkpoints, empty if not enabled. Waits for the device. */
   async stateDict(): Promise<GradScalerState | Record<string, never>> {
     if (!this.isEnabled) return {};
     const [growthFactor, backoffFactor, growthInterval] = this.rule;
     return { ...(await this.current.read()), growthFactor, backoffFactor, growthInterval };
   }
 
+  /**
+   * Goes on with the scale and the rule of a state; `minScale` stays this scaler's. Nothing happens if not enabled.
+   * @throws ValueError for a state that is empty or has other values
+   */
   loadStateDict(dict: GradScalerState | Record<string, never>): void {
     if (!this.isEnabled) return;
     const where = 'GradScaler.loadStateDict';

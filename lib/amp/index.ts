@@ -1,3 +1,4 @@
+export type { CastCount } from '../ops/autocast.js';
 export { autocast, autocastDType, castCounts, clearCasts, resetCastCounts } from './autocast.js';
 export { GradScaler, type GradScalerOptions, type GradScalerState, type Losses } from './grad_scaler.js';
 export { setGradientDType } from './gradients.js';

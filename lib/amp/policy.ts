@@ -15,6 +15,7 @@ export type AutocastDType = 'bfloat16' | 'float16' | 'float32';
  */
 export type Policy = 'low' | 'float32' | 'widest' | 'input' | 'refused';
 
+/** What autocast does with each operation that it does anything with. */
 export const policy = {
   matmul: 'low',
   mm: 'low',
@@ -76,6 +77,7 @@ export const policy = {
   binaryCrossEntropy: 'refused',
 } as const satisfies Record<string, Policy>;
 
+/** The operations that `policy` has a row for. */
 export type AutocastOp = keyof typeof policy;
 
 /** The row of an operation, if it has one. */

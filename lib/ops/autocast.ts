@@ -148,8 +148,11 @@ function like(x: Tensor, dtype: DType): Tensor {
 export interface CastCount {
   /** The operation that wanted it, or whose gradient did: `linear`, `linear backward`. */
   readonly op: string;
+  /** The dtype before. */
   readonly from: DType;
+  /** The dtype after. */
   readonly to: DType;
+  /** How many casts there were. */
   count: number;
   /** Elements times the bytes read and written. */
   bytes: number;

@@ -2,12 +2,13 @@
 import { Optimizer } from './optimizer.js';
 import { checkRange, type GroupOptions, type ParamGroup, type Params } from './options.js';
 
+/** Options of Adam and AdamW. */
 export interface AdamOptions extends GroupOptions {
-  /** Decay rates of the averages of the gradient and its square. */
+  /** Decay rates of the averages of the gradient and its square, in [0, 1). Default 0.9 and 0.999. */
   betas: readonly [number, number];
-  /** Added to the root of the second moment. */
+  /** Added to the root of the second moment. Default 1e-8. */
   eps: number;
-  /** Keep the largest second moment seen (Reddi et al., 2018). */
+  /** Keep the largest second moment seen (Reddi et al., 2018). Default false. */
   amsgrad: boolean;
 }
 

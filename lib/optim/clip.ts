@@ -19,10 +19,11 @@ function checkList(parameters: unknown, op: string): Tensor[] {
 
 const gradients = (parameters: readonly Tensor[]): Tensor[] => parameters.flatMap((p) => p.grad?.detach() ?? []);
 
+/** The norm that `clipGradNorm` limits. */
 export interface ClipOptions {
   /** Order of the norm; 2 by default. 1, 2 and Infinity are one native call. */
   normType?: number;
-  /** Throw when the norm is not finite; waits for the device. */
+  /** Throw ValueError when the norm is not finite; waits for the device. Default false. */
   errorIfNonfinite?: boolean;
 }
 

@@ -14,11 +14,12 @@ import { META, type Storage } from '../storage.js';
 import { Tensor } from '../tensor.js';
 import { clipGradNorm } from './clip.js';
 import { isSpread } from './global_norm.js';
-import { Optimizer, type Preparation, type StepOptions } from './optimizer.js';
+import { Optimizer } from './optimizer.js';
 import { checkMaxNorm } from './options.js';
 import { originals } from './original.js';
 import { gradientOf } from './state.js';
 import { StepBuffer } from './step_buffer.js';
+import type { Preparation, StepOptions } from './step_options.js';
 
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 type AnyOptimizer = Optimizer<any>;
@@ -128,7 +129,7 @@ export class CPUOffloadOptimizer<O extends AnyOptimizer = AnyOptimizer> {
     }
   }
 
-  /** A step that something else prepares; null without gradients. For GradScaler. */
+  /** A step that something else prepares; null without gradients. For GradScaler. @internal */
   takeStep<T>(preparation: Preparation<T> | null): T | null {
     this.follow();
     const parts = this.inOrder();

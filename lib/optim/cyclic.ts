@@ -8,21 +8,26 @@ function oneOf<T extends string>(value: unknown, allowed: readonly T[], name: st
   return value as T;
 }
 
+/** Options of CyclicLR. */
 export interface CyclicOptions {
+  /** The lower rate. */
   baseLr: number;
+  /** The upper rate. */
   maxLr: number;
   /** Steps of the rising half. Default 2000. */
   stepSizeUp?: number;
   /** Steps of the falling half; stepSizeUp by default. */
   stepSizeDown?: number;
-  /** Constant amplitude, halved each cycle, or times gamma^step. */
+  /** Constant amplitude (the default), halved each cycle, or times gamma^step. */
   mode?: 'triangular' | 'triangular2' | 'exp_range';
+  /** Of exp_range. Default 1. */
   gamma?: number;
 }
 
 /** Back and forth between two rates (Smith, 2017). */
 export class CyclicLR extends Schedule {
   private readonly o: Required<CyclicOptions>;
+  /** PyTorch's CyclicLR without cycling momentum. */
   constructor(optimizer: OptimizerLike, options: CyclicOptions) {
     super(optimizer);
     const where = 'CyclicLR';
@@ -49,17 +54,21 @@ export class CyclicLR extends Schedule {
   }
 }
 
+/** Options of OneCycleLR. */
 export interface OneCycleOptions {
+  /** The highest rate. */
   maxLr: number;
+  /** Steps of the whole cycle; one more is a ValueError. */
   totalSteps: number;
   /** Share of the steps in which the rate rises. Default 0.3. */
   pctStart?: number;
+  /** The form of rise and fall. Default cos. */
   annealStrategy?: 'cos' | 'linear';
   /** The first rate is maxLr / divFactor. Default 25. */
   divFactor?: number;
   /** The last rate is the first / finalDivFactor. Default 1e4. */
   finalDivFactor?: number;
-  /** Mirror the rise before the final decay. */
+  /** Mirror the rise before the final decay. Default false. */
   threePhase?: boolean;
 }
 
@@ -68,6 +77,7 @@ export class OneCycleLR extends Schedule {
   private readonly phases: readonly { end: number; from: number; to: number }[];
   private readonly strategy: 'cos' | 'linear';
   private readonly totalSteps: number;
+  /** PyTorch's OneCycleLR without cycling momentum. */
   constructor(optimizer: OptimizerLike, options: OneCycleOptions) {
     super(optimizer);
     const where = 'OneCycleLR';
@@ -108,6 +118,11 @@ export class OneCycleLR extends Schedule {
 export class SequentialLR extends Schedule {
   private readonly schedules: readonly Schedule[];
   private readonly milestones: readonly number[];
+  /**
+   * Takes schedules of one optimizer.
+   * @param options.schedules in their order
+   * @param options.milestones the step at which each but the first begins
+   */
   constructor(optimizer: OptimizerLike, options: { schedules: readonly Schedule[]; milestones: readonly number[] }) {
     super(optimizer);
     const { schedules, milestones } = options ?? {};
@@ -129,19 +144,23 @@ export class SequentialLR extends Schedule {
   }
 }
 
+/** Options of ReduceLROnPlateau. */
 export interface PlateauOptions {
   /** Whether the metric should fall or rise. Default min. */
   mode?: 'min' | 'max';
+  /** What a cut multiplies the rate by. Default 0.1. */
   factor?: number;
   /** Steps without improvement that are tolerated. Default 10. */
   patience?: number;
+  /** What counts as an improvement. Default 1e-4. */
   threshold?: number;
-  /** Improvement relative to the best, or absolute. */
+  /** Improvement relative to the best, or absolute. Default rel. */
   thresholdMode?: 'rel' | 'abs';
-  /** Steps to wait after a cut. */
+  /** Steps to wait after a cut. Default 0. */
   cooldown?: number;
+  /** The rate never falls below. Default 0. */
   minLr?: number;
-  /** Cuts smaller than this are not made. */
+  /** Cuts smaller than this are not made. Default 1e-8. */
   eps?: number;
 }
 
@@ -171,6 +190,7 @@ export class ReduceLROnPlateau {
   private get worst(): number {
     return this.o.mode === 'min' ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY;
   }
+  /** Takes a value of the metric: usually once an epoch, with the loss of data that is not trained on. */
   step(metric: number): void {
     if (typeof metric !== 'number') throw new ValueError(`ReduceLROnPlateau: step needs the metric as a number, got ${describe(metric)}`);
     if (this.improves(metric)) {
@@ -189,13 +209,16 @@ export class ReduceLROnPlateau {
     this.wait = this.o.cooldown;
     this.bad = 0;
   }
+  /** The rates in force. */
   get lrs(): number[] {
     return this.optimizer.groups.map((g) => g.lr);
   }
+  /** Best value, counts and rates, for checkpoints. */
   stateDict(): Record<string, unknown> {
     // JSON, which may carry the state, has no infinity
     return { best: Number.isFinite(this.best) ? this.best : null, bad: this.bad, wait: this.wait, lrs: this.lrs };
   }
+  /** Goes on from a state, and sets its rates. Throws ValueError for one of other groups. */
   loadStateDict(state: Record<string, unknown>): void {
     const where = 'ReduceLROnPlateau.loadStateDict';
     const { best, lrs } = state ?? {};

@@ -1,7 +1,6 @@
 // Optimizer: parameter groups, state, and the one native call a step. What changes from step to step lies in a device buffer
 // (step_buffer.ts), so nothing here waits for the device.
 
-import type { GradScaler } from '../amp/grad_scaler.js';
 import { noGrad } from '../autograd/modes.js';
 import type { StructuredName } from '../autograd/rules/types.js';
 import { everyStep } from '../capture.js';
@@ -13,35 +12,15 @@ import { invoke } from '../ops/door.js';
 import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
 import { isSpread } from './global_norm.js';
-import { checkMaxNorm, checkRange, definedOnly, type GroupOptions, type ParamGroup, type Params, withOptions } from './options.js';
+import { checkMaxNorm, checkRange, definedOnly, type GivenGroup, type GroupOptions, type ParamGroup, type Params, withOptions } from './options.js';
 import { pushPlaces } from './rounding.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
+import type { OptimizerState, Preparation, RateSource, StepOptions } from './step_options.js';
 
-export interface OptimizerState {
-  state: Record<string, Record<string, Tensor | number>>;
-  paramGroups: Record<string, unknown>[];
-  /** Of stochastic rounding, where a group uses it. */
-  seed?: string;
-}
-
-export interface StepOptions {
-  /** Scale all gradients for this step so that their common norm is at most this (Pascanu et al., 2013). Default: no limit. */
-  maxNorm?: number;
-  /** The gradients are those of a loss that it scaled: the same as `scaler.step(optimizer, { maxNorm })`. */
-  scaler?: GradScaler;
-}
-
-/** What a step is prepared by, between writing the rates and the step itself. */
-export type Preparation<T> = (buffer: StepBuffer, gradients: readonly Tensor[]) => T;
-
-/** A schedule, as its optimizer sees it. */
-export interface RateSource {
-  rateAfterSkips(group: number, skips: number): number;
-  noticeSkips(): void;
-}
-
+/** Base of all optimizers: groups of parameters with options, and state by parameter. One native call takes a step of all of them. */
 export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
+  /** Parameters and options. Options may be changed between steps. */
   readonly groups: ParamGroup<O>[] = [];
   /** State tensors by parameter and name; names come as groups with further options do. */
   protected readonly state = new Map<Tensor, Map<string, Tensor>>();
@@ -77,14 +56,14 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     if (params === null || params === undefined || typeof (params as Iterable<unknown>)[Symbol.iterator] !== 'function') {
       throw new ValueError(`${this.constructor.name}: expected parameters or groups of them, got ${describe(params)}`);
     }
-    const list = [...(params as Iterable<Tensor | (Partial<O> & { params: Iterable<Tensor> })>)];
+    const list = [...(params as Iterable<Tensor | GivenGroup<O>>)];
     if (list.length === 0) throw new ValueError(`${this.constructor.name}: got no parameters`);
     if (list.every((p) => p instanceof Tensor)) this.addGroup({ params: list } as Partial<O> & { params: Tensor[] });
-    else for (const group of list) this.addGroup(group as Partial<O> & { params: Iterable<Tensor> });
+    else for (const group of list) this.addGroup(group as GivenGroup<O>);
   }
 
   /** Adds a group; options it lacks are the optimizer's. */
-  addGroup(group: Partial<O> & { params: Iterable<Tensor> }): void {
+  addGroup(group: GivenGroup<O>): void {
     const where = this.constructor.name;
     if (typeof group !== 'object' || group === null || typeof group.params?.[Symbol.iterator] !== 'function') {
       throw new ValueError(`${where}: a group is an object with params, got ${describe(group)}`);

@@ -6,8 +6,9 @@ import type { Tensor } from '../tensor.js';
 export interface GroupOptions {
   /** Learning rate. */
   lr: number;
+  /** Times the weights, added to their gradients; AdamW, Lion and LAMB treat it as their papers do. */
   weightDecay: number;
-  /** Ascend instead of descend. */
+  /** Ascend instead of descend. Default false. */
   maximize: boolean;
   /**
    * bfloat16 parameters have no float32 master: the step is done in float32 and stored by stochastic rounding, up or down with the
@@ -19,9 +20,18 @@ export interface GroupOptions {
    */
   stochasticRounding?: boolean;
 }
-export type ParamGroup<O extends GroupOptions> = O & { params: Tensor[] };
+/** A group of an optimizer: its parameters and every option. */
+export type ParamGroup<O extends GroupOptions> = O & {
+  /** The parameters, in the order of their places. */
+  params: Tensor[];
+};
+/** A group as it is given: options that it lacks are the optimizer's. */
+export type GivenGroup<O extends GroupOptions> = Partial<O> & {
+  /** Its parameters. */
+  params: Iterable<Tensor>;
+};
 /** Parameters alone, or groups that override some of the options. */
-export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly (Partial<O> & { params: Iterable<Tensor> })[];
+export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly GivenGroup<O>[];
 
 /** An option given as undefined means the default. */
 export function definedOnly<T extends object>(options: T): T {

@@ -4,10 +4,13 @@ import { isSharded } from './global_norm.js';
 import { Optimizer } from './optimizer.js';
 import { checkRange, type GroupOptions, type ParamGroup, type Params } from './options.js';
 
+/** Options of SGD. */
 export interface SGDOptions extends GroupOptions {
+  /** Share of the earlier steps in the next one. Default 0. */
   momentum: number;
-  /** Share of the gradient kept out of the momentum buffer. */
+  /** Share of the gradient kept out of the momentum buffer. Default 0. */
   dampening: number;
+  /** Nesterov's momentum, which needs a momentum and no dampening. Default false. */
   nesterov: boolean;
 }
 
@@ -31,10 +34,13 @@ export class SGD extends Optimizer<SGDOptions> {
   }
 }
 
+/** Options of Adagrad. */
 export interface AdagradOptions extends GroupOptions {
+  /** The rate of the n-th step is divided by 1 + (n − 1)·lrDecay. Default 0. */
   lrDecay: number;
+  /** Added to the root of the sum of squares. Default 1e-10. */
   eps: number;
-  /** Start of the sums of squares. */
+  /** Start of the sums of squares. Default 0. */
   initialAccumulatorValue: number;
 }
 
@@ -60,12 +66,15 @@ export class Adagrad extends Optimizer<AdagradOptions> {
   }
 }
 
+/** Options of RMSprop. */
 export interface RMSpropOptions extends GroupOptions {
-  /** Decay rate of the average of squares. */
+  /** Decay rate of the average of squares. Default 0.99. */
   alpha: number;
+  /** Added to the root of the average. Default 1e-8. */
   eps: number;
+  /** Share of the earlier steps in the next one. Default 0. */
   momentum: number;
-  /** Divide by the variance instead of the mean square. */
+  /** Divide by the variance instead of the mean square. Default false. */
   centered: boolean;
 }
 
@@ -90,12 +99,18 @@ export class RMSprop extends Optimizer<RMSpropOptions> {
   }
 }
 
+/** Options of LAMB. */
 export interface LAMBOptions extends GroupOptions {
+  /** Decay rates of the averages of the gradient and its square, in [0, 1). Default 0.9 and 0.999. */
   betas: readonly [number, number];
+  /** Added to the root of the second moment. Default 1e-6. */
   eps: number;
 }
 
-/** LAMB (You et al., 2020): Adam with a trust ratio per tensor, for large batches. Defaults: lr 1e-3, eps 1e-6. */
+/**
+ * LAMB (You et al., 2020): Adam with a trust ratio per tensor, for large batches. Defaults: lr 1e-3, eps 1e-6. Throws ValueError for
+ * parameters of which ranks have pieces, as it needs the norms of whole ones.
+ */
 export class LAMB extends Optimizer<LAMBOptions> {
   protected readonly op = 'lambStep';
   constructor(params: Params<LAMBOptions>, options: Partial<LAMBOptions> = {}) {
@@ -116,7 +131,9 @@ export class LAMB extends Optimizer<LAMBOptions> {
   }
 }
 
+/** Options of Lion. */
 export interface LionOptions extends GroupOptions {
+  /** Share of the momentum in the step, and in the next momentum, in [0, 1). Default 0.9 and 0.99. */
   betas: readonly [number, number];
 }
 

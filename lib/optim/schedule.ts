@@ -1,13 +1,15 @@
-// Learning-rate schedules. Each is a closed form of the step count and the base rate, so a schedule's state is one number and a
+// What all learning-rate schedules share; schedules.ts has them. Each is a closed form of the step count and the base rate, so a schedule's state is one number and a
 // resumed run continues exactly. `step()` is called once after each optimizer step, as in PyTorch. A step that a GradScaler skipped is
 // none: since the host hears of it later, the optimizer asks for the rates of all counts that may be the true one.
 import { describe, ValueError } from '../errors.js';
 import { checkInteger, checkNumber } from '../shape.js';
-import { Optimizer, type RateSource } from './optimizer.js';
+import { Optimizer } from './optimizer.js';
 import type { GroupOptions } from './options.js';
+import type { RateSource } from './step_options.js';
 
 type AnyOptimizer = Optimizer<GroupOptions>;
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
+/** An optimizer of any options. */
 export type OptimizerLike = Optimizer<any>;
 
 /** Base of all schedules: sets the rate of every group from its base rate and the number of steps. */
@@ -79,6 +81,7 @@ export abstract class Schedule implements RateSource {
     this.forgetSkips();
     return { count: this.count, baseLrs: [...this.baseLrs] };
   }
+  /** Goes on from a state, and sets its rates. Throws ValueError for one of other groups. */
   loadStateDict(state: Record<string, unknown>): void {
     this.count = checkInteger(state?.['count'], 'count', `${this.constructor.name}.loadStateDict`, 0);
     const bases = state['baseLrs'];
@@ -92,208 +95,8 @@ export abstract class Schedule implements RateSource {
 }
 
 /** A schedule that also sets the rate before the first step. */
-abstract class FromStart extends Schedule {
+export abstract class FromStart extends Schedule {
   protected start(): void {
     this.apply();
-  }
-}
-
-/** The base rate times a factor for totalIters steps, then the base rate. */
-export class ConstantLR extends FromStart {
-  private readonly factor: number;
-  private readonly totalIters: number;
-  constructor(optimizer: OptimizerLike, options: { factor?: number; totalIters?: number } = {}) {
-    super(optimizer);
-    this.factor = checkNumber(options?.factor ?? 1 / 3, 'factor', 'ConstantLR', 0, 1);
-    this.totalIters = checkInteger(options?.totalIters ?? 5, 'totalIters', 'ConstantLR', 0);
-    this.start();
-  }
-  override rate(step: number, base: number): number {
-    return step < this.totalIters ? base * this.factor : base;
-  }
-}
-
-/** Rate × gamma every `stepSize` steps. */
-export class StepLR extends Schedule {
-  private readonly stepSize: number;
-  private readonly gamma: number;
-  constructor(optimizer: OptimizerLike, options: { stepSize: number; gamma?: number }) {
-    super(optimizer);
-    this.stepSize = checkInteger(options?.stepSize, 'stepSize', 'StepLR', 1);
-    this.gamma = checkNumber(options.gamma ?? 0.1, 'gamma', 'StepLR', 0);
-  }
-  override rate(step: number, base: number): number {
-    return base * this.gamma ** Math.floor(step / this.stepSize);
-  }
-}
-
-/** Rate × gamma at each milestone. */
-export class MultiStepLR extends Schedule {
-  private readonly milestones: readonly number[];
-  private readonly gamma: number;
-  constructor(optimizer: OptimizerLike, options: { milestones: readonly number[]; gamma?: number }) {
-    super(optimizer);
-    if (!Array.isArray(options?.milestones)) throw new ValueError(`MultiStepLR: milestones must be an array of steps, got ${describe(options?.milestones)}`);
-    this.milestones = options.milestones.map((m) => checkInteger(m, 'a milestone', 'MultiStepLR', 0));
-    this.gamma = checkNumber(options.gamma ?? 0.1, 'gamma', 'MultiStepLR', 0);
-  }
-  override rate(step: number, base: number): number {
-    return base * this.gamma ** this.milestones.filter((m) => m <= step).length;
-  }
-}
-
-/** Rate × gamma every step. */
-export class ExponentialLR extends Schedule {
-  private readonly gamma: number;
-  constructor(optimizer: OptimizerLike, options: { gamma: number }) {
-    super(optimizer);
-    this.gamma = checkNumber(options?.gamma, 'gamma', 'ExponentialLR', 0);
-  }
-  override rate(step: number, base: number): number {
-    return base * this.gamma ** step;
-  }
-}
-
-/** base·(1 − step/totalIters)^power, then 0. */
-export class PolynomialLR extends Schedule {
-  private readonly totalIters: number;
-  private readonly power: number;
-  constructor(optimizer: OptimizerLike, options: { totalIters?: number; power?: number } = {}) {
-    super(optimizer);
-    this.totalIters = checkInteger(options.totalIters ?? 5, 'totalIters', 'PolynomialLR', 1);
-    this.power = checkNumber(options.power ?? 1, 'power', 'PolynomialLR', 0);
-  }
-  override rate(step: number, base: number): number {
-    return base * (1 - Math.min(step, this.totalIters) / this.totalIters) ** this.power;
-  }
-}
-
-/** Half a cosine from the base rate to etaMin over tMax steps, and back (Loshchilov & Hutter, 2017). */
-export class CosineAnnealingLR extends Schedule {
-  private readonly tMax: number;
-  private readonly etaMin: number;
-  constructor(optimizer: OptimizerLike, options: { tMax: number; etaMin?: number }) {
-    super(optimizer);
-    this.tMax = checkInteger(options?.tMax, 'tMax', 'CosineAnnealingLR', 1);
-    this.etaMin = checkNumber(options.etaMin ?? 0, 'etaMin', 'CosineAnnealingLR', 0);
-  }
-  override rate(step: number, base: number): number {
-    return this.etaMin + ((base - this.etaMin) * (1 + Math.cos((Math.PI * step) / this.tMax))) / 2;
-  }
-}
-
-/** Cosine with restarts: the first cycle takes t0 steps, each next one tMult times as many. */
-export class CosineAnnealingWarmRestarts extends Schedule {
-  private readonly t0: number;
-  private readonly tMult: number;
-  private readonly etaMin: number;
-  constructor(optimizer: OptimizerLike, options: { t0: number; tMult?: number; etaMin?: number }) {
-    super(optimizer);
-    this.t0 = checkInteger(options?.t0, 't0', 'CosineAnnealingWarmRestarts', 1);
-    this.tMult = checkInteger(options.tMult ?? 1, 'tMult', 'CosineAnnealingWarmRestarts', 1);
-    this.etaMin = checkNumber(options.etaMin ?? 0, 'etaMin', 'CosineAnnealingWarmRestarts', 0);
-  }
-  override rate(step: number, base: number): number {
-    let [length, within] = [this.t0, step];
-    while (within >= length) {
-      within -= length;
-      length *= this.tMult;
-    }
-    return this.etaMin + ((base - this.etaMin) * (1 + Math.cos((Math.PI * within) / length))) / 2;
-  }
-}
-
-/** The base rate times a factor that goes from startFactor to endFactor in totalIters steps. */
-export class LinearLR extends FromStart {
-  private readonly startFactor: number;
-  private readonly endFactor: number;
-  private readonly totalIters: number;
-  constructor(optimizer: OptimizerLike, options: { startFactor?: number; endFactor?: number; totalIters?: number } = {}) {
-    super(optimizer);
-    this.startFactor = checkNumber(options.startFactor ?? 1 / 3, 'startFactor', 'LinearLR', 0, 1);
-    this.endFactor = checkNumber(options.endFactor ?? 1, 'endFactor', 'LinearLR', 0, 1);
-    this.totalIters = checkInteger(options.totalIters ?? 5, 'totalIters', 'LinearLR', 1);
-    this.start();
-  }
-  override rate(step: number, base: number): number {
-    const share = Math.min(step, this.totalIters) / this.totalIters;
-    return base * (this.startFactor + (this.endFactor - this.startFactor) * share);
-  }
-}
-
-/** The base rate times any function of the step; one function, or one for each group. It is asked for earlier steps, too. */
-export class LambdaLR extends FromStart {
-  private readonly factors: readonly ((step: number) => number)[];
-  constructor(optimizer: OptimizerLike, factor: ((step: number) => number) | readonly ((step: number) => number)[]) {
-    super(optimizer);
-    this.factors = Array.isArray(factor) ? factor : this.baseLrs.map(() => factor as (step: number) => number);
-    if (this.factors.length !== this.baseLrs.length || this.factors.some((f) => typeof f !== 'function')) {
-      throw new ValueError(`LambdaLR: expected a function, or one for each of ${this.baseLrs.length} groups, got ${describe(factor)}`);
-    }
-    this.start();
-  }
-  override rate(step: number, base: number, group: number): number {
-    return base * this.factors[group]!(step);
-  }
-}
-
-/** Linear from 0 over `warmup` steps, then linear to 0 at `total`. */
-export class LinearWithWarmup extends FromStart {
-  private readonly warmup: number;
-  private readonly total: number;
-  constructor(optimizer: OptimizerLike, options: { warmup: number; total: number }) {
-    super(optimizer);
-    this.warmup = checkInteger(options?.warmup, 'warmup', 'LinearWithWarmup', 0);
-    this.total = checkInteger(options.total, 'total', 'LinearWithWarmup', this.warmup);
-    this.start();
-  }
-  override rate(step: number, base: number): number {
-    if (step < this.warmup) return (base * step) / Math.max(1, this.warmup);
-    return base * Math.max(0, (this.total - step) / Math.max(1, this.total - this.warmup));
-  }
-}
-
-/** Linear from 0 over `warmup` steps, then a cosine to minLr at `total`. */
-export class CosineWithWarmup extends FromStart {
-  private readonly warmup: number;
-  private readonly total: number;
-  private readonly minLr: number;
-  constructor(optimizer: OptimizerLike, options: { warmup: number; total: number; minLr?: number }) {
-    super(optimizer);
-    this.warmup = checkInteger(options?.warmup, 'warmup', 'CosineWithWarmup', 0);
-    this.total = checkInteger(options.total, 'total', 'CosineWithWarmup', this.warmup);
-    this.minLr = checkNumber(options.minLr ?? 0, 'minLr', 'CosineWithWarmup', 0);
-    this.start();
-  }
-  override rate(step: number, base: number): number {
-    if (step < this.warmup) return (base * step) / Math.max(1, this.warmup);
-    const share = Math.min(1, (step - this.warmup) / Math.max(1, this.total - this.warmup));
-    return this.minLr + ((base - this.minLr) * (1 + Math.cos(Math.PI * share))) / 2;
-  }
-}
-
-/** Linear warm-up, a constant rate, then a linear or cosine decay to minLr (Hu et al., MiniCPM, 2024). */
-export class WarmupStableDecay extends FromStart {
-  private readonly o: { warmup: number; stable: number; decay: number; minLr: number; shape: 'linear' | 'cosine' };
-  constructor(optimizer: OptimizerLike, options: { warmup: number; stable: number; decay: number; minLr?: number; shape?: 'linear' | 'cosine' }) {
-    super(optimizer);
-    const where = 'WarmupStableDecay';
-    const shape = options?.shape ?? 'linear';
-    if (shape !== 'linear' && shape !== 'cosine') throw new ValueError(`${where}: shape must be linear or cosine, got ${describe(shape)}`);
-    this.o = {
-      warmup: checkInteger(options?.warmup, 'warmup', where, 0),
-      stable: checkInteger(options.stable, 'stable', where, 0),
-      decay: checkInteger(options.decay, 'decay', where, 0),
-      minLr: checkNumber(options.minLr ?? 0, 'minLr', where, 0),
-      shape,
-    };
-    this.start();
-  }
-  override rate(step: number, base: number): number {
-    const { warmup, stable, decay, minLr, shape } = this.o;
-    if (step < warmup) return (base * step) / Math.max(1, warmup);
-    if (step < warmup + stable) return base;
-    const share = Math.min(1, (step - warmup - stable) / Math.max(1, decay));
-    return minLr + (base - minLr) * (shape === 'linear' ? 1 - share : (1 + Math.cos(Math.PI * share)) / 2);
   }
 }

@@ -34,6 +34,7 @@ export function load(app) {
     for (const alias of project.getReflectionsByKind(ReflectionKind.TypeAlias)) nameLiterals(context, alias);
     const main = project.children.find(({ name }) => name === MODULES.index);
     for (const method of derived) describe(method, main);
+    describePolicies(project);
     for (const module of project.children) addHeadings(module, project, app.logger);
   }, afterInternalsAreGone);
   app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
@@ -85,6 +86,13 @@ function functionOfConstant(context, reflection) {
 function nameLiterals(context, reflection) {
   const type = context.programs[0].getTypeChecker().getDeclaredTypeOfSymbol(context.getSymbolFromReflection(reflection));
   if (type.isUnion() && type.types.every((t) => t.isStringLiteral())) reflection.type = new UnionType(type.types.map(({ value }) => new LiteralType(value)));
+}
+
+/** The rows of autocast's table are their values, which the type Policy explains. */
+function describePolicies(project) {
+  const { type } = project.getChildByName(['shardgrad', 'amp', 'policy']);
+  const meaning = project.getChildByName(['shardgrad', 'amp', 'Policy']);
+  for (const row of type.declaration.children) row.comment = new Comment([{ kind: 'inline-tag', tag: '@link', text: 'Policy', target: meaning }]);
 }
 
 /** Those of a signature; where they are derived as `...rest: [dim: number]`, those of the tuple. */
