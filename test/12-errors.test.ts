@@ -25,6 +25,12 @@ const shapes: Mistake[] = [
   ['a view that would need a copy', () => ones([2, 3]).t().view([6]), sg.ShapeError, 'view: [6] is not a view of [3,2] with strides [1,3]; use reshape()'],
   ['a dimension out of range', () => ones([2, 3]).sum(2), sg.ShapeError, 'sum: dimension 2 is out of range [-2, 2) of a tensor with 2 dimensions'],
   ['a dimension twice', () => ones([2, 3]).sum([1, -1]), sg.ShapeError, 'sum: dimension 1 appears twice'],
+  [
+    'options in place of a flag',
+    () => ones([2, 3]).sum(1, { keepdim: true } as unknown as boolean),
+    sg.ValueError,
+    'sum: keepdim must be true or false, got an object of class Object',
+  ],
   ['a fractional dimension', () => ones([2]).sum(0.5), sg.ShapeError, 'sum: a dimension is a whole number, got 0.5'],
   ['permute with too few dimensions', () => ones([2, 3]).permute([0]), sg.ShapeError, 'permute: expected 2 dimensions of [2,3], got [0]'],
   ['a negative size', () => zeros([2, -1]), sg.ShapeError, 'zeros: sizes are whole numbers from 0, got -1 in [2,-1]'],

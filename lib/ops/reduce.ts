@@ -7,6 +7,7 @@ import { type DType, isFloating, promoteTypes } from '../dtype.js';
 import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { checkDim, checkDims, checkNumber, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor, wrap } from '../tensor.js';
+import { checkFlag } from './arguments.js';
 import { wideResult } from './autocast.js';
 import { where } from './blend.js';
 import { to } from './copy.js';
@@ -22,6 +23,7 @@ function checkTensor(x: unknown, op: string): asserts x is Tensor {
 }
 
 function reduce(op: ReduceName, x: Tensor, dims: readonly number[], dtype: DType, keepdim: boolean): Tensor {
+  checkFlag(keepdim, 'keepdim', op);
   if (dims.length > 0 && (op === 'max' || op === 'min' || op === 'argmax' || op === 'argmin') && dims.some((d) => x.shape[d] === 0)) {
     throw new ShapeError(`${op}: no elements to reduce in ${showShape(x.shape)}`);
   }
@@ -118,6 +120,7 @@ export function norm(x: Tensor, order = 2, dims?: Dims, keepdim = false): Tensor
   if (!isFloating(x.dtype)) throw new DTypeError(`norm: expects a floating-point tensor, got ${x.dtype}`);
   const over = checkDims(dims, x.ndim, 'norm');
   const dtype = wideResult('norm', x.dtype);
+  checkFlag(keepdim, 'keepdim', 'norm');
   if (order === 1) return reduce('norm1', x, over, dtype, keepdim);
   if (order === 2) return reduce('norm2', x, over, dtype, keepdim);
   checkNumber(order, 'order', 'norm');
