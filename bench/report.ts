@@ -47,7 +47,7 @@ function markdown({ date, machine, torch, rounds, rows, failures }: Result, pict
     return `## ${group}\n\n| ${titles.join(' | ')} |\n|${titles.map(() => '---').join('|')}|\n${lines.map((l) => `| ${l} |`).join('\n')}\n`;
   });
   return `${[
-    `# shardgrad beside PyTorch ${torch ?? '(not measured)'}, ${date}`,
+    `# shardgrad beside PyTorch ${torch ?? '(not measured)'}, ${date.slice(0, 10)}`,
     `${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.system}, Node ${machine.node}, commit ${machine.commit}; load of other work ` +
       `before it began: ${machine.load.toFixed(1)}. Medians of ${rounds} rounds in which the sides took turns. A ratio is the median of the rounds' ratios, with the ` +
       'lowest and the highest; above 1 ours is better, whatever the unit.',

@@ -26,7 +26,8 @@ export interface Row {
 export const median = (xs: readonly number[]): number => xs.toSorted((a, b) => a - b)[xs.length >> 1]!;
 export const spread = (xs: readonly number[]): Spread => ({ median: median(xs), low: Math.min(...xs), high: Math.max(...xs) });
 /** `1.31 (1.20 to 1.52)`. */
-export const shown = ({ median, low, high }: Spread): string => `${median.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)})`;
+export const shown = ({ median, low, high }: Spread): string =>
+  low === high ? median.toFixed(2) : `${median.toFixed(2)} (${low.toFixed(2)} to ${high.toFixed(2)})`;
 
 /** Of each round, by side. A side that could not be run is null. */
 export interface Rounds {

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { nothingLeft } from './helpers/leftovers.js';
+import { freePort } from './helpers/ports.js';
 
 const cli = fileURLToPath(new URL('../dist/bundle/cli.js', import.meta.url));
 const script = fileURLToPath(new URL('children/job_rank.mjs', import.meta.url));
@@ -14,9 +15,9 @@ interface Ended {
   readonly seconds: number;
 }
 
-function run(command: readonly string[]): Promise<Ended> {
+function run(command: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
   const start = Date.now();
-  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
   let out = '';
   for (const output of [child.stdout, child.stderr]) output.on('data', (chunk) => (out += chunk));
   return new Promise((resolve) => child.once('close', (code) => resolve({ code, out, seconds: (Date.now() - start) / 1000 })));
@@ -35,6 +36,23 @@ describe('training', () => {
     expect(new Set(sums(together.out)).size).toBe(1);
     expect(Math.abs(sums(together.out)[0]! - sums(alone.out)[0]!)).toBeLessThan(1e-5);
     await nothingLeft();
+  });
+
+  test('where each op runs at its own line, and rank 0 serves the store of ranks that are late', async () => {
+    const common = {
+      SHARDGRAD_SYNC: '1',
+      WORLD_SIZE: '2',
+      MASTER_ADDR: '127.0.0.1',
+      MASTER_PORT: String(await freePort()),
+      SHARDGRAD_TOKEN: '0123456789abcdef0123456789abcdef',
+    };
+    const late = { NODE_OPTIONS: `--import=${new URL('children/slow_network.mjs', import.meta.url).href}` };
+    const ended = await Promise.all([run([script, 'train'], { ...common, RANK: '0' }), run([script, 'train'], { ...common, ...late, RANK: '1' })]);
+    expect(
+      ended.map(({ code }) => code),
+      ended.map(({ out }) => out).join('\n'),
+    ).toEqual([0, 0]);
+    expect(new Set(ended.flatMap(({ out }) => sums(out))).size).toBe(1);
   });
 });
 

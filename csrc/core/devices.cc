@@ -22,6 +22,9 @@ DeviceContext::DeviceContext(std::string name, std::unique_ptr<Backend> backend)
     : name_(std::move(name)), backend_(std::move(backend)) {
   streams_[kComputeStream] = std::make_unique<Stream>(name_ + " compute", backend_->make_queue(false));
   streams_[kCommunicationStream] = std::make_unique<Stream>(name_ + " communication", backend_->make_queue(true));
+  // Never on the thread of JavaScript: a rank whose event loop stands still in a collective serves no store, which the
+  // others may need to get there.
+  streams_[kCommunicationStream]->use_inline(false);
   allocator_ = std::make_unique<CachingAllocator>(*this, name_.c_str());
 }
 

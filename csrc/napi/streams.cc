@@ -186,9 +186,7 @@ napi_value configure(Environment& e, const Arguments& a) {
     bool on = false;
     napi_get_value_bool(e.env, value, &on);
     settings.inline_mode = on;
-    for (auto& device : e.devices) {
-      for (int i = kStreamsPerDevice - 1; i >= 0; i--) device->stream(i).use_inline(on);
-    }
+    for (auto& device : e.devices) device->stream(kComputeStream).use_inline(on);
   }
   return nullptr;
 }
