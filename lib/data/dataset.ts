@@ -9,6 +9,7 @@ import type { SampleRandom } from './sample_random.js';
 
 /** A dataset with a length and samples by index. */
 export interface Dataset<S = unknown> {
+  /** Samples in the dataset. */
   readonly length: number;
   /**
    * The sample at `index`, from 0. A loader passes the random stream of (seed, epoch, index); draw augmentations from it, so that
@@ -23,16 +24,21 @@ export interface Dataset<S = unknown> {
 
 /** Which part of a stream one reader is to produce. */
 export interface StreamShare {
+  /** The epoch, from 0. */
   readonly epoch: number;
+  /** The loader's seed. */
   readonly seed: number;
-  /** Yield only every `shards`-th sample, starting with number `shard`: the other workers (and ranks) yield the rest. */
+  /** Yield only every `shards`-th sample, starting with this one: the other workers (and ranks) yield the rest. */
   readonly shard: number;
+  /** Readers of all workers and ranks together. */
   readonly shards: number;
 }
 
 /** A dataset that is read from front to back: logs, sockets, generated data. */
 export interface IterableDataset<S = unknown> {
+  /** The samples of one reader's share of an epoch, from the front. */
   iterate(share: StreamShare): Iterable<S> | AsyncIterable<S>;
+  /** If there, says how to make the same dataset in a worker thread. */
   toWorker?(): ModuleRef;
 }
 
@@ -83,6 +89,7 @@ export class Subset<S> implements Dataset<S> {
     if (!Array.isArray(indices) && !isTypedArray(indices)) throw new ValueError(`Subset: indices must be an array of whole numbers, got ${describe(indices)}`);
     for (let i = 0; i < indices.length; i++) checkIndex(indices[i]!, dataset.length, `Subset: entry ${i}`);
   }
+  /** How many indices were chosen. */
   get length(): number {
     return this.indices.length;
   }
@@ -128,6 +135,7 @@ export function randomSplit<S>(dataset: Dataset<S>, lengths: readonly number[], 
   });
 }
 
+/** Makes another sample of a sample; random numbers are drawn from the stream that the loader gives. */
 export type SampleTransform<S, T> = (sample: S, random: SampleRandom) => T | Promise<T>;
 
 /** Another dataset with a function applied to every sample, for example an augmentation. */
@@ -144,6 +152,7 @@ export class MappedDataset<S, T> implements Dataset<T> {
       throw new ValueError(`MappedDataset: expected a function or { module, export }, got ${describe(transform)}`);
     this.resolved = typeof transform === 'function' ? transform : null;
   }
+  /** Samples, as many as in the dataset below. */
   get length(): number {
     return this.dataset.length;
   }

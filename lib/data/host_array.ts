@@ -6,7 +6,9 @@ import { numel, showShape } from '../shape.js';
 
 /** An array with a shape, in JavaScript memory; `data.length` is the product of the shape. */
 export interface HostArray<T extends TypedArray = TypedArray> {
+  /** The elements in row-major order. */
   readonly data: T;
+  /** Size of each dimension. */
   readonly shape: readonly number[];
   /** Needed only for bool, float16 and bfloat16 (raw bits); the kind of `data` otherwise. */
   readonly dtype?: DType;

@@ -7,6 +7,7 @@ import { checkHostArray, type HostArray, isHostArray, sameKind } from './host_ar
 
 /** An image [C,H,W]: bytes 0..255, or floats. */
 export type ImageArray = HostArray<Float32Array | Uint8Array>;
+/** Between four pixels, or the nearest pixel alone. */
 export type Interpolation = 'bilinear' | 'nearest';
 
 interface Size {

@@ -7,16 +7,27 @@ export type { ImageArray, Interpolation } from './image.js';
 /** Functions of images as arrays of the host: resize, crop, flip, rotate, normalize. */
 export * as image from './image.js';
 export { DataLoader } from './loader.js';
-export type { DataLoaderOptions, DataLoaderState } from './loader_options.js';
+export type { DataLoaderOptions, DataLoaderState, StreamState } from './loader_options.js';
 export type { ModuleRef } from './module_ref.js';
 export { Permutation } from './permutation.js';
 export { SampleRandom } from './sample_random.js';
-export { type BatchOrder, BatchSampler, DistributedSampler, RandomSampler, type Sampler, SequentialSampler, type Sized } from './sampler.js';
-export { type DigitsDataset, digits, mobyDick } from './sources.js';
+export {
+  type BatchOrder,
+  BatchSampler,
+  DistributedSampler,
+  type HasLength,
+  RandomSampler,
+  type RankOptions,
+  type Sampler,
+  SequentialSampler,
+  type Sized,
+} from './sampler.js';
+export { type Digits, type DigitsDataset, type DigitsFields, digits, mobyDick, type SplitText } from './sources.js';
 export { type Field, type FieldSample, TensorDataset } from './tensor_dataset.js';
 export {
   encodeTokens,
   TextDataset,
+  type TokenArray,
   TokenDataset,
   type TokenDType,
   type TokenShard,

@@ -171,6 +171,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     for (let i = order instanceof RankBatches ? 0 : start; i < order.length; i++) yield checkIndices(order.at(i, epoch), (dataset as Dataset).length, i);
   }
 
+  /**
+   * One epoch of batches: `for await (const batch of loader)`. A loop that ends moves on to the next epoch; one that is left begins its epoch anew. A batch's tensors live until the next one is asked for; `keep()` those that shall live on.
+   */
   async *[Symbol.asyncIterator](): AsyncGenerator<B, void, void> {
     await this.running?.end();
     await this.ready();

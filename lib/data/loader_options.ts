@@ -42,19 +42,31 @@ export interface DataLoaderOptions<S = unknown> {
   pad?: boolean;
 }
 
+/** Where the readers of a stream stand. */
+export interface StreamState {
+  /** The number of ranks. */
+  readonly world: number;
+  /** Batches delivered by each reader of this rank. */
+  readonly delivered: readonly number[];
+  /** The readers with data left, in the order of their turns. */
+  readonly rotation: readonly number[];
+}
+
 /** Where a loader stands; plain JSON. */
 export interface DataLoaderState {
+  /** The epoch, from 0. */
   readonly epoch: number;
   /**
    * Samples of the epoch that all ranks together were given. It says nothing of their number or batch size: a run may go on with others.
    * For streams and with a batchSampler: batches of this loader.
    */
   readonly position: number;
+  /** The seed of the order. */
   readonly seed: number;
   /** Samples of the dataset; null for streams. */
   readonly samples: number | null;
-  /** Streams only: the number of ranks, batches delivered by each reader of this one, and the readers with data left in the order of their turns. */
-  readonly stream: { readonly world: number; readonly delivered: readonly number[]; readonly rotation: readonly number[] } | null;
+  /** Streams only. */
+  readonly stream: StreamState | null;
 }
 
 export interface ResolvedOptions<S> extends DataLoaderOptions<S> {

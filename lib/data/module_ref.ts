@@ -26,6 +26,7 @@ export interface ModuleRef {
   module: string | URL;
   /** Name of the export; `default` unless given. */
   export?: string;
+  /** Arguments of the class or function; none unless given. */
   args?: readonly unknown[];
 }
 

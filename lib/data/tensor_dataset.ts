@@ -27,6 +27,7 @@ function fieldLength(field: Field): number {
  * ```
  */
 export class TensorDataset<F extends Readonly<Record<string, Field>> | readonly Field[]> implements Dataset<FieldSample<F>> {
+  /** Rows of each array. */
   readonly length: number;
   private reference: ModuleRef | null = null;
   private readonly entries: readonly (readonly [string, Tensor | HostArray])[];

@@ -13,9 +13,11 @@ import { type ModuleRef, OWN_MODULE } from './module_ref.js';
 import { SampleRandom } from './sample_random.js';
 import type { Tokenizer } from './tokenizer.js';
 
+/** Token ids in memory. */
 export type TokenArray = Uint16Array | Uint32Array;
 /** Path of a shard file, or the tokens themselves. */
 export type TokenShard = string | TokenArray;
+/** Element type of a shard: 65536 ids, or 2^32. */
 export type TokenDType = 'uint16' | 'uint32';
 
 /** Options of TokenDataset and TextDataset; only `context` is required. */
@@ -34,7 +36,9 @@ export interface TokenWindowOptions {
 
 /** `context` tokens, and for each the token that follows it, as int32. */
 export interface TokenWindow {
+  /** Tokens at positions i … i + context − 1. */
   inputs: Int32Array;
+  /** Tokens at positions i + 1 … i + context. */
   targets: Int32Array;
 }
 
@@ -64,6 +68,7 @@ function openShard(shard: TokenShard, dtype: TokenDType): TokenArray {
 
 /** Windows over token shards. Files are mapped, not read: as with any mapped file, shortening one in use ends the process. */
 export class TokenDataset implements Dataset<TokenWindow> {
+  /** Windows in an epoch. */
   readonly length: number;
   /** Tokens in all shards together. */
   readonly tokens: number;

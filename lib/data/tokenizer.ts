@@ -6,14 +6,19 @@ import { DataError, describe, ValueError } from '../errors.js';
 export interface Tokenizer {
   /** Number of ids: every id is in [0, vocabSize). */
   readonly vocabSize: number;
+  /** The ids of a text. */
   encode(text: string): Uint32Array | number[];
+  /** The text of ids. */
   decode(ids: ArrayLike<number>): string;
 }
 
 /** The saved form of a CharTokenizer. */
 export interface CharTokenizerJSON {
+  /** What the file holds. */
   readonly type: 'char';
+  /** The characters in the order of their ids. */
   readonly vocabulary: readonly string[];
+  /** The character that stands for all others, or null. */
   readonly unknown: string | null;
 }
 
@@ -63,6 +68,7 @@ export class CharTokenizer implements Tokenizer {
     return new CharTokenizer(order, options);
   }
 
+  /** A tokenizer of its saved form. Throws DataError for what is none. */
   static fromJSON(json: CharTokenizerJSON): CharTokenizer {
     if (json?.type !== 'char' || !Array.isArray(json.vocabulary)) {
       throw new DataError(`CharTokenizer.fromJSON: expected { type: "char", vocabulary }, got ${describe(json)}`);
@@ -70,6 +76,7 @@ export class CharTokenizer implements Tokenizer {
     return new CharTokenizer(json.vocabulary, typeof json.unknown === 'string' ? { unknown: json.unknown } : {});
   }
 
+  /** The saved form: `JSON.stringify(tokenizer)` calls it. */
   toJSON(): CharTokenizerJSON {
     return { type: 'char', vocabulary: this.vocabulary, unknown: this.options.unknown ?? null };
   }
@@ -78,6 +85,7 @@ export class CharTokenizer implements Tokenizer {
     return this.vocabulary.length;
   }
 
+  /** The ids of a text. Throws ValueError for a character that is not in the vocabulary, unless there is one for unknown ones. */
   encode(text: string): Uint32Array {
     checkText(text, 'CharTokenizer.encode');
     const fallback = this.options.unknown === undefined ? undefined : this.ids.get(this.options.unknown);
@@ -95,6 +103,7 @@ export class CharTokenizer implements Tokenizer {
     return n === out.length ? out : out.slice(0, n);
   }
 
+  /** The text of ids. Throws ValueError for an id outside the vocabulary. */
   decode(ids: ArrayLike<number>): string {
     checkIds(ids, 'CharTokenizer.decode');
     return Array.from(ids, (id, i) => {
@@ -109,11 +118,13 @@ export class CharTokenizer implements Tokenizer {
 export class ByteTokenizer implements Tokenizer {
   readonly vocabSize = 256;
 
+  /** The bytes of a text in UTF-8. */
   encode(text: string): Uint32Array {
     checkText(text, 'ByteTokenizer.encode');
     return Uint32Array.from(new TextEncoder().encode(text));
   }
 
+  /** The text of bytes. Throws ValueError for an id outside [0, 256). */
   decode(ids: ArrayLike<number>): string {
     checkIds(ids, 'ByteTokenizer.decode');
     const bytes = Uint8Array.from(ids, (id, i) => {

@@ -6,6 +6,7 @@ import type { ImageArray, Interpolation } from './image.js';
 import * as image from './image.js';
 import type { SampleRandom } from './sample_random.js';
 
+/** Makes another image of an image; random numbers are drawn from the sample's stream. */
 export type Transform = (image: ImageArray, random: SampleRandom) => ImageArray;
 /** One number for a square, or [height, width]. */
 export type ImageSize = number | readonly [height: number, width: number];

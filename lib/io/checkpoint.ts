@@ -16,8 +16,10 @@ import { decodeState, encodeState } from './state_tree.js';
 
 /** What can be saved and restored in place: modules, optimizers, schedulers, loaders, and classes of your own. */
 export interface Stateful {
+  /** The state: tensors and plain data in objects and arrays, or a promise of them. */
   stateDict(): unknown;
   // biome-ignore lint/suspicious/noExplicitAny: each class takes its own kind of state, and may return a report
+  /** Goes on from such a state. */
   loadStateDict(state: any): unknown;
 }
 
@@ -26,6 +28,7 @@ export interface Stateful {
  * data, which may contain tensors, is returned by loadCheckpoint.
  */
 export interface CheckpointState {
+  /** The step that was done last; it names the folder. */
   readonly step: number;
   readonly [name: string]: unknown;
 }

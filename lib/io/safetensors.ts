@@ -8,7 +8,7 @@ import { CheckpointError, DTypeError, describe, ValueError } from '../errors.js'
 import { Tensor } from '../tensor.js';
 import { chunksOf, fillFrom } from './chunks.js';
 import { type FileSink, type FileSystem, RangeReader, writeAtomically } from './files.js';
-import { encodeHeader, type Header, MAX_HEADER, parseHeader, show, type TensorEntry } from './safetensors_header.js';
+import { encodeHeader, type Header, MAX_HEADER, parseHeader, show, type TensorEntry, type TensorInfo } from './safetensors_header.js';
 
 /** How tensors are loaded. */
 export interface LoadOptions {
@@ -18,19 +18,19 @@ export interface LoadOptions {
   device?: DeviceLike;
 }
 
-/** What is known of a tensor without reading it. */
-export type TensorInfo = Pick<TensorEntry, 'stored' | 'dtype' | 'shape' | 'bytes'>;
-
 /** An opened file, or set of files: names and shapes now, tensors when asked for. Close it, or declare it with `await using`. */
 export interface SafetensorsReader extends AsyncDisposable {
   /** The tensors' names in the order of the data. */
   readonly names: readonly string[];
+  /** The header's texts by name, as the writer gave them. */
   readonly metadata: Readonly<Record<string, string>>;
+  /** Whether there is a tensor of this name. */
   has(name: string): boolean;
   /** Dtype, shape and size of a tensor. Throws CheckpointError for a name that is not there. */
   info(name: string): TensorInfo;
   /** Reads one tensor. It belongs to the scope of the caller. */
   load(name: string, options?: LoadOptions): Promise<Tensor>;
+  /** Closes the files; tensors that were loaded stay. */
   close(): Promise<void>;
 }
 
@@ -123,6 +123,7 @@ export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs)
   }
 }
 
+/** Tensors by name, in an object or a map. */
 export type NamedTensors = Readonly<Record<string, Tensor>> | ReadonlyMap<string, Tensor>;
 
 /** The tensors in the order of the file: by size of the element, so that all stay aligned, then by name. */

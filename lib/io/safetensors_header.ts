@@ -4,16 +4,22 @@
 import type { DType } from '../dtype.js';
 import { CheckpointError, describe } from '../errors.js';
 
-/** One tensor of a file. */
-export interface TensorEntry {
+/** What is known of a tensor without reading it. */
+export interface TensorInfo {
   /** The dtype in the file, in the format's own spelling: F32, BF16, I64… */
   readonly stored: string;
   /** The dtype it loads as; null when no tensor here can hold it (C64). */
   readonly dtype: DType | null;
+  /** Size of each dimension. */
   readonly shape: readonly number[];
+  /** Size of the data. */
+  readonly bytes: number;
+}
+
+/** One tensor of a file. */
+export interface TensorEntry extends TensorInfo {
   /** Where the bytes begin, from the start of the data section. */
   readonly start: number;
-  readonly bytes: number;
 }
 
 /** The format's name of each dtype here. */

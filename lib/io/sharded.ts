@@ -7,17 +7,8 @@ import { CheckpointError, describe } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkPath, type FileSystem, fileError, makeFolder, writeAtomically } from './files.js';
-import {
-  inFileOrder,
-  type LoadOptions,
-  loadAll,
-  type NamedTensors,
-  openSafetensorsFile,
-  type SafetensorsReader,
-  saveSafetensors,
-  type TensorInfo,
-} from './safetensors.js';
-import { MAX_HEADER, repeatedKey, show } from './safetensors_header.js';
+import { inFileOrder, type LoadOptions, loadAll, type NamedTensors, openSafetensorsFile, type SafetensorsReader, saveSafetensors } from './safetensors.js';
+import { MAX_HEADER, repeatedKey, show, type TensorInfo } from './safetensors_header.js';
 
 const SINGLE = 'model.safetensors';
 const INDEX_SUFFIX = '.index.json';

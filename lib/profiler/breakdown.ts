@@ -5,11 +5,15 @@ import { difference, type Interval, length, union } from './intervals.js';
 
 /** Microseconds. compute + exposedCommunication + host + idle = total. */
 export interface Breakdown {
+  /** The device: `cpu:0`. */
   readonly device: string;
+  /** All of the profile's time. */
   readonly total: number;
+  /** Time in which the compute stream ran something. */
   readonly compute: number;
   /** All of it, also what ran beside computing. It includes waiting for ranks that come late. */
   readonly communication: number;
+  /** Communication while nothing was computed. */
   readonly exposedCommunication: number;
   /** The device had nothing to do: the host had not enqueued what it did next. */
   readonly host: number;

@@ -1,5 +1,5 @@
 export type { Breakdown } from './breakdown.js';
-export type { CommandEvent, OpEvent, ProfilerEvent, SpanEvent, StreamName } from './events.js';
+export type { CollectiveCall, CommandEvent, OpEvent, ProfilerEvent, SpanEvent, StreamName } from './events.js';
 export { JsonLinesWriter } from './json_lines_writer.js';
 export type { MetricsWriter } from './metrics.js';
 export type { MemoryPeak, Profile } from './profile.js';

@@ -11,6 +11,7 @@ import { type Utilization, utilizationOf } from './utilization.js';
 
 /** Bytes at most, as seen after each operation. */
 export interface MemoryPeak {
+  /** The device: `cpu:0`. */
   readonly device: string;
   /** In live tensors. */
   readonly peakLive: number;
@@ -28,6 +29,7 @@ export interface Recorder {
   readonly wallOffset: number;
 }
 
+/** What was recorded of some steps, and what follows from it. */
 export class Profile {
   /** Calls of operations, in their order. */
   readonly ops: readonly OpEvent[];
@@ -35,17 +37,21 @@ export class Profile {
   readonly commands: readonly CommandEvent[];
   /** Modules, ranges, steps and waits of the host. */
   readonly spans: readonly SpanEvent[];
-  /** Microseconds of the clock that events are in; the end is when the last command had ended. */
+  /** When it began: microseconds, on the clock of all events. */
   readonly begin: number;
+  /** When the last command had ended. */
   readonly end: number;
   /** Commands that are missing, since there was no room for them. */
   readonly lost: number;
+  /** The rank that recorded; 0 outside of jobs. */
   readonly rank: number;
+  /** Who recorded, for traces of several ranks. @internal */
   readonly recorder: Recorder;
   /** Where the time of each device that did something went. */
   readonly breakdowns: readonly Breakdown[];
   /** What of each device's peak the products have used. */
   readonly utilization: readonly Utilization[];
+  /** Peaks of each device. */
   readonly memory: readonly MemoryPeak[];
 
   constructor(recorded: Recorded, recorder: Recorder) {
@@ -89,6 +95,7 @@ export class Profile {
     return chromeTrace(this);
   }
 
+  /** Writes `chromeTrace()` to a file. */
   async saveChromeTrace(path: string): Promise<void> {
     await writeFile(path, this.chromeTrace());
   }

@@ -10,6 +10,7 @@ import { Profile, type Recorder } from './profile.js';
 import { type Recorded, Recording } from './recording.js';
 import { type Phase, type Schedule, schedule } from './schedule.js';
 
+/** Options of Profiler. */
 export interface ProfilerOptions {
   /** Default: everything between start and stop is one profile. */
   schedule?: Schedule;
@@ -149,6 +150,7 @@ export class Profiler {
   }
 }
 
+/** Options of `profile`. */
 export interface ProfileOptions {
   /** Calls of `fn` before those that are recorded. Default 0. */
   warmup?: number;

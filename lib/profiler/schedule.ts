@@ -1,6 +1,7 @@
 // Which steps of a training are recorded, as in PyTorch's torch.profiler.schedule.
 import { checkInteger } from '../numbers.js';
 
+/** Options of `schedule`, PyTorch's in camelCase. */
 export interface ScheduleOptions {
   /** Steps before anything, once. Default 0. */
   skipFirst?: number;
@@ -14,6 +15,7 @@ export interface ScheduleOptions {
   repeat?: number;
 }
 
+/** What becomes of a step: nothing, recorded and thrown away, recorded, or recorded as the last one of a profile. */
 export type Phase = 'none' | 'warmup' | 'record' | 'recordAndSave';
 
 /** What to do with a step, counted from 0; `recordAndSave` is the last one of a profile. */

@@ -3,6 +3,7 @@ import type { Breakdown } from './breakdown.js';
 import { isWork } from './events.js';
 import type { Profile } from './profile.js';
 
+/** Options of `Profile.summary`. */
 export interface SummaryOptions {
   /** Rows of the table of ops. Default 15. */
   top?: number;

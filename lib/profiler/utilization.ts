@@ -6,7 +6,9 @@ import type { DevicePeak } from './peaks.js';
 /** The share of attentionBackward's operations that would do if forward had kept its scores: four products of five. */
 const WITHOUT_SCORES = 0.8;
 
+/** How much of what a device can do went into the model's products (Chowdhery et al., PaLM, 2022). */
 export interface Utilization {
+  /** The device: `cpu:0`. */
   readonly device: string;
   /** What the peak is of. */
   readonly peak: string;
@@ -14,8 +16,9 @@ export interface Utilization {
   readonly modelFlops: number;
   /** With what was computed again. */
   readonly hardwareFlops: number;
-  /** Shares of the peak; null where it is not known. */
+  /** Model FLOPs as a share of the peak; null where that is not known. */
   readonly mfu: number | null;
+  /** Hardware FLOPs, with what was computed again, as a share of the peak; null where that is not known. */
   readonly hfu: number | null;
 }
 
