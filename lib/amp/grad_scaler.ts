@@ -53,8 +53,8 @@ export interface GradScalerState {
 /** Losses to scale: a tensor, or arrays of them. */
 export type Losses = Tensor | readonly Losses[];
 /** Any optimizer, or what steps like one: a CPUOffloadOptimizer. */
-// biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 /** Any optimizer, or what steps like one: a CPUOffloadOptimizer. @inline */
+// biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 type AnyOptimizer = Pick<Optimizer<any>, 'step' | 'takeStep' | 'gradients' | 'isSharded'>;
 type Stage = 'ready' | 'unscaled' | 'stepped';
 

@@ -15,6 +15,7 @@ import type { MemoryEstimate } from './memory_estimate.js';
 
 const WHERE = 'checkpointWithin';
 
+/** A plan of `estimateMemory`, with what activations may take. */
 export interface CheckpointBudget<M extends Module = Module> extends MemoryPlan<M> {
   /** For what forward leaves until backward, as `estimateMemory(…).activations` has it: bytes, or up to 1 a share of what it would be without. */
   readonly budget: number;
@@ -22,8 +23,8 @@ export interface CheckpointBudget<M extends Module = Module> extends MemoryPlan<
   readonly modules?: ModuleChoice;
 }
 
-/** `none`: as it is. `selective`: `{ keep: 'expensive' }`. `feedForward`: that, without the product that GELU is fused into. `full`: nothing is kept. */
 const levels = ['none', 'selective', 'feedForward', 'full'] as const;
+/** `none`: as it is. `selective`: `{ keep: 'expensive' }`. `feedForward`: that, without the product that GELU is fused into. `full`: nothing is kept. */
 export type CheckpointLevel = (typeof levels)[number];
 
 /** What checkpointWithin has chosen. */

@@ -107,6 +107,7 @@ export function testedPairs(): Pair[] {
   return all.flatMap((a, i) => all.slice(i + 1).flatMap((b): Pair[] => (isTested(a, b) ? [[a, b]] : [])));
 }
 
+/** What wrappers and plans take that may meet on one model. */
 export interface CombinationOptions {
   /**
    * Go on, with one warning, where this and what the parameters take part in already have not been tested together. Without it that is a

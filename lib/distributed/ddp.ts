@@ -33,7 +33,9 @@ export function reduceGradients(group: ProcessGroup, parameters: Iterable<Tensor
   }
 }
 
+/** Options of DistributedDataParallel; the defaults are PyTorch's, but for 16-bit gradients, which are reduced in float32. */
 export interface DataParallelOptions extends CombinationOptions {
+  /** The ranks that train together. */
   group: ProcessGroup;
   /** `mean` (default) divides by the number of ranks, as PyTorch; `sum` is for losses that are already normalised over all ranks. */
   gradientReduction?: 'mean' | 'sum';
@@ -83,6 +85,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
   private readonly ensemble!: Ensemble;
 
   constructor(
+    /** The wrapped module, whose state dict has no prefix. */
     readonly module: M,
     private readonly options: DataParallelOptions,
   ) {
@@ -127,6 +130,7 @@ export class DistributedDataParallel<M extends Module> extends Module {
     });
   }
 
+  /** The module's own forward, after rank 0's buffers were sent to all where they are (`broadcastBuffers`). */
   override forward(...args: Parameters<M['forward']>): ReturnType<M['forward']> {
     if (isGradEnabled()) {
       if (this.training && this.reducer.synchronizes && this.options.broadcastBuffers !== false) {

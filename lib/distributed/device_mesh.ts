@@ -11,10 +11,12 @@ import { ProcessGroup } from './process_group.js';
  * `pp` pipeline stages, `dpReplicate` copies of the model, `dpShard` shards of its parameters, `cp` context, `ep` experts, `tp` tensors.
  */
 export const MESH_AXES = ['pp', 'dpReplicate', 'dpShard', 'cp', 'ep', 'tp'] as const;
+/** An axis of a mesh. */
 export type MeshAxis = (typeof MESH_AXES)[number];
 /** Ranks along each axis: 1 unless given; −1 for one of them means all that is left. */
 export type MeshSizes = { readonly [A in MeshAxis]?: number };
 
+/** What a mesh is made of. */
 export interface MeshOptions {
   /** All ranks of the job, in the order of their numbers. */
   readonly group: ProcessGroup;
@@ -83,8 +85,9 @@ export function subsets(axes: readonly MeshAxis[]): MeshAxis[][] {
 
 export const keyOf = (axes: readonly MeshAxis[]): string => MESH_AXES.filter((axis) => axes.includes(axis)).join(' ');
 
+/** The ranks of a job as a box with named sides, as `initDeviceMesh` makes it: a coordinate on every axis, and a group for every set of axes. */
 export class DeviceMesh {
-  /** Use initDeviceMesh. */
+  /** @internal */
   constructor(
     /** The group of all ranks of the job. */
     readonly world: ProcessGroup,
@@ -95,6 +98,7 @@ export class DeviceMesh {
     readonly axes: readonly MeshAxis[],
   ) {}
 
+  /** Where this rank computes. */
   get device(): Device {
     return this.world.device;
   }

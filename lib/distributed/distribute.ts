@@ -21,6 +21,7 @@ export function setLayout<T extends Tensor>(x: T, layout: Layout): T {
   return x;
 }
 
+/** Options of `distributeTensor`. */
 export interface DistributeOptions {
   /** The rank of the mesh whose values count; 0. Null: all have the same already, and nothing is sent. */
   readonly src?: number | null;
@@ -51,6 +52,7 @@ export function distributeTensor(x: Tensor, mesh: DeviceMesh, placements: Placem
   });
 }
 
+/** Options of `redistribute`. */
 export interface RedistributeOptions {
   /**
    * How the gradient of the result comes, where that is not as the result lies: Partial over an axis on which the ranks use a gathered tensor

@@ -28,17 +28,22 @@ const dtypeOf = (code: number): DType => (Object.keys(dtypeCode) as DType[]).fin
 
 const ensembles = new WeakMap<ProcessGroup, Ensemble>();
 
+/** The collectives that hooks use, in place of the group's own: inside `join` they also work while some ranks have no data left. */
 export class Ensemble {
   /** Ranks that have data, in order. */
   private players: readonly number[];
   /** Whose values are everybody's: in a join, as in PyTorch, the highest rank that has data. */
   private source = 0;
 
-  private constructor(readonly group: ProcessGroup) {
+  /** @internal */
+  private constructor(
+    /** The group itself. */
+    readonly group: ProcessGroup,
+  ) {
     this.players = Array.from({ length: group.size }, (_, r) => r);
   }
 
-  /** The one of a group: a join is seen by all who communicate in it. */
+  /** The one of a group: a join is seen by all who communicate in it. @internal */
   static of(group: ProcessGroup): Ensemble {
     let found = ensembles.get(group);
     if (!found) {
@@ -48,15 +53,19 @@ export class Ensemble {
     return found;
   }
 
+  /** This rank in the group. */
   get rank(): number {
     return this.group.rank;
   }
+  /** Ranks of the group, with and without data. */
   get size(): number {
     return this.group.size;
   }
+  /** Where this rank computes. */
   get device(): Device {
     return this.group.device;
   }
+  /** What moves the tensors. */
   get backend(): Backend {
     return this.group.backend;
   }
@@ -96,13 +105,14 @@ export class Ensemble {
     this.announce(Call.allGatherActive, x);
     return this.group.allGather(x, { ...options, rows: this.rowsOf(x.numel) });
   }
+  /** As the group's: zeros in memory that the ranks share. */
   sharedZeros(shape: readonly number[], dtype: DType): Tensor {
     return this.group.sharedZeros(shape, { dtype });
   }
 
   // ---- for join
 
-  /** Every rank says whether it has a batch; the ranks that do. Waits for all. */
+  /** Every rank says whether it has a batch; the ranks that do. Waits for all. @internal */
   async meet(present: boolean): Promise<readonly number[]> {
     const mine = new Uint8Array(this.size);
     mine[this.rank] = Number(present);
@@ -112,12 +122,12 @@ export class Ensemble {
     return this.players;
   }
 
-  /** Tells the ranks that shadow this step that it is over. */
+  /** Tells the ranks that shadow this step that it is over. @internal */
   endStep(): void {
     if (this.tail) this.announce(Call.stepEnds, null);
   }
 
-  /** Takes part, without data, in what the others call until they end their step. */
+  /** Takes part, without data, in what the others call until they end their step. @internal */
   async shadowStep(): Promise<void> {
     for (;;) {
       const [kind, dtype, numel, op, src] = await this.exchange(new Float64Array(FIELDS));
@@ -126,7 +136,7 @@ export class Ensemble {
     }
   }
 
-  /** After the join, whichever way it ended. */
+  /** After the join, whichever way it ended. @internal */
   everybody(): void {
     this.players = Array.from({ length: this.size }, (_, r) => r);
     this.source = 0;

@@ -25,17 +25,25 @@ export const DEFAULT_MASTER_PORT = 29500;
 
 /** A process that is one rank of a job. */
 export interface RankLaunch {
+  /** That the process is a rank. */
   readonly level: 'rank';
+  /** Who started it. */
   readonly launcher: LauncherName;
+  /** Its number in the job, from 0. */
   readonly rank: number;
+  /** Ranks of the job. */
   readonly worldSize: number;
-  /** Rank among those of this node, and how many they are. */
+  /** Its number among the ranks of this node. */
   readonly localRank: number;
+  /** Ranks of this node. */
   readonly localWorldSize: number;
+  /** Number of this node, from 0. */
   readonly nodeRank: number;
+  /** Nodes of the job. */
   readonly nnodes: number;
-  /** Address of rank 0's node, and the port that other tools use there. */
+  /** Address of rank 0's node. */
   readonly masterAddr: string;
+  /** The port that other tools use there. 29500 unless the launcher says so. */
   readonly masterPort: number;
   /** Where the job's store is on that node: one of these ports, in this order. Never the port of another launcher's own store. */
   readonly storePorts: readonly number[];
@@ -49,25 +57,39 @@ export interface RankLaunch {
 
 /** A process that stands for a node: a launcher must start its ranks. */
 export interface NodeLaunch {
+  /** That the process stands for a node. */
   readonly level: 'node';
+  /** Who started it. */
   readonly launcher: LauncherName;
+  /** Number of this node, from 0. */
   readonly nodeRank: number;
-  /** Null: not said. */
+  /** Nodes of the job; null: not said. */
   readonly nnodes: number | null;
+  /** Ranks to start on each node; null: not said. */
   readonly nprocPerNode: RankCount | null;
+  /** Address of the first node; null: not said. */
   readonly masterAddr: string | null;
+  /** The port there; null: not said. */
   readonly masterPort: number | null;
+  /** What all nodes of the job have in common; null: not said. */
   readonly runId: string | null;
 }
 
 /** What a caller says itself; it wins over the environment. */
 export interface ExplicitLaunch {
+  /** This rank; goes with worldSize. */
   readonly rank?: number;
+  /** Ranks of the job; goes with rank. */
   readonly worldSize?: number;
+  /** This rank among those of its node. */
   readonly localRank?: number;
+  /** Ranks of this node. */
   readonly localWorldSize?: number;
+  /** Address of rank 0's node. */
   readonly masterAddr?: string;
+  /** The port there. */
   readonly masterPort?: number;
+  /** What all ranks of the job have in common and no other job has. */
   readonly runId?: string;
 }
 

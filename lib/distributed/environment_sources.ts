@@ -3,6 +3,7 @@
 import { DistributedError } from '../errors.js';
 import { expandCounts, expandHosts } from './slurm.js';
 
+/** Variables by name, as `process.env`. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
 /** Who started the ranks; where only RANK and WORLD_SIZE say it, nobody knows who set them. */

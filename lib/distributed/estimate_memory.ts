@@ -21,12 +21,22 @@ import { MemoryEstimate, partsOf } from './memory_estimate.js';
 import { parallelize } from './tensor_parallel/parallelize.js';
 import type { ParallelPlan } from './tensor_parallel/plan.js';
 
+/** How `fullyShard` is called on a model and on modules below it. */
 export interface FullyShardPlan<M extends Module = Module> extends Omit<FullyShardOptions, 'mesh'> {
   /** Modules that are sharded by themselves, before the model; none unless given. */
   readonly modules?: (model: M) => Iterable<Module>;
 }
 
-type WrapperOptions = Omit<DataParallelOptions, 'group'>;
+/** Options of DistributedDataParallel but for the group, which the mesh has. */
+export type WrapperOptions = Omit<DataParallelOptions, 'group'>;
+
+/** Anything that updates parameters. */
+export interface Stepper {
+  /** Updates them by their gradients. */
+  step(): unknown;
+  /** Drops the gradients. */
+  zeroGrad(): void;
+}
 
 /** What is done with a model, as the training script does it. */
 export interface MemoryPlan<M extends Module = Module> {
@@ -49,7 +59,7 @@ export interface MemoryPlan<M extends Module = Module> {
   /** For `DistributedDataParallel` over `dpReplicate`; a function that makes the options where they have a hook with a state. */
   readonly ddp?: boolean | WrapperOptions | (() => WrapperOptions);
   /** Makes the optimizer, or anything else that steps: ZeroRedundancyOptimizer, or an object that clips before. Without it no step is taken. */
-  readonly optimizer?: (parameters: Parameter[], mesh: DeviceMesh) => { step(): unknown; zeroGrad(): void };
+  readonly optimizer?: (parameters: Parameter[], mesh: DeviceMesh) => Stepper;
   /** Micro-batches a step, whose gradients add up; as many as are in flight unless given. */
   readonly microBatches?: number;
   /** Forwards before the backward of the first of them, as in the stages of a pipeline; 1 unless given. */

@@ -25,6 +25,7 @@ import { Layout } from './layout.js';
 import { Shard } from './placement.js';
 import { SyncBatchNorm } from './sync_batch_norm.js';
 
+/** In what dtypes sharded parameters compute and their gradients travel, as FSDP's. */
 export interface MixedPrecisionPolicy {
   /** Parameters are gathered in this dtype, which forward and backward then compute in; their own unless given. */
   readonly paramDType?: 'float32' | 'bfloat16' | 'float16' | 'float64';
@@ -32,7 +33,9 @@ export interface MixedPrecisionPolicy {
   readonly reduceDType?: 'float32' | 'bfloat16' | 'float16' | 'float64';
 }
 
+/** Options of `fullyShard`. */
 export interface FullyShardOptions extends CombinationOptions {
+  /** The ranks. */
   readonly mesh: DeviceMesh;
   /** Over which parameters are cut; `dpShard` unless given. */
   readonly axis?: MeshAxis;
@@ -43,6 +46,7 @@ export interface FullyShardOptions extends CombinationOptions {
    * optimizer state are sharded). Unless given, all but the outermost module do, since its backward begins as its forward ends.
    */
   readonly reshardAfterForward?: boolean;
+  /** Dtypes of whole parameters and of what is reduced; those of the parameters unless given. */
   readonly mixedPrecision?: MixedPrecisionPolicy;
   /** `mean` (default) divides by the number of ranks over both axes; `sum` is for losses that are already normalised over all ranks. */
   readonly gradientReduction?: 'mean' | 'sum';

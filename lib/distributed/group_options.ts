@@ -10,12 +10,13 @@ export interface CallOptions {
   /** Named in errors and in the flight recorder in place of the caller's line: `of gradient bucket 2`. */
   label?: string;
 }
+/** What reductions take. */
 export interface ReduceOptions extends CallOptions {
   /** `sum` unless given. */
   op?: ReduceOp;
 }
 
-/** What a group is made of; `dist.init`, `simulate` and `split` know it. */
+/** What a group is made of; `dist.init`, `simulate` and `split` know it. @internal */
 export interface GroupOptions {
   readonly name: string;
   readonly rank: number;

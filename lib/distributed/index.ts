@@ -7,6 +7,7 @@ export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } fr
 export { loadTensors } from './checkpoint/tensors.js';
 export { warmUpSave } from './checkpoint/warm_up.js';
 export { type CheckpointBudget, type CheckpointChoice, type CheckpointLevel, checkpointWithin } from './checkpoint_within.js';
+export type { CombinationOptions } from './combinations.js';
 export { countValid } from './count_valid.js';
 export { type DataParallelOptions, DistributedDataParallel, reduceGradients } from './ddp.js';
 export { type DeviceMesh, initDeviceMesh, MESH_AXES, type MeshAxis, type MeshOptions, type MeshSizes } from './device_mesh.js';
@@ -21,7 +22,7 @@ export {
   type RankCount,
   type RankLaunch,
 } from './environment.js';
-export { estimateMemory, type FullyShardPlan, type MemoryPlan } from './estimate_memory.js';
+export { estimateMemory, type FullyShardPlan, type MemoryPlan, type Stepper, type WrapperOptions } from './estimate_memory.js';
 export { broadcastState } from './follow.js';
 export { type FullyShardOptions, fullyShard, type MixedPrecisionPolicy, setRequiresGradientSync } from './fully_shard.js';
 export type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
@@ -34,16 +35,19 @@ export { PowerSGD, type PowerSGDOptions } from './hooks/power_sgd.js';
 export { TopK, type TopKOptions } from './hooks/top_k.js';
 export { type InitOptions, init, type Job } from './init.js';
 export type { JoinOptions } from './join.js';
-export type { Layout, Placements } from './layout.js';
+export type { Layout, Placements, Range } from './layout.js';
 export { type MaterializeOptions, materialize } from './materialize.js';
 export type { MemoryEstimate, MemoryParts } from './memory_estimate.js';
 export {
   type Action,
   type ActionKind,
   type CommunicationAction,
+  type CommunicationKind,
   type ComputeAction,
+  type ComputeKind,
   formatAction,
   parseAction,
+  type ShardingKind,
 } from './pipeline/action.js';
 export type { StageBytes } from './pipeline/activation_memory.js';
 export { type LowerOptions, lowerSchedule } from './pipeline/lower.js';
@@ -59,10 +63,10 @@ export type { MetricFunction } from './pipeline/tally.js';
 export { validateSchedule } from './pipeline/validate.js';
 export { type Block, Partial, type Placement, Replicate, Shard } from './placement.js';
 export { ProcessGroup } from './process_group.js';
-export type { ReduceOp } from './reduce_op.js';
+export type { PremulSum, ReduceOp } from './reduce_op.js';
 export { meet, type Rendezvous } from './rendezvous.js';
 export { type SimulatedRank, type SimulateOptions, simulate } from './simulate.js';
-export { Store, type StoreCallOptions, type StoreOptions, type StoreValue } from './store.js';
+export { Store, type StoreCallOptions, type StoreOptions, type StoreValue, type Swap } from './store.js';
 export { StoreServer, type StoreServerOptions } from './store_server.js';
 export { SyncBatchNorm, type SyncBatchNormOptions } from './sync_batch_norm.js';
 export {
@@ -73,7 +77,20 @@ export {
 } from './tensor_parallel/column_linear.js';
 export { type GPTPlanOptions, gptPlan } from './tensor_parallel/gpt_plan.js';
 export { parallelize } from './tensor_parallel/parallelize.js';
-export type { ParallelPlan, ParallelStyle } from './tensor_parallel/plan.js';
+export type {
+  AttentionStyle,
+  BlockOnSequenceStyle,
+  ColumnStyle,
+  FeaturesStyle,
+  GatherSequenceStyle,
+  ParallelPlan,
+  ParallelStyle,
+  RowStyle,
+  ScatterSequenceStyle,
+  SequenceStyle,
+  VocabEmbeddingStyle,
+  VocabHeadStyle,
+} from './tensor_parallel/plan.js';
 export {
   copyToTensorParallel,
   gatherFromSequence,
@@ -83,6 +100,7 @@ export {
 } from './tensor_parallel/regions.js';
 export { RowParallelLinear, type RowParallelOptions } from './tensor_parallel/row_linear.js';
 export { withSequenceLength } from './tensor_parallel/sequence_length.js';
+export type { SourceOptions } from './tensor_parallel/shard_parameter.js';
 export { type TransformerPlanOptions, transformerPlan } from './tensor_parallel/transformer_plan.js';
 export { type VocabParallelLossOptions, vocabParallelCrossEntropy } from './tensor_parallel/vocab_cross_entropy.js';
 export { VocabParallelEmbedding, type VocabParallelOptions } from './tensor_parallel/vocab_embedding.js';

@@ -13,6 +13,7 @@ import type { Store } from './store.js';
 import { type Backend, sharedWorld } from './transport.js';
 import { joinWorld, type ReachOptions, type World } from './world.js';
 
+/** What `init` may be told in place of the environment. */
 export interface InitOptions extends ExplicitLaunch, ReachOptions {
   /** How long a collective, and the wait for all ranks here, may last. Default 10 minutes, or SHARDGRAD_TIMEOUT_MS. */
   timeoutMs?: number;
@@ -30,11 +31,15 @@ const FAREWELL_MS = 30_000;
 
 /** What one rank knows of its job. */
 export interface Job {
+  /** This rank, from 0. */
   readonly rank: number;
+  /** Ranks of the job. */
   readonly worldSize: number;
+  /** This rank among those of its node. */
   readonly localRank: number;
   /** How often the launcher has started the whole job again. */
   readonly restartCount: number;
+  /** Where this rank computes. */
   readonly device: Device;
   /** The group of all ranks. */
   readonly world: ProcessGroup;

@@ -8,13 +8,14 @@ import type { CombinationOptions } from './combinations.js';
 import type { Ensemble } from './ensemble.js';
 import { broadcastState } from './follow.js';
 
+/** Options of the `join` of DistributedDataParallel. */
 export interface JoinOptions extends CombinationOptions {
   /**
    * What the gradients of a step that some ranks have no data for are divided by, when they are averaged: by `initial` (default) all ranks,
    * so that every sample of an epoch counts about the same, or the ranks still `active`, so that every step does.
    */
   divideBy?: 'initial' | 'active';
-  /** When the first rank ends, all others throw and say which. For steps with collectives of your own, which nobody could shadow. */
+  /** When the first rank ends, all others throw and say which. For steps with collectives of your own, which nobody could shadow. Default false. */
   throwOnEarlyEnd?: boolean;
   /** Optimizers, schedules and the like, which ranks that ended early take over with the model. */
   states?: readonly Stateful[];

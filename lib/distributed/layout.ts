@@ -10,7 +10,9 @@ export type Placements = { readonly [A in MeshAxis]?: Placement };
 
 /** Elements [start, start + length) of a dimension of the whole tensor. */
 export interface Range {
+  /** The first element. */
   readonly start: number;
+  /** How many there are. */
   readonly length: number;
 }
 
@@ -21,13 +23,15 @@ export interface Piece extends Range {
 
 export const lengthOf = (ranges: readonly Range[]): number => ranges.reduce((n, r) => n + r.length, 0);
 
+/** The shape of a whole tensor, and how it is cut over the axes of a mesh. */
 export class Layout {
   /** What is not replicated, in order; axes of size 1 do not occur. */
   readonly entries: readonly (readonly [MeshAxis, Exclude<Placement, { kind: 'replicate' }>])[];
 
   constructor(
+    /** The ranks. */
     readonly mesh: DeviceMesh,
-    /** Of the whole tensor. */
+    /** Shape of the whole tensor. */
     readonly shape: Shape,
     placements: Placements,
     where = 'Layout',
@@ -46,6 +50,7 @@ export class Layout {
     this.ranges(); // finds blocks that do not fit
   }
 
+  /** How it lies along an axis. */
   placement(axis: MeshAxis): Placement {
     return this.entries.find(([a]) => a === axis)?.[1] ?? { kind: 'replicate' };
   }
@@ -75,6 +80,7 @@ export class Layout {
     return this.ranges().map(lengthOf);
   }
 
+  /** Whether every rank has the same elements in both. */
   equals(other: Layout): boolean {
     const same = (a: Layout['entries'], b: Layout['entries']): boolean =>
       a.length === b.length && a.every(([axis, p], i) => axis === b[i]![0] && samePlacement(p, b[i]![1]));

@@ -15,6 +15,7 @@ import { Layout } from './layout.js';
 import { layoutOf, stagePlaceOf } from './layout_of.js';
 import { convert } from './redistribute.js';
 
+/** How `materialize` fills tensors. */
 export interface MaterializeOptions {
   /**
    * Fills a whole parameter or buffer, called for each by name on every rank, with equal numbers on all. When it returns false, and without it, the tensor gets what

@@ -4,11 +4,13 @@ import type { DeviceMesh } from './device_mesh.js';
 
 /** Bytes of one rank by what they are for. */
 export interface MemoryParts {
+  /** Parameters, or this rank's pieces of them. */
   readonly parameters: number;
   /** Whole parameters of fullyShard, while they are gathered. */
   readonly gathered: number;
   /** What autocast keeps of parameters in 16 bits. */
   readonly casts: number;
+  /** Buffers of modules. */
   readonly buffers: number;
   /** Gradients of parameters; the buckets of data parallelism, which hold them. */
   readonly gradients: number;
@@ -37,7 +39,9 @@ const mebibytes = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} Mi
 
 /** Bytes that one rank's training takes; `memory()` of its device shows them. All but `peak` and `building` are those of a later step. */
 export class MemoryEstimate implements MemoryParts {
+  /** Parameters, or this rank's pieces of them. */
   readonly parameters: number;
+  /** Buffers of modules. */
   readonly buffers: number;
   /** When backward has ended. */
   readonly gradients: number;
@@ -60,6 +64,7 @@ export class MemoryEstimate implements MemoryParts {
   /** Highest number of live bytes before training: while the model is made and spread. */
   readonly building: number;
 
+  /** @internal */
   constructor(
     /** Whose bytes these are. */
     readonly rank: number,

@@ -12,19 +12,28 @@ export interface Block {
   readonly repeat?: number;
 }
 
+/** Every rank has all of it. */
 export interface Replicate {
+  /** Which placement this is. */
   readonly kind: 'replicate';
 }
+/** Every rank has a piece along one dimension. */
 export interface Shard {
+  /** Which placement this is. */
   readonly kind: 'shard';
+  /** The dimension that is cut. */
   readonly dim: number;
   /** Null: the dimension is one block. */
   readonly blocks: readonly Block[] | null;
 }
+/** Every rank has a contribution. */
 export interface Partial {
+  /** Which placement this is. */
   readonly kind: 'partial';
+  /** What makes one of all contributions. */
   readonly op: 'sum' | 'avg' | 'min' | 'max';
 }
+/** How a tensor lies on the ranks along one axis of a mesh. */
 export type Placement = Replicate | Shard | Partial;
 
 const replicate: Replicate = Object.freeze({ kind: 'replicate' });

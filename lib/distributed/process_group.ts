@@ -1,35 +1,38 @@
 // ProcessGroup: ranks that communicate, seen from one of them. Every rank of a group calls the same operations in the same order;
 // they run on the device's communication stream, after what was enqueued before them, and return at once.
-import { context } from '../context.js';
-import { zeros } from '../create.js';
 import type { Device } from '../device.js';
-import { checkDType, type DType, dtypeSize } from '../dtype.js';
+import type { DType } from '../dtype.js';
 import { DeviceError, DistributedError, describe, fromNative, ValueError } from '../errors.js';
 import { native } from '../native.js';
 import { clone } from '../ops/copy.js';
 import { fresh, invoke } from '../ops/door.js';
-import { checkInteger, checkShape, numel, type Shape } from '../shape.js';
-import { born } from '../storage.js';
-import { Tensor, wrap } from '../tensor.js';
+import { checkInteger, numel, type Shape } from '../shape.js';
+import { Tensor } from '../tensor.js';
 import { type Call, type CallName, launch, merged, settling } from './call.js';
 import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
 import { callerOf, labelled } from './place.js';
 import { reductionOf } from './reduce_op.js';
 import { elementsOf, evenRows, flat, gatheredRows, shaped, sum } from './rows.js';
+import { sharedZeros } from './shared_zeros.js';
 import { type Part, partition } from './split.js';
 import type { Backend, Transport } from './transport.js';
 import { COMMUNICATION, Work } from './work.js';
 
+/** Ranks that communicate, seen from one of them: `init`, `simulate`, `split` and meshes make it. Collectives return at once. */
 export class ProcessGroup {
+  /** For errors: `world`, or the part's. */
   readonly name: string;
+  /** This rank, from 0. */
   readonly rank: number;
+  /** How many ranks there are. */
   readonly size: number;
+  /** Where this rank computes. */
   readonly device: Device;
   /** What moves the tensors. */
   readonly backend: Backend;
   /** Each rank's place in the world. */
   readonly worldRanks: readonly number[];
-  /** Number of the native half. */
+  /** Number of the native half. @internal */
   readonly id: number;
   private readonly timeoutMs: number;
   private readonly transport: Transport;
@@ -39,6 +42,7 @@ export class ProcessGroup {
   private readonly children: ProcessGroup[] = [];
   private batch: Call[] | null = null;
 
+  /** @internal */
   constructor(options: GroupOptions) {
     this.name = options.name;
     this.rank = options.rank;
@@ -56,15 +60,7 @@ export class ProcessGroup {
    * tensor, or a part at the same place of it, takes part in that way when all ranks pass such a one. On a GPU, in ordinary memory.
    */
   sharedZeros(shape: readonly number[], options: { dtype?: DType } = {}): Tensor {
-    const dtype = checkDType(options.dtype ?? 'float32', 'sharedZeros');
-    const sizes = checkShape(shape, 'sharedZeros');
-    if (this.backend !== 'cpu') return zeros(sizes, { dtype, device: this.device });
-    const bytes = numel(sizes) * dtypeSize[dtype];
-    try {
-      return wrap(born(native.shareMemory(this.id, this.device.slot, bytes), this.device, bytes, context().scope), sizes, dtype);
-    } catch (error) {
-      throw fromNative(error);
-    }
+    return sharedZeros(this, shape, options.dtype);
   }
 
   /** Reduces over all ranks; every rank's `x` becomes the result. */
@@ -210,7 +206,7 @@ export class ProcessGroup {
     return made;
   }
 
-  /** Tells that every rank has joined: what they found it by loses its name, so that nothing is left behind whatever happens. */
+  /** Tells that every rank has joined: what they found it by loses its name, so that nothing is left behind whatever happens. @internal */
   seal(): void {
     native.sealGroup(this.id);
   }
@@ -219,7 +215,7 @@ export class ProcessGroup {
   abort(reason: string): void {
     if (this.open) native.abortGroup(this.id, reason);
   }
-  /** The same in the parts that this rank belongs to. */
+  /** The same in the parts that this rank belongs to. @internal */
   abortParts(reason: string): void {
     for (const part of this.children) {
       part.abort(reason);

@@ -3,8 +3,14 @@ import { DTypeError, describe, ValueError } from '../errors.js';
 import { checkNumber } from '../numbers.js';
 import { Tensor } from '../tensor.js';
 
+/** A sum of contributions that are each multiplied before. */
+export interface PremulSum {
+  /** By what. */
+  readonly premulSum: number;
+}
+
 /** How contributions become one. Sums run in rank order and in float32 for 16-bit floats, so results are equal on every rank and from run to run. */
-export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product' | { readonly premulSum: number };
+export type ReduceOp = 'sum' | 'avg' | 'min' | 'max' | 'product' | PremulSum;
 
 const REDUCTIONS = ['sum', 'avg', 'min', 'max', 'product'] as const;
 const PREMUL_SUM = 5;

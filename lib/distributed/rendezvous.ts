@@ -7,6 +7,7 @@ import { ownAddress } from './own_address.js';
 import { Store } from './store.js';
 import { StoreServer } from './store_server.js';
 
+/** How a rank has met the others of its job. */
 export interface Rendezvous {
   /** The store, under a prefix of this job and this start of it. */
   readonly store: Store;

@@ -11,13 +11,17 @@ import { type Backend, sharedWorld, type WorldOptions } from './transport.js';
 /** After this long, a rank that has failed ends the waits in all groups it belonged to. */
 const PARTS_MS = 3000;
 
+/** One of the ranks that `simulate` runs. */
 export interface SimulatedRank {
+  /** This rank, from 0. */
   readonly rank: number;
+  /** Its device: `cpu:0` for rank 0, unless told otherwise. */
   readonly device: Device;
   /** The group of all ranks. */
   readonly world: ProcessGroup;
 }
 
+/** What `simulate` makes ranks of. */
 export interface SimulateOptions {
   /** How long a collective may last. Default 10 minutes. */
   timeoutMs?: number;

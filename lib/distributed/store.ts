@@ -14,6 +14,7 @@ const MAX_KEY_BYTES = 1024;
 /** More than the head of a message and the lengths in it. */
 const MESSAGE_MARGIN = 256;
 
+/** Where a store is. */
 export interface StoreOptions {
   /** Where the server listens. */
   readonly host: string;
@@ -25,6 +26,14 @@ export interface StoreOptions {
   readonly timeoutMs?: number;
   /** Ends the waiting for the server. */
   readonly abort?: AbortSignal;
+}
+
+/** What `compareSet` did. */
+export interface Swap {
+  /** Whether the value was written. */
+  readonly swapped: boolean;
+  /** What the key holds now; null: nothing. */
+  readonly value: StoreValue | null;
 }
 
 /** Options of one call. */
@@ -110,12 +119,7 @@ export class Store {
    * Writes `desired` if the key holds `expected`, in one step; null: if the key does not exist.
    * @returns whether it was written, and what the key holds now (null: nothing)
    */
-  async compareSet(
-    key: string,
-    expected: StoreValue | null,
-    desired: StoreValue,
-    options: StoreCallOptions = {},
-  ): Promise<{ swapped: boolean; value: StoreValue | null }> {
+  async compareSet(key: string, expected: StoreValue | null, desired: StoreValue, options: StoreCallOptions = {}): Promise<Swap> {
     const values = [expected === null ? null : checkValue(expected, 'store.compareSet'), checkValue(desired, 'store.compareSet')];
     const reply = await this.call('compareSet', [key], { values }, options);
     return { swapped: reply.number === 1, value: reply.values[0] ?? null };

@@ -6,6 +6,7 @@ import { Reception } from './reception.js';
 import type { Message, StoreValue } from './store_message.js';
 import { StoreTable } from './store_table.js';
 
+/** Where a store listens, and who may connect. */
 export interface StoreServerOptions {
   /** The job's token, at least 16 characters. */
   readonly token: string;
@@ -27,6 +28,7 @@ export class StoreServer {
     return this.reception.host;
   }
 
+  /** The port it listens on. */
   get port(): number {
     return this.reception.port;
   }

@@ -20,6 +20,7 @@ import { ProcessGroup } from './process_group.js';
 /** Along which ranks have different data. */
 const DATA_AXES = ['dpReplicate', 'dpShard', 'cp'] as const satisfies readonly MeshAxis[];
 
+/** As BatchNormOptions, with the ranks. */
 export interface SyncBatchNormOptions extends BatchNormOptions {
   /** The ranks whose batches are one. */
   group: ProcessGroup;
@@ -38,6 +39,7 @@ interface Statistics {
 /** Batch normalisation of [N, C, …] over a group of ranks: what one rank with all their batches would do. In evaluation, BatchNorm. */
 export class SyncBatchNorm extends BatchNorm {
   protected override readonly dims = [2, 3, 4, 5];
+  /** The ranks whose batches are one. */
   readonly group!: ProcessGroup;
 
   constructor(numFeatures: number, options: SyncBatchNormOptions) {

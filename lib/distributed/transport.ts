@@ -25,6 +25,7 @@ export interface Membership {
   readonly worldRanks: Int32Array;
 }
 
+/** What carries a group. @internal */
 export interface Transport {
   /**
    * Joins a part of a group and returns its native number. Every rank of the parent calls it, also those that join nothing: they

@@ -17,21 +17,24 @@ export class Work<T> implements PromiseLike<T> {
   private event: number | null = null;
   private result: T | undefined;
 
+  /** @internal */
   constructor(private readonly device: Device) {}
 
-  /** It was enqueued on the communication stream just now. */
+  /** It was enqueued on the communication stream just now. @internal */
   launched(result: T): this {
     this.event = native.recordEvent(this.device.slot, COMMUNICATION);
     this.result = result;
     return this;
   }
 
+  /** Makes the ops that follow on this device wait for the collective, without holding JavaScript up, and gives its result. */
   wait(): T {
     if (this.event === null) throw new ValueError('wait: the collective starts when coalesce ends; wait for what coalesce returns');
     native.waitEvent(this.device.slot, COMPUTE, this.device.slot, COMMUNICATION, this.event);
     return this.result as T;
   }
 
+  /** What `await` calls: resolves when the collective has happened, rejects with its fault. */
   // biome-ignore lint/suspicious/noThenProperty: awaiting a collective is its natural use
   then<A = T, B = never>(resolved?: ((value: T) => A | PromiseLike<A>) | null, rejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<A | B> {
     return native

@@ -14,6 +14,7 @@ import type { Store } from './store.js';
 import { tcpWorld } from './tcp_transport.js';
 import { sharedWorld, type WorldOptions } from './transport.js';
 
+/** How ranks reach each other: memory shared on one host, or connections. */
 export type TransportName = 'shm' | 'tcp';
 
 /** What may be said of how ranks reach each other. */

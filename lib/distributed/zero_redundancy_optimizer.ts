@@ -23,10 +23,13 @@ import { layoutOf, placeOnStage, stagePlaceOf } from './layout_of.js';
 import { Shard } from './placement.js';
 import type { ProcessGroup } from './process_group.js';
 
+/** Any optimizer. @inline */
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 type AnyOptimizer = Optimizer<any>;
 
+/** Options of ZeroRedundancyOptimizer. */
 export interface ZeroRedundancyOptions extends CombinationOptions {
+  /** The ranks. */
   readonly mesh: DeviceMesh;
   /** Ranks along it have the same parameters, and share their optimizer state; `dpReplicate` unless given. */
   readonly axis?: MeshAxis;
@@ -55,6 +58,7 @@ interface Part {
  * `zero.optimizer` is the optimizer of this rank's pieces: for schedules, and for sharded checkpoints, which find their layouts.
  */
 export class ZeroRedundancyOptimizer<O extends AnyOptimizer = AnyOptimizer> {
+  /** The optimizer of this rank's pieces. */
   readonly optimizer: O;
   private readonly parts: readonly Part[];
   private readonly buckets: readonly (readonly Part[])[];

@@ -18,8 +18,8 @@ import { decodeState, encodeState } from './state_tree.js';
 export interface Stateful {
   /** The state: tensors and plain data in objects and arrays, or a promise of them. */
   stateDict(): unknown;
-  // biome-ignore lint/suspicious/noExplicitAny: each class takes its own kind of state, and may return a report
   /** Goes on from such a state. */
+  // biome-ignore lint/suspicious/noExplicitAny: each class takes its own kind of state, and may return a report
   loadStateDict(state: any): unknown;
 }
 

@@ -21,6 +21,7 @@ import { gradientOf } from './state.js';
 import { StepBuffer } from './step_buffer.js';
 import type { Preparation, StepOptions } from './step_options.js';
 
+/** Any optimizer. @inline */
 // biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 type AnyOptimizer = Optimizer<any>;
 const WHERE = 'CPUOffloadOptimizer';

@@ -8,8 +8,8 @@ import type { GroupOptions } from './options.js';
 import type { RateSource } from './step_options.js';
 
 type AnyOptimizer = Optimizer<GroupOptions>;
-// biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 /** An optimizer of any options. */
+// biome-ignore lint/suspicious/noExplicitAny: an optimizer of any options
 export type OptimizerLike = Optimizer<any>;
 
 /** Base of all schedules: sets the rate of every group from its base rate and the number of steps. */

@@ -16,11 +16,13 @@ import { FORMAT, TRAINER } from './save.js';
 import { ShardReader } from './shards.js';
 import { decodeEntry, isStateful, parameterNames } from './states.js';
 
+/** How a checkpoint is loaded. */
 export interface LoadOptions {
   /** The ranks that load: all take the checkpoint that the first one finds. Alone without. */
   readonly group?: ProcessGroup;
   /** Compare files with their checksums, each rank its share of them; true by default. */
   readonly verify?: boolean;
+  /** Where the files are; `node:fs/promises` unless given. */
   readonly fs?: FileSystem;
 }
 

@@ -18,6 +18,7 @@ import { type Parts, partsOf, writeParts } from './shards.js';
 import { encodeEntry, isStateful, parameterNames, stageOf } from './states.js';
 import { union } from './union.js';
 
+/** How a checkpoint is saved. */
 export interface SaveOptions {
   /** All ranks that have a part of the state. */
   readonly group: ProcessGroup;
@@ -25,6 +26,7 @@ export interface SaveOptions {
   readonly keep?: number;
   /** How long ranks wait for each other's files. Default 10 minutes. */
   readonly timeoutMs?: number;
+  /** Where the files go; `node:fs/promises` unless given. */
   readonly fs?: FileSystem;
 }
 

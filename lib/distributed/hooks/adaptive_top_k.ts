@@ -16,6 +16,7 @@ import { plainReduction } from './plain.js';
 import { Stopwatch } from './stopwatch.js';
 import { TopK, type TopKOptions } from './top_k.js';
 
+/** Options of AdaptiveTopK. */
 export interface AdaptiveTopKOptions extends Pick<TopKOptions, 'minElements'> {
   /** The least share that is ever sent; 0.001. */
   minRatio?: number;
@@ -70,6 +71,7 @@ class Decision {
 
 /** TopK that begins with everything and chooses its own ratio. */
 export class AdaptiveTopK extends TopK {
+  /** For errors. */
   override readonly name: string = 'AdaptiveTopK';
   private readonly minRatio: number;
   private readonly interval: number;
@@ -81,6 +83,7 @@ export class AdaptiveTopK extends TopK {
   private moved = { traffic: 0, dense: 0, sparse: 0 };
   private next: { now(): number; readonly known: Promise<number> } | null = null;
 
+  /** The share, the count of steps, and the decision under way. */
   override readonly shared: Stateful = {
     stateDict: async () => ({ ratio: this.ratio, steps: this.steps, next: this.next && (await this.next.known) }),
     loadStateDict: ({ ratio, steps, next }: { ratio: number; steps: number; next: number | null }) => {
@@ -128,13 +131,16 @@ export class AdaptiveTopK extends TopK {
     this.moved.traffic += 2 * summed + gathered * this.attached().size;
   }
 
+  /** Starts the clock. */
   backwardBegins(): void {
     this.watch!.backwardBegins();
   }
+  /** Stops the clock. */
   backwardEnds(): void {
     this.watch!.backwardEnds();
   }
 
+  /** Every `interval` steps: measures, and takes the last decision into force. */
   endStep(): void {
     noGrad(() =>
       scope(() => {

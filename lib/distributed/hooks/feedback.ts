@@ -14,11 +14,13 @@ import type { Ensemble } from '../ensemble.js';
 import type { Work } from '../work.js';
 import type { CommunicationHook, GradientBucket, ReductionContext } from './hook.js';
 
+/** What a checkpoint keeps of a hook with errors. */
 export interface FeedbackState {
   /** What is the same on all ranks. */
   shared: unknown;
-  /** Whose errors these are, of how many ranks. */
+  /** Ranks whose errors these are. */
   ranks: number[];
+  /** How many ranks there were. */
   size: number;
   /** By parameter: a row for each of the ranks. */
   errors: Record<string, Tensor>;
@@ -26,15 +28,20 @@ export interface FeedbackState {
 
 /** A hook that keeps errors, and can be saved: `io.saveCheckpoint(root, { model, hook, step })`. */
 export abstract class FeedbackHook implements CommunicationHook, Stateful {
+  /** For errors. */
   abstract readonly name: string;
+  /** Every rank must take part in every step. */
   readonly keepsErrors = true;
+  /** The part of the state that is the same on all ranks. */
   abstract readonly shared: Stateful;
   private parameters = new Map<string, Tensor>();
   private ensemble: Ensemble | null = null;
   private readonly errors = new Map<string, Tensor>();
 
+  /** Makes a bucket's gradients those of all ranks. */
   abstract reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void>;
 
+  /** Called by DistributedDataParallel. A hook with a state serves one: a second one is a ValueError. */
   attach(ensemble: Ensemble, parameters: readonly { readonly name: string; readonly parameter: Tensor }[]): void {
     if (this.ensemble) throw new ValueError(`${this.name}: a hook with a state serves one DistributedDataParallel; make another`);
     this.ensemble = ensemble;
@@ -61,12 +68,14 @@ export abstract class FeedbackHook implements CommunicationHook, Stateful {
     this.errors.delete(name);
   }
 
+  /** The parameter of that path. */
   protected parameterOf(name: string): Tensor {
     const found = this.parameters.get(name);
     if (!found) throw new InternalError(`${this.name}: no parameter "${name}"`);
     return found;
   }
 
+  /** The ranks, once there is a DistributedDataParallel with this hook; CheckpointError before. */
   protected attached(): Ensemble {
     if (!this.ensemble) throw new CheckpointError(`${this.name}: make DistributedDataParallel with this hook first; its state belongs to the parameters`);
     return this.ensemble;

@@ -9,7 +9,9 @@ import type { Work } from '../work.js';
 
 /** The gradient of one parameter, a view of its bucket. */
 export interface NamedGradient {
+  /** Path of the parameter. */
   readonly name: string;
+  /** What backward made of it. */
   readonly gradient: Tensor;
 }
 
@@ -17,6 +19,7 @@ export interface NamedGradient {
 export interface GradientBucket {
   /** For collectives, which errors and the flight recorder name by it. */
   readonly label: string;
+  /** The gradients, by parameter. */
   readonly gradients: readonly NamedGradient[];
   /** All of them, and gaps of zeros between, in one dimension. */
   readonly buffer: Tensor;
@@ -24,6 +27,7 @@ export interface GradientBucket {
   scratch(name: string, numel: number, dtype: Tensor['dtype']): Tensor;
 }
 
+/** What a hook needs to know of the ranks. */
 export interface ReductionContext {
   /** The collectives to use. Not the group's own: these also work while `join` has ranks without data. */
   readonly ensemble: Ensemble;
@@ -31,21 +35,27 @@ export interface ReductionContext {
   readonly divisor: number;
 }
 
+/**
+ * Another way to reduce gradients: `hook` of DistributedDataParallel. Its state belongs to parameters and not to buckets, which are laid
+ * out anew after the first step.
+ */
 export interface CommunicationHook {
+  /** For errors. */
   readonly name: string;
   /** Keeps what it did not send for later: then every rank must take part in every step, and gradients must not be skipped. */
   readonly keepsErrors?: boolean;
   /** The part of its state that is the same on all ranks: one whose data ended early takes it over. */
   readonly shared?: Stateful;
-  /** Called once, when DistributedDataParallel is made. */
+  /** Called once, when DistributedDataParallel is made, with all parameters that it reduces. */
   attach?(ensemble: Ensemble, parameters: readonly { readonly name: string; readonly parameter: Tensor }[]): void;
   /**
    * Makes the bucket's gradients those of all ranks. Every rank must yield the same collectives in the same order, and nothing may
    * wait on the host. What it makes lives until the reduction is done, unless kept.
    */
   reduce(bucket: GradientBucket, context: ReductionContext): Generator<Work<unknown>, void, void>;
-  /** Called when backward has made its first gradient, and its last. */
+  /** Called when backward has made its first gradient. */
   backwardBegins?(): void;
+  /** Called when backward has made its last gradient. */
   backwardEnds?(): void;
   /** Called when all buckets of a step are done. */
   endStep?(): void;

@@ -16,6 +16,7 @@ import { FeedbackHook, Packed } from './feedback.js';
 import type { GradientBucket, NamedGradient, ReductionContext } from './hook.js';
 import { plainReduction } from './plain.js';
 
+/** Options of PowerSGD. */
 export interface PowerSGDOptions {
   /** Columns of the thin matrices; 1. More follow the gradient better, 2 to 4 are common, up to 32 for language models. */
   rank?: number;
@@ -42,12 +43,18 @@ interface Factors {
   readonly q: Tensor;
 }
 
+/**
+ * PowerSGD (Vogels, Karimireddy & Jaggi, 2019): a gradient matrix travels as a product of two thin ones, and what that misses is added to
+ * the next gradient.
+ */
 export class PowerSGD extends FeedbackHook {
+  /** For errors. */
   readonly name = 'PowerSGD';
   private readonly options: Required<PowerSGDOptions>;
   private steps = 0;
   private readonly queries = new Map<string, Tensor>();
 
+  /** The count of steps and, by parameter, the matrix that the next step begins with. */
   readonly shared: Stateful = {
     stateDict: () => ({ steps: this.steps, queries: Object.fromEntries(this.queries) }),
     loadStateDict: ({ steps, queries }: { steps: number; queries: Record<string, Tensor> }) => {
@@ -108,6 +115,7 @@ export class PowerSGD extends FeedbackHook {
     }
   }
 
+  /** Counts the step. */
   endStep(): void {
     this.steps++;
   }

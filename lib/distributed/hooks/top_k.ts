@@ -14,6 +14,7 @@ import type { Work } from '../work.js';
 import { FeedbackHook, Packed } from './feedback.js';
 import type { GradientBucket, NamedGradient, ReductionContext } from './hook.js';
 
+/** Options of TopK. */
 export interface TopKOptions {
   /** Share of a gradient's elements that travels in a step; 0.01. At least one does. */
   ratio?: number;
@@ -21,11 +22,18 @@ export interface TopKOptions {
   minElements?: number;
 }
 
+/**
+ * Only the largest elements of each gradient travel, as values and places; the others are added to the next gradient (Stich, Cordonnier &
+ * Jaggi, 2018).
+ */
 export class TopK extends FeedbackHook {
+  /** For errors. */
   readonly name: string = 'TopK';
   /** The share in force. */
   ratio: number;
+  /** Gradients with fewer elements travel whole. */
   protected readonly minElements: number;
+  /** The share. */
   readonly shared: Stateful = { stateDict: () => ({ ratio: this.ratio }), loadStateDict: (s: { ratio: number }) => this.setRatio(s.ratio) };
 
   constructor({ ratio = 0.01, minElements = 1024 }: TopKOptions = {}) {
@@ -35,6 +43,7 @@ export class TopK extends FeedbackHook {
     this.minElements = checkInteger(minElements, 'minElements', 'TopK', 0);
   }
 
+  /** Sets the share, which must be above 0 and at most 1. */
   protected setRatio(ratio: number): void {
     if (!(checkNumber(ratio, 'ratio', 'TopK', 0, 1) > 0)) throw new ValueError('TopK: ratio must be above 0');
     this.ratio = ratio;

@@ -12,20 +12,30 @@ export type ComputeKind = (typeof COMPUTE)[number];
 export type CommunicationKind = (typeof COMMUNICATION)[number];
 /** UNSHARD gathers a stage's parameters, RESHARD frees them, REDUCE_GRAD sums its gradients over data-parallel ranks. */
 export type ShardingKind = (typeof SHARDING)[number];
+/** What an action does. */
 export type ActionKind = ComputeKind | CommunicationKind | ShardingKind;
 
+/** One thing that a rank does in a pipeline, written `2F0`: stage, kind, micro-batch. */
 export interface Action {
+  /** The stage, from 0. */
   readonly stage: number;
+  /** What is done. */
   readonly kind: ActionKind;
   /** Null for UNSHARD, RESHARD and REDUCE_GRAD. */
   readonly microBatch: number | null;
 }
+/** A forward or a backward, or a part of one. */
 export interface ComputeAction extends Action {
+  /** What is computed. */
   readonly kind: ComputeKind;
+  /** The micro-batch, from 0. */
   readonly microBatch: number;
 }
+/** One end of a message between stages. */
 export interface CommunicationAction extends Action {
+  /** What is sent or received. */
   readonly kind: CommunicationKind;
+  /** The micro-batch, from 0. */
   readonly microBatch: number;
 }
 

@@ -7,6 +7,7 @@ import { Schedule } from './schedule.js';
 import { type ShardingOptions, type Surrounded, surroundings } from './sharding_actions.js';
 import { type ScheduleCosts, simulateSchedule } from './simulate_schedule.js';
 
+/** Options of `lowerSchedule`. */
 export interface LowerOptions extends ShardingOptions {
   /** What decides which messages come first; F 1, B 2, I 1, W 1 unless given. The same on all ranks. */
   readonly costs?: ScheduleCosts;

@@ -10,8 +10,10 @@ import { zeroBubbleH1 } from './zero_bubble_h1.js';
 
 const GENERATORS = { gpipe, '1f1b': oneForwardOneBackward, interleaved, 'zb-h1': zeroBubbleH1, zbv };
 
+/** A schedule that `makeSchedule` knows. */
 export type ScheduleName = keyof typeof GENERATORS;
 
+/** All schedules that `makeSchedule` knows. */
 export const SCHEDULE_NAMES = Object.keys(GENERATORS) as readonly ScheduleName[];
 
 /**

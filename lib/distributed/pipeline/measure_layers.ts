@@ -16,6 +16,7 @@ import { ProcessGroup } from '../process_group.js';
 import { type GivenMicroBatch, microBatchOf } from './micro_batches.js';
 import { layersOf } from './stages.js';
 
+/** Options of `measureLayers`. */
 export interface MeasureOptions {
   /** The loss of a micro-batch, as the Pipeline's. */
   readonly loss?: (output: Tensor, targets: Tensor, options: LossNormalizer) => Tensor;
@@ -25,6 +26,7 @@ export interface MeasureOptions {
   readonly group?: ProcessGroup;
 }
 
+/** What the layers of a model cost, one number a layer. */
 export interface LayerCosts {
   /** Milliseconds of forward and backward. */
   readonly costs: readonly number[];

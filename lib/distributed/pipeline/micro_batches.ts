@@ -12,7 +12,9 @@ export interface MicroBatch {
 
 /** One that the caller has made. */
 export interface GivenMicroBatch {
+  /** What the first stage is given. */
   readonly inputs: Tensor | readonly Tensor[];
+  /** What the loss is given; none for a forward alone. */
   readonly targets?: Tensor;
 }
 

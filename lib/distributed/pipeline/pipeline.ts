@@ -25,6 +25,7 @@ import { type MetricFunction, Tally } from './tally.js';
 import { shareGradients, shareValues } from './tied_gradients.js';
 import { validateSchedule } from './validate.js';
 
+/** Options of Pipeline. */
 export interface PipelineOptions extends CombinationOptions {
   /** Its axis `pp` has the stages, `dpReplicate` and `dpShard` copies of them. */
   readonly mesh: DeviceMesh;
@@ -50,9 +51,11 @@ export interface PipelineOptions extends CombinationOptions {
   readonly ignoreIndex?: number;
 }
 
+/** What a step found out, equal on every rank. */
 export interface PipelineResult {
-  /** Of the whole batch, on all ranks; float64, as the metrics. */
+  /** The loss of the whole batch, on all ranks; float64. */
   readonly loss: Tensor;
+  /** Means of the metrics over the rows of the whole batch; float64. */
   readonly metrics: Readonly<Record<string, Tensor>>;
 }
 
@@ -93,6 +96,7 @@ export class Pipeline<M extends Module = Module> extends Module {
 
   /** @throws ValueError for a schedule that cannot run, layers that do not make its stages, and wrong options */
   constructor(
+    /** The whole model; modules of other ranks' stages are on device meta. */
     readonly model: M,
     private readonly options: PipelineOptions,
   ) {

@@ -11,11 +11,15 @@ export type Step = readonly Action[];
 
 /** A plan for all ranks. It is immutable, and the same on every rank; `validateSchedule` says whether it can run. */
 export class Schedule {
+  /** For errors and drawings. */
   readonly name: string;
+  /** Ranks of the pipeline. */
   readonly ranks: number;
+  /** Stages of all ranks. */
   readonly stages: number;
+  /** Into how many a batch is cut. */
   readonly microBatches: number;
-  /** By rank. */
+  /** By rank: what it does, in order. */
   readonly steps: readonly (readonly Step[])[];
   /** By rank: the same without the bounds of steps. */
   readonly actions: readonly (readonly Action[])[];

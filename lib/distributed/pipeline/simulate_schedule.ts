@@ -22,13 +22,17 @@ export interface ScheduleCosts {
   readonly send?: number;
 }
 
+/** An action, and when it is done. */
 export interface TimedAction {
+  /** What is done. */
   readonly action: Action;
-  /** Of a SEND or RECV: when it was posted. */
+  /** When it begins; of a SEND or RECV, when it is posted. */
   readonly start: number;
+  /** When it has ended. */
   readonly end: number;
 }
 
+/** What one rank does when. */
 export interface RankTimes {
   /** In the order of the plan. UNSHARD, RESHARD and REDUCE_GRAD take no time here. */
   readonly actions: readonly TimedAction[];
@@ -42,6 +46,7 @@ export interface RankTimes {
   readonly peakBytes: number | null;
 }
 
+/** What `simulateSchedule` finds out. */
 export interface Simulation {
   /** From the start of the first action to the end of the last. */
   readonly makespan: number;
@@ -52,6 +57,7 @@ export interface Simulation {
    * counts where steps follow one another without a barrier, so that a rank starts the next one when it is through with this one.
    */
   readonly spanBubble: number;
+  /** By rank. */
   readonly ranks: readonly RankTimes[];
 }
 

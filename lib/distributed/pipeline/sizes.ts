@@ -2,8 +2,11 @@
 import { describe, ValueError } from '../../errors.js';
 import { type Action, type ComputeKind, isCompute } from './action.js';
 
+/** What `makeSchedule` makes a plan for. */
 export interface ScheduleSizes {
+  /** Ranks of the pipeline. */
   readonly ranks: number;
+  /** Into how many a batch is cut; at least as many as there are ranks. */
   readonly microBatches: number;
   /** Stages on each rank: 1 for 'gpipe', '1f1b' and 'zb-h1', 2 for 'zbv', 2 unless given for 'interleaved'. */
   readonly stagesPerRank?: number;

@@ -2,10 +2,13 @@
 // lighter, since the last ones of a pipeline have the loss besides.
 import { describe, ValueError } from '../../errors.js';
 import type { PipelineLayer } from '../../nn/layered.js';
+import type { LayerCosts } from './measure_layers.js';
 
 /** How many layers the model's first and last one count as; what the model says of them unless given, else 1. */
 export interface LayerWeights {
+  /** How many layers the first one counts as. */
   readonly inputWeight?: number;
+  /** How many layers the last one counts as. */
   readonly outputWeight?: number;
 }
 
@@ -14,7 +17,7 @@ export interface LayerWeights {
  * not at all. `{ inputWeight, outputWeight }`: as `layers`, with weights of one's own for the ends. `parameters`: by the number of parameters. `{ costs }`:
  * by costs of the layers, as `measureLayers` finds them. A list: how many layers each stage has.
  */
-export type Split = 'layers' | LayerWeights | 'parameters' | { readonly costs: readonly number[] } | readonly number[];
+export type Split = 'layers' | LayerWeights | 'parameters' | Pick<LayerCosts, 'costs'> | readonly number[];
 
 /**
  * Cuts layers into stages.

@@ -15,6 +15,7 @@ import { columnParallel } from './products.js';
 import { RowParallelLinear } from './row_linear.js';
 import { checkMesh, type SourceOptions, shardParameter } from './shard_parameter.js';
 
+/** How the ranks share a ColumnParallelLinear. */
 export interface ColumnParallelOptions extends SourceOptions {
   /** The ranks of its axis `tp` share the layer. */
   readonly mesh: DeviceMesh;
@@ -34,10 +35,15 @@ export interface ColumnParallelOptions extends SourceOptions {
  * the names that Linear has, and start with the values of a whole layer that is made from the same seed, on every mesh.
  */
 export class ColumnParallelLinear extends Module {
+  /** This rank's rows [localFeatures, inFeatures]. */
   weight: Parameter;
+  /** This rank's part [localFeatures], or null. */
   bias: Parameter | null;
+  /** The ranks of its axis `tp` share the layer. */
   readonly mesh!: DeviceMesh;
+  /** Whether the input is this rank's piece of the sequence. */
   readonly sequenceParallel: boolean;
+  /** Whether every rank gets the whole output. */
   readonly gatherOutput: boolean;
   private readonly rows: Shard;
   private readonly shared!: SharedRows | null;
@@ -46,8 +52,9 @@ export class ColumnParallelLinear extends Module {
 
   /** @param whole a layer whose parameters it takes over and cuts; a fresh one unless given */
   constructor(
-    /** Of the whole layer, as is outFeatures. */
+    /** Features of the input of the whole layer. */
     readonly inFeatures: number,
+    /** Features of the output of the whole layer. */
     readonly outFeatures: number,
     options: ColumnParallelOptions & LinearOptions,
     whole?: Linear,
@@ -76,6 +83,7 @@ export class ColumnParallelLinear extends Module {
     return new ColumnParallelLinear(whole.inFeatures, whole.outFeatures, options, whole);
   }
 
+  /** x `[.., inFeatures]` to `[.., localFeatures]`, or with `gatherOutput` to `[.., outFeatures]`. */
   override forward(x: Tensor): Tensor {
     const y = this.part(x);
     if (!this.gatherOutput || this.mesh.size('tp') === 1) return y;
@@ -85,8 +93,8 @@ export class ColumnParallelLinear extends Module {
   }
 
   /**
-   * down(gelu(this(x))) + residual, with GELU's tanh form within the products; null where that is not what these layers would do, so that the caller
-   * calls them.
+   * down(gelu(this(x))) + residual, with GELU's tanh form within the products; null where that is not what these layers would do, so that
+   * the caller calls them. @internal
    */
   intoGelu(x: Tensor, down: Module, residual?: Tensor): Tensor | null {
     const { mesh, sequenceParallel, label: name } = this;

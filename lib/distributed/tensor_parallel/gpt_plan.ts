@@ -3,6 +3,7 @@ import { describe, ValueError } from '../../errors.js';
 import { GPT } from '../../nn/gpt.js';
 import type { ParallelPlan } from './plan.js';
 
+/** Options of `gptPlan`. */
 export interface GPTPlanOptions {
   /** Between the products, ranks have pieces of the sequence rather than all of it: less memory for the same communication. Off by default. */
   readonly sequenceParallel?: boolean;

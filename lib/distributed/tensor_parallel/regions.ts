@@ -13,7 +13,7 @@ import { ProcessGroup } from '../process_group.js';
 import { pieceOfSequence, sizesOf, startGather, startReduceScatter } from './sequence.js';
 import { lengthOfWhole } from './sequence_length.js';
 
-/** `label` names the collective in errors and in the flight recorder: `of gradients of ln_f`. */
+/** A differentiable collective. `label` names it in errors and in the flight recorder: `of gradients of ln_f`. @inline */
 type Region = (x: Tensor, group: ProcessGroup, label?: string) => Tensor;
 /** Where backward makes a whole of pieces: of the sequence that forward has cut, or null to find out. */
 type Direction = (x: Tensor, group: ProcessGroup, label: string, length: number | null) => Tensor;

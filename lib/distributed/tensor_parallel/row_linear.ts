@@ -12,6 +12,7 @@ import { convertBetween } from './convert_between.js';
 import { rowParallel } from './products.js';
 import { checkMesh, cutEvenly, type SourceOptions, shardParameter } from './shard_parameter.js';
 
+/** How the ranks share a RowParallelLinear. */
 export interface RowParallelOptions extends SourceOptions {
   /** The ranks of its axis `tp` share the layer. */
   readonly mesh: DeviceMesh;
@@ -28,21 +29,27 @@ export interface RowParallelOptions extends SourceOptions {
  * is whole, and added after the sum over the ranks. Names and first values are those of a whole Linear.
  */
 export class RowParallelLinear extends Module {
+  /** This rank's columns [outFeatures, localFeatures]. */
   weight: Parameter;
+  /** The whole bias [outFeatures], or null. */
   bias: Parameter | null;
+  /** The ranks of its axis `tp` share the layer. */
   readonly mesh!: DeviceMesh;
+  /** Whether the output is this rank's piece of the sequence. */
   readonly sequenceParallel: boolean;
+  /** Whether the input has the features of this rank alone. */
   readonly inputIsParallel: boolean;
   private readonly columns: Shard;
   /** Inputs of this rank. */
   readonly localFeatures: number;
-  /** All ranks' parts have one shape. */
+  /** All ranks' parts have one shape. @internal */
   readonly even: boolean;
 
   /** @param whole a layer whose parameters it takes over and cuts; a fresh one unless given */
   constructor(
-    /** Of the whole layer, as is outFeatures. */
+    /** Features of the input of the whole layer. */
     readonly inFeatures: number,
+    /** Features of the output of the whole layer. */
     readonly outFeatures: number,
     options: RowParallelOptions & LinearOptions,
     whole?: Linear,

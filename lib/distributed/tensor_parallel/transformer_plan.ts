@@ -6,6 +6,7 @@ import { ModuleList, Sequential } from '../../nn/containers.js';
 import { Module } from '../../nn/module.js';
 import type { ParallelPlan, ParallelStyle } from './plan.js';
 
+/** Options of `transformerPlan`. */
 export interface TransformerPlanOptions {
   /**
    * Between the products of encoder layers, ranks have pieces of the sequence rather than all of it. Layers that follow each other in one Sequential

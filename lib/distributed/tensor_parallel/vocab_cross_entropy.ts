@@ -25,6 +25,7 @@ import type { ProcessGroup } from '../process_group.js';
 import { checkMesh } from './shard_parameter.js';
 import { vocabularyOf } from './vocab_embedding.js';
 
+/** As CrossEntropyOptions, with the ranks. */
 export interface VocabParallelLossOptions extends Omit<CrossEntropyOptions, 'dim'> {
   /** The ranks of its axis `tp` share the classes. */
   readonly mesh: DeviceMesh;

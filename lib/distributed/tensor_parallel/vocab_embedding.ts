@@ -16,6 +16,7 @@ import { Partial, Shard } from '../placement.js';
 import { reduceFromTensorParallel, reduceScatterToSequence } from './regions.js';
 import { checkMesh, type SourceOptions, shardParameter } from './shard_parameter.js';
 
+/** How the ranks share a table. */
 export interface VocabParallelOptions extends SourceOptions {
   /** The ranks of its axis `tp` share the table. */
   readonly mesh: DeviceMesh;
@@ -33,15 +34,20 @@ export function vocabularyOf(classes: number, mesh: DeviceMesh): { start: number
  * the ranks has all. Any number of rows; `weight` has the name and first values that it has in Embedding.
  */
 export class VocabParallelEmbedding extends Module {
+  /** This rank's rows of the table. */
   weight: Parameter;
+  /** The ranks of its axis `tp` share the table. */
   readonly mesh!: DeviceMesh;
+  /** Whether the output is this rank's piece of the sequence. */
   readonly sequenceParallel: boolean;
+  /** The row of the whole table that receives no gradient. */
   readonly paddingIdx: number | undefined;
 
   /** @param whole a table that it takes over and cuts; a fresh one unless given */
   constructor(
-    /** Of the whole table. */
+    /** Rows of the whole table. */
     readonly numEmbeddings: number,
+    /** Features of a row. */
     readonly embeddingDim: number,
     options: VocabParallelOptions & EmbeddingOptions,
     whole?: Embedding,
@@ -65,6 +71,7 @@ export class VocabParallelEmbedding extends Module {
     return new VocabParallelEmbedding(whole.numEmbeddings, whole.embeddingDim, options, whole);
   }
 
+  /** Indices of any shape, the same on every rank, to `[...indices.shape, embeddingDim]`. */
   override forward(indices: Tensor): Tensor {
     const group = this.mesh.group('tp');
     if (group.size === 1) return embedding(indices, this.weight, { paddingIdx: this.paddingIdx });

@@ -15,7 +15,10 @@ export class VocabParallelHead extends ColumnParallelLinear {
     return new VocabParallelHead(whole.inFeatures, whole.outFeatures, { ...options, gatherOutput: true }, whole);
   }
 
-  /** @param targets of the whole sequence, also where x is this rank's piece of it */
+  /**
+   * The cross-entropy of logits that no rank has all of, as `vocabParallelCrossEntropy`.
+   * @param targets of the whole sequence, also where x is this rank's piece of it
+   */
   loss(x: Tensor, targets: Tensor, options: Omit<CrossEntropyOptions, 'dim'> = {}): Tensor {
     return vocabParallelCrossEntropy(this.part(x), targets, { ...options, mesh: this.mesh, vocabSize: this.outFeatures });
   }
