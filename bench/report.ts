@@ -61,8 +61,13 @@ function markdown({ date, machine, torch, rounds, rows, failures }: Result, pict
 async function svg(rows: readonly Row[], tools: string): Promise<string> {
   const load = (name: string): Promise<Record<string, never>> => import(pathToFileURL(join(tools, 'node_modules', name)).href);
   const [vega, vegaLite] = [await load('vega/build/vega-node.js'), await load('vega-lite/build/vega-lite.js')] as unknown as [
-    { View: new (runtime: unknown, options: object) => { toSVG(): Promise<string> }; parse(spec: unknown): unknown },
-    { compile(spec: object): { spec: unknown } },
+    {
+      View: new (runtime: unknown, options: object) => { toSVG(): Promise<string> };
+      parse(spec: unknown): unknown;
+      logger(level: number): unknown;
+      Error: number;
+    },
+    { compile(spec: object, options: object): { spec: unknown } },
   ];
   const values = rows
     .filter((r) => r.ratio)
@@ -93,7 +98,7 @@ async function svg(rows: readonly Row[], tools: string): Promise<string> {
       ],
     },
   };
-  return new vega.View(vega.parse(vegaLite.compile(spec).spec), { renderer: 'none' }).toSVG();
+  return new vega.View(vega.parse(vegaLite.compile(spec, { logger: vega.logger(vega.Error) }).spec), { renderer: 'none' }).toSVG();
 }
 
 /** Writes <folder>/<day>-<machine>.{json,md,svg}; gives their path without the ending. */

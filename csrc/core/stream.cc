@@ -112,14 +112,6 @@ void Stream::grow(size_t bytes) {
   write_at_ = 0;
 }
 
-void Stream::wake() {
-  {
-    std::lock_guard lock(mutex_);
-    asleep_ = false;  // so that only the first enqueue pays
-  }
-  work_.notify_one();
-}
-
 void Stream::hold_back() {
   const uint64_t limit = std::max<uint64_t>(1, settings_.queue_limit);
   done_seen_ = done_.load(std::memory_order_acquire);
@@ -170,7 +162,7 @@ void Stream::use_inline(bool on) {
 void Stream::halt() {
   if (halting_.exchange(true)) return;
   raise(ErrorCode::Device, name_ + ": the thread that owns the device is ending");
-  wake();
+  rouse();
   ring();
 }
 
@@ -213,6 +205,7 @@ bool Stream::wait_on_bell(uint64_t seq, const Stream* waiter, int64_t timeout_ns
 
 void Stream::host_wait(uint64_t seq) {
   ask_for(seq);
+  if (help(seq)) return;
   if (spin_until(settings_.spin_ns, [&] { return passed(seq); })) return;
   while (!wait_on_bell(seq, nullptr, kStuckCheckNs)) {
     const StuckHook hook = stuck_hook;
@@ -235,6 +228,7 @@ void Stream::wait_event_command(Stream& self, void* payload) {
   const EventWait& event = *static_cast<EventWait*>(payload);
   Stream& on = *event.on;
   on.ask_for(event.seq);
+  if (&self != &on) on.help(event.seq);
   const auto ready = [&] { return on.passed(event.seq) || self.halting(); };
   const int64_t start = now_ns();
   if (!spin_until(self.settings_.spin_ns, ready)) {
@@ -371,15 +365,16 @@ void Stream::loop() {
   name_thread("shardgrad stream");
   current_ = this;
   if (queue_) queue_->attach();
-  const auto wanted = [&] { return has_work() || halting(); };
+  const auto wanted = [&] { return (has_work() && !consuming_) || helped_ || halting(); };
   for (;;) {
-    while (has_work()) execute_next(ran_.load(std::memory_order_relaxed) + 1);
+    run_all();
     if (queue_) watch_device();
     if (halting() && !has_work()) return drain();
-    if (spin_until(settings_.spin_ns, wanted)) continue;
+    if (spin_until(helped_ ? 0 : settings_.spin_ns.load(), wanted) && !helped_) continue;
     std::unique_lock lock(mutex_);
     // Said again at every turn: a producer that was late to wake an earlier sleep has taken it back.
     for (asleep_ = true; !wanted(); asleep_ = true) work_.wait(lock);
+    if (helped_) nap(lock);
     asleep_ = false;
   }
 }

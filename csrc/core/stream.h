@@ -115,7 +115,8 @@ class Stream {
   // The fault of the earliest command sticks: what a device finds late may be of one long before.
   void raise(ErrorCode code, std::string text) { raise_of(running(), code, std::move(text)); }
   std::optional<Fault> take_fault(uint64_t up_to = UINT64_MAX);  // of the first `up_to` commands
-  // Waits on the host; throws when the stream could never get there.
+  // Waits on the host; throws when the stream could never get there. A producer that waits right after every few
+  // commands runs these itself from then on: two changes of threads would take longer than most of them.
   void host_wait(uint64_t seq);
   void host_wait_all();  // for everything the stream was given; its producer alone
   // The same, but gives up (false) while the stream itself waits for somebody else.
@@ -174,9 +175,13 @@ class Stream {
   void grow(size_t bytes);
   void hold_back();
   void wake();
+  void rouse();
   void run_inline();
   void start();
   void loop();
+  void run_all();
+  bool help(uint64_t seq);
+  void nap(std::unique_lock<std::mutex>& lock);
   void execute_next(uint64_t n);
   void execute(const Command& c, void* payload);
   void set_waiting(bool on);
@@ -218,6 +223,7 @@ class Stream {
   size_t write_at_ = 0;
   uint64_t issued_ = 0, done_seen_ = 0;  // done_seen_ is a cached done_: reading that one is a cache miss
   bool inline_ = false;
+  int prompt_waits_ = 0;  // one after another, each for a few commands
   std::vector<EventWait> deferred_;
   std::deque<std::pair<uint64_t, Recorded*>> recorded_;
   // consumer
@@ -234,6 +240,8 @@ class Stream {
   alignas(64) std::atomic<uint64_t> done_{0};
   alignas(64) std::atomic<bool> asleep_{false};
   std::atomic<bool> halting_{false}, faulted_{false}, waiting_{false}, producer_held_{false};
+  std::atomic<bool> helped_{false};     // the producer runs what it waits for; this thread only looks now and then
+  std::atomic<bool> consuming_{false};  // one of the two runs commands
   std::atomic<uint64_t> wake_at_{UINT64_MAX};  // the smallest sequence anybody sleeps for
   std::atomic<uint64_t> staged_{0};
   std::atomic<const Stream*> waits_on_{nullptr};

@@ -217,6 +217,48 @@ void test_sleep(int64_t spin_ns) {
   for (auto& p : producers) p.join();
 }
 
+// A producer that waits for every few commands comes to run them itself; what it leaves lying runs soon all the same.
+void test_help() {
+  stream_settings().queue_limit = 16384;
+  stream_settings().spin_ns = 50'000;
+  std::thread([] {  // which has no other streams
+    struct Count {
+      std::atomic<int>* own;
+      std::atomic<int>* all;
+      std::thread::id producer;
+    };
+    const auto count = [](Stream&, void* p) {
+      const Count& c = *static_cast<Count*>(p);
+      if (std::this_thread::get_id() == c.producer) ++*c.own;
+      ++*c.all;
+    };
+    Stream a("a"), b("b");
+    std::atomic<int> own{0}, all{0};
+    int given = 0;
+    const auto give = [&](Stream& to) {
+      to.enqueue(count, "count", Count{&own, &all, std::this_thread::get_id()});
+      given++;
+    };
+    for (int round = 0; round < 200; round++) {
+      for (int i = 0; i < 40; i++) {
+        give(a);
+        if (i % 3 == 0) give(a);
+        b.wait_stream(a);
+        if (i % 4 == 0) give(b);
+        for (Stream* s : {&a, &b}) s->host_wait_all();
+        expect(all == given, "what was waited for has run");
+      }
+      // left lying: few, which the stream finds in a nap, or many, which wake it
+      for (int i = 0; i < (round % 2 ? 2 : 50); i++) give(a);
+      for (const int64_t end = now_ns() + 5'000'000'000; all != given && now_ns() < end;) std::this_thread::yield();
+      expect(all == given, "what nobody waits for runs, too");
+      if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(30));  // past all naps
+    }
+    expect(own > 200 * 40 / 2, "the producer has run most of what it waited for");
+  })
+      .join();
+}
+
 // A full queue must not hold the producer back while the stream waits for something this very thread does later.
 void test_growth() {
   stream_settings().queue_limit = 4;
@@ -341,6 +383,7 @@ int main() {
   test_faults_of_a_device();
   test_sleep(0);
   test_sleep(5000);
+  test_help();
   test_growth();
   test_allocator();
   test_comm();
