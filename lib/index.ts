@@ -1,5 +1,8 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-// The public API: tensors and ops at the top, the rest by namespace.
+/**
+ * Tensors, their functions and autograd at the top, all else by namespace: `import * as sg from 'shardgrad'`.
+ * @module shardgrad
+ */
 export { type GradHook, type NestedArray, type Operand, Tensor } from './tensor.js';
 
 import './ops/methods.js';

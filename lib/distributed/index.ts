@@ -1,6 +1,9 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-// The public part of shardgrad/distributed.
-
+/**
+ * Training on several ranks: jobs, collectives, data, tensor and pipeline parallelism, sharded checkpoints:
+ * `import * as dist from 'shardgrad/distributed'`.
+ * @module shardgrad/distributed
+ */
 export { placementOf, withPlacements } from './activation_placements.js';
 export { type LoadOptions, loadCheckpoint } from './checkpoint/load.js';
 export { type SaveOptions, type Saving, saveCheckpoint, saveCheckpointAsync } from './checkpoint/save.js';

@@ -1,5 +1,71 @@
 // Under which heading of its page a name of the reference stands: by the name, else by the file that declares it, else by its folder.
 
+/** In the order in which a page has them. */
+export const HEADINGS = [
+  'Namespaces',
+  'Tensor',
+  'Creation',
+  'Random numbers',
+  'Element types',
+  'Shapes and views',
+  'Indexing and masks',
+  'Joining, splitting, repeating',
+  'Copies and conversions',
+  'Element-wise mathematics',
+  'Comparison and logic',
+  'Bits',
+  'Reductions',
+  'Sorting and sums along a dimension',
+  'Matrix products',
+  'Modules',
+  'Containers',
+  'Layers',
+  'Convolution and pooling',
+  'Normalization',
+  'Recurrent layers',
+  'Attention',
+  'Transformers',
+  'Embedding',
+  'Fused operations',
+  'Activations',
+  'Losses',
+  'Jobs',
+  'Groups and collectives',
+  'Meshes and placements',
+  'Data parallelism',
+  'Communication hooks',
+  'Sharded data parallelism',
+  'Tensor parallelism',
+  'Pipeline parallelism',
+  'Checkpoints',
+  'Autograd',
+  'Activation checkpointing',
+  'Memory',
+  'Devices',
+  'Optimizers',
+  'Learning-rate schedules',
+  'Gradient clipping',
+  'Autocast',
+  'Loss scaling',
+  'Gradients',
+  'Datasets',
+  'Loading',
+  'Order of samples',
+  'Text',
+  'Images',
+  'Safetensors',
+  'NumPy files',
+  'File systems',
+  'Profiles',
+  'Metrics',
+  'GPUs',
+  'Ranges of NVTX',
+  'Captured graphs',
+  'Initialization',
+  'Store',
+  'Errors',
+];
+
 /** Of files that hold several kinds of functions. */
 const BY_NAME = {
   Activations: `relu relu6 relu_ silu mish softplus selu hardtanh hardswish hardsigmoid sigmoid sigmoid_ logSigmoid tanh tanh_ gelu leakyRelu elu`,
@@ -153,8 +219,9 @@ const BY_FILE = {
 
 const names = new Map(Object.entries(BY_NAME).flatMap(([heading, list]) => list.split(' ').map((name) => [name, heading])));
 
-/** The heading, or undefined where neither table has one. */
+/** The heading, or undefined where neither table has one of HEADINGS. */
 export function headingOf(file, name) {
   const byName = /^lib\/(ops|random)\b/.test(file) ? names.get(name) : undefined;
-  return byName ?? BY_FILE[file] ?? BY_FILE[file.replace(/\/[^/]+$/, '')];
+  const heading = byName ?? BY_FILE[file] ?? BY_FILE[file.replace(/\/[^/]+$/, '')];
+  return HEADINGS.includes(heading) ? heading : undefined;
 }

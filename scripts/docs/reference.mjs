@@ -1,12 +1,14 @@
 // A plugin of typedoc that makes the reference readable where the types are derived: constants that are functions are shown as functions,
 // the methods that lib/ops/methods.ts gives a Tensor get the sentence of their function, and every name gets a heading by the file that
-// declares it. Members stand on the page of the class that declares them, not again on those of its heirs. A name without a heading is a
+// declares it. Members of a class stand on its page, and not again on those of its heirs. A name without a heading is a
 // warning, which ends the run as any warning does.
 import { relative } from 'node:path';
 import {
+  Application,
   Comment,
   CommentTag,
   Converter,
+  IntrinsicType,
   LiteralType,
   ParameterReflection,
   ReflectionFlag,
@@ -16,12 +18,14 @@ import {
   TypeScript as ts,
   UnionType,
 } from 'typedoc';
-import { headingOf } from './headings.mjs';
+import { HEADINGS, headingOf } from './headings.mjs';
 
-const MODULES = { index: 'shardgrad', distributed: 'shardgrad/distributed' };
+const MAIN = 'shardgrad';
 
 /** @param {import('typedoc').Application} app */
 export function load(app) {
+  // by then typedoc.json has been read
+  app.on(Application.EVENT_BOOTSTRAP_END, () => app.options.setValue('categoryOrder', HEADINGS));
   const derived = new Set();
   app.converter.on(Converter.EVENT_CREATE_DECLARATION, (context, reflection) => {
     if (functionOfConstant(context, reflection) && reflection.kindOf(ReflectionKind.Method)) derived.add(reflection);
@@ -29,22 +33,23 @@ export function load(app) {
   const afterInternalsAreGone = -100;
   app.converter.on(Converter.EVENT_RESOLVE_BEGIN, (context) => {
     const { project } = context;
-    for (const module of project.children) module.name = MODULES[module.name];
     removeInherited(project, derived);
     for (const alias of project.getReflectionsByKind(ReflectionKind.TypeAlias)) nameLiterals(context, alias);
-    const main = project.children.find(({ name }) => name === MODULES.index);
+    const main = project.getChildByName([MAIN]);
+    // the interface that derived methods come from is no part of the reference
+    delete main.getChildByName('Tensor').extendedTypes;
     for (const method of derived) describe(method, main);
     describePolicies(project);
     for (const module of project.children) addHeadings(module, project, app.logger);
   }, afterInternalsAreGone);
   app.converter.on(Converter.EVENT_RESOLVE_END, ({ project }) => {
-    const main = project.children.find(({ name }) => name === MODULES.index);
+    const main = project.getChildByName([MAIN]);
     for (const method of derived) {
       describeOptions(method, main);
-      // the interface they come from is no part of the reference
       for (const r of [method, ...method.signatures]) delete r.inheritedFrom;
-      delete method.parent.extendedTypes;
     }
+    // what a field is before the constructor has run says nothing
+    for (const field of project.getReflectionsByKind(ReflectionKind.Property)) delete field.defaultValue;
   });
 }
 
@@ -71,7 +76,8 @@ function functionOfConstant(context, reflection) {
   made.parameters = parametersOf(signature, context.checker).map(({ name, type, initializer, optional, rest }) => {
     const parameter = new ParameterReflection(name, ReflectionKind.Parameter, made);
     context.registerReflection(parameter);
-    parameter.type = context.converter.convertType(within, optional || initializer ? context.checker.getNonNullableType(type) : type);
+    const converted = context.converter.convertType(within, type);
+    parameter.type = optional || initializer ? withoutUndefined(converted) : converted;
     if (initializer) parameter.defaultValue = initializer.getText();
     parameter.setFlag(ReflectionFlag.Optional, optional && !initializer);
     parameter.setFlag(ReflectionFlag.Rest, rest);
@@ -82,6 +88,12 @@ function functionOfConstant(context, reflection) {
   return true;
 }
 
+function withoutUndefined(type) {
+  if (!(type instanceof UnionType)) return type;
+  const types = type.types.filter((t) => !(t instanceof IntrinsicType && t.name === 'undefined'));
+  return types.length === 1 ? types[0] : new UnionType(types);
+}
+
 /** `keyof typeof table` becomes the names it stands for. */
 function nameLiterals(context, reflection) {
   const type = context.programs[0].getTypeChecker().getDeclaredTypeOfSymbol(context.getSymbolFromReflection(reflection));
@@ -90,8 +102,8 @@ function nameLiterals(context, reflection) {
 
 /** The rows of autocast's table are their values, which the type Policy explains. */
 function describePolicies(project) {
-  const { type } = project.getChildByName(['shardgrad', 'amp', 'policy']);
-  const meaning = project.getChildByName(['shardgrad', 'amp', 'Policy']);
+  const { type } = project.getChildByName([MAIN, 'amp', 'policy']);
+  const meaning = project.getChildByName([MAIN, 'amp', 'Policy']);
   for (const row of type.declaration.children) row.comment = new Comment([{ kind: 'inline-tag', tag: '@link', text: 'Policy', target: meaning }]);
 }
 
@@ -150,9 +162,8 @@ function removeInherited(project, derived) {
   };
   const members = project.getReflectionsByKind(ReflectionKind.SomeMember);
   const declared = new Set(members.filter((member) => !member.flags.isInherited || derived.has(member)).map(place));
-  const again = members.filter(
-    (member) => member.flags.isInherited && !derived.has(member) && !member.kindOf(ReflectionKind.Constructor) && declared.has(place(member)),
-  );
+  const ofHeir = (member) => member.parent.kindOf(ReflectionKind.Class) && member.flags.isInherited && !derived.has(member);
+  const again = members.filter((member) => ofHeir(member) && !member.kindOf(ReflectionKind.Constructor) && declared.has(place(member)));
   for (const member of again) project.removeReflection(member);
 }
 
@@ -163,7 +174,9 @@ function addHeadings(parent, project, logger) {
     const file = relative('.', project.getSymbolIdFromReflection(source)?.fileName ?? '');
     const heading = child.kindOf(ReflectionKind.Namespace) ? 'Namespaces' : headingOf(file, child.name);
     if (heading === undefined) logger.warn(`scripts/docs/headings.mjs has no heading for ${child.name} of ${file}`);
+    if (child.isReference()) child.comment = new Comment();
     // a function's comment is that of its signatures
-    (child.signatures?.find(({ comment }) => comment) ?? child).comment?.blockTags.push(new CommentTag('@category', [{ kind: 'text', text: heading ?? 'Other' }]));
+    const { comment } = child.signatures?.find((signature) => signature.comment) ?? child;
+    comment?.blockTags.push(new CommentTag('@category', [{ kind: 'text', text: heading ?? 'Other' }]));
   }
 }
