@@ -21,7 +21,7 @@ export interface GpuProperties {
 
 /** A library that is looked for at run time. */
 export interface FoundLibrary {
-  /** `cublasLt`, `nccl` or the like. */
+  /** `cuBLASLt` or `NCCL`. */
   readonly name: string;
   /** Empty: it was not found. */
   readonly path: string;

@@ -43,7 +43,7 @@ export interface RankLaunch {
   readonly nnodes: number;
   /** Address of rank 0's node. */
   readonly masterAddr: string;
-  /** The port that other tools use there. 29500 unless the launcher says so. */
+  /** The port that other tools use there. */
   readonly masterPort: number;
   /** Where the job's store is on that node: one of these ports, in this order. Never the port of another launcher's own store. */
   readonly storePorts: readonly number[];

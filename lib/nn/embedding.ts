@@ -41,7 +41,7 @@ export class Embedding extends Module {
       noGrad(() => zero_(select(this.weight, 0, this.paddingIdx!)));
     }
   }
-  /** Indices of any shape, int32 or int64, to `[...indices.shape, embeddingDim]`. Throws ValueError for one outside of the table. */
+  /** Indices of any shape, int32 or int64, to `[...indices.shape, embeddingDim]`. One outside of the table is a ValueError. */
   override forward(indices: Tensor): Tensor {
     return embedding(indices, this.weight, { paddingIdx: this.paddingIdx });
   }

@@ -48,7 +48,7 @@ export interface OpEvent {
 export interface CommandEvent {
   /** What kind of event this is. */
   readonly kind: 'command';
-  /** What it was: an operation, or `copy`, `waitEvent` and the like. */
+  /** What it was: an operation, or a step of the stream such as `waitEvent`. */
   readonly name: string;
   /** When it began to run: microseconds. */
   readonly begin: number;
