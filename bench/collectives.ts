@@ -45,7 +45,7 @@ interface Case {
 
 function cases(quick: boolean): Case[] {
   const sizes = quick ? SIZES.slice(0, 2) : SIZES;
-  const repeats = (bytes: number): number => (quick ? 5 : Math.max(5, Math.min(400, Math.floor((64 * MiB) / bytes))));
+  const repeats = (bytes: number): number => (quick ? 5 : Math.max(5, Math.min(2000, Math.floor((64 * MiB) / bytes))));
   const one = (op: CollectiveQuestion['op'], bytes: number, over: 'shm' | 'tcp', shared: boolean): Case => ({
     name: `${op} ${name(bytes)}, ${over === 'tcp' ? 'TCP' : shared ? 'shared tensor' : 'private tensor'}`,
     over,

@@ -125,6 +125,6 @@ export const size: Group = async function* (run) {
   )[0] as [number, number];
   const ours = installed + (binary === release ? 0 : statSync(binary).size / 1e6);
   const folder = run.python && execFileSync(run.python, ['-c', 'import os, torch; print(os.path.dirname(torch.__file__))'], { encoding: 'utf8' }).trim();
-  const note = binary === release ? `packed ${packed.toFixed(1)} MB, with the code for every GPU; PyTorch: the CPU build` : 'not a release build';
+  const note = binary === release ? `packed ${packed.toFixed(1)} MB; PyTorch: the CPU build alone, without its dependencies` : 'not a release build';
   yield row('size', 'installed files', 'MB', { ours: [ours], theirs: folder ? [megabytes(folder)] : null }, { note });
 };
