@@ -7,9 +7,8 @@ import { type Row, type Spread, shown } from './rows.js';
 
 /** Three digits that count. */
 export function number(x: number): string {
-  if (x === 0) return '0';
-  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(x))));
-  return x.toFixed(Math.min(digits, 3)).replace(/\B(?=(\d{3})+$)/g, digits === 0 ? ' ' : '');
+  const digits = x === 0 ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(x))));
+  return digits > 0 ? x.toFixed(Math.min(digits, 3)) : x.toFixed(0).replace(/\B(?=(\d{3})+$)/g, ' ');
 }
 
 const value = (s: Spread | null, unit: string): string => (s ? `${number(s.median)} ${unit}` : '');

@@ -2,15 +2,21 @@
 // model. The same weights, batches and precision on all sides; the losses are compared before any time is taken.
 import { availableParallelism } from 'node:os';
 import { makeSchedule, simulateSchedule } from '../lib/distributed/index.js';
-import { type Group, inTurn, type Row, type RowOptions, type Run, row, shown, spread } from './rows.js';
+import { type Group, inTurn, type Row, type Run, row, shown, spread } from './rows.js';
 import { type Answer, type ConfigName, compareLosses, type Setup, Side, type Spreading, withSetup } from './sides.js';
 
 const RANKS = 2;
 const MEMORY_BAR = 1.25;
 const STEPS: Record<ConfigName, number> = { tiny: 10, small: 3, deep: 4, gpt2: 1 };
 const DTYPES = ['float32', 'bfloat16'] as const;
-const roundsOf = ({ rounds, quick }: Run): number => (quick ? 1 : rounds);
 const stepsOf = (name: ConfigName, { quick }: Run): number => (quick ? 1 : STEPS[name]);
+/** Those that could be started. */
+const present = (...sides: readonly (Side | null)[]): Side[] => sides.filter((side) => side !== null);
+const speeds = (sides: readonly Pick<Side, 'speed'>[], config: ConfigName, run: Run): Promise<number[][]> =>
+  inTurn(
+    sides.map((side) => () => side.speed(stepsOf(config, run))),
+    run.rounds,
+  );
 
 /** Every side has trained a few steps; the largest difference of their losses from those of the first. */
 async function warmUp(sides: readonly Side[], setup: Setup, steps: number): Promise<string> {
@@ -21,30 +27,17 @@ async function warmUp(sides: readonly Side[], setup: Setup, steps: number): Prom
 }
 
 /** Speed, then the peak of memory. */
-async function* trained(
-  group: string,
-  name: string,
-  run: Run,
-  config: ConfigName,
-  setup: Setup,
-  sides: readonly [Side, Side?],
-  bar: RowOptions,
-): AsyncIterable<Row> {
-  const [ours, theirs] = sides;
+async function* trained(name: string, run: Run, config: ConfigName, setup: Setup, sides: readonly Side[], bar: number | undefined): AsyncIterable<Row> {
   try {
-    const note = await warmUp([ours, ...(theirs ? [theirs] : [])], setup, config === 'gpt2' ? 2 : 3);
-    const steps = stepsOf(config, run);
-    const speeds = await inTurn(
-      [ours, ...(theirs ? [theirs] : [])].map((side) => () => side.speed(steps)),
-      roundsOf(run),
-    );
-    yield row(group, name, 'tokens/s', { ours: speeds[0]!, theirs: speeds[1] ?? null }, { ...bar, note });
-    const peaks = [(await ours.round(1)).peakMiB, theirs && (await theirs.round(1)).peakMiB] as const;
-    const memory = { ours: [peaks[0]], theirs: peaks[1] === undefined ? null : [peaks[1]] };
-    yield row(group, `${name}: peak of resident memory`, 'MiB', memory, { bar: MEMORY_BAR });
+    const note = await warmUp(sides, setup, config === 'gpt2' ? 2 : 3);
+    const [ours, theirs] = await speeds(sides, config, run);
+    yield row('training', name, 'tokens/s', { ours: ours!, theirs: theirs ?? null }, { bar, note });
+    const peaks: number[] = [];
+    for (const side of sides) peaks.push((await side.round(1)).peakMiB);
+    const memory = { ours: [peaks[0]!], theirs: peaks[1] === undefined ? null : [peaks[1]] };
+    yield row('training', `${name}: peak of resident memory`, 'MiB', memory, { bar: MEMORY_BAR });
   } finally {
-    ours.end();
-    theirs?.end();
+    for (const side of sides) side.end();
   }
 }
 
@@ -66,8 +59,8 @@ export const training: Group = async function* (run) {
         const name = `GPT ${config}, ${dtype}, ${threads} thread${threads > 1 ? 's' : ''}`;
         yield* withSetup(config, dtype, async function* (setup) {
           const ours = await Side.start('shardgrad', null, setup, { threads });
-          const theirs = run.python === null ? undefined : await Side.start('PyTorch', run.python, setup, { threads });
-          yield* trained('training', name, run, config, setup, [ours, theirs], { bar: BARS[config]![dtype] });
+          const theirs = run.python === null ? null : await Side.start('PyTorch', run.python, setup, { threads });
+          yield* trained(name, run, config, setup, present(ours, theirs), BARS[config]![dtype]);
         });
       }
     }
@@ -87,15 +80,16 @@ export const ddp: Group = async function* (run) {
       const alone = await Side.start('one process', null, setup, { threads: 1 });
       const apart = [await Side.start('apart', null, part, { threads: 1 }), await Side.start('apart', null, part, { threads: 1 })];
       try {
-        const agree = await warmUp([ours, ...(theirs ? [theirs] : []), alone], setup, 3);
+        const sides = present(ours, alone, theirs);
+        const agree = await warmUp(sides, setup, 3);
         await Promise.all(apart.map((side) => side.round(2)));
-        const steps = stepsOf(config, run);
-        const together = async (): Promise<number> => (await Promise.all(apart.map((side) => side.speed(steps)))).reduce((a, b) => a + b);
-        const all = await inTurn([ours, alone, ...(theirs ? [theirs] : [])].map((side) => () => side.speed(steps)).concat(together), roundsOf(run));
-        const [mine, single, limit] = [all[0]!, all[1]!, all.at(-1)!];
-        const of = (other: readonly number[], times: number): string => shown(spread(mine.map((speed, i) => speed / (times * other[i]!))));
-        const note = `${agree}; of twice one process ${of(single, RANKS)}, of two without communication ${of(limit, 1)}`;
-        yield row('data parallel', `GPT ${config}, ${dtype}, 2 processes`, 'tokens/s', { ours: mine, theirs: theirs && all[2]! }, { bar: bars[dtype], note });
+        const together = { speed: async (steps: number) => (await Promise.all(apart.map((side) => side.speed(steps)))).reduce((a, b) => a + b) };
+        const [mine, single, ...rest] = await speeds([...sides, together], config, run);
+        const limit = rest.pop()!;
+        const of = (other: readonly number[], times: number): string => shown(spread(mine!.map((speed, i) => speed / (times * other[i]!))));
+        const note = `${agree}; of twice one process ${of(single!, RANKS)}, of two without communication ${of(limit, 1)}`;
+        const values = { ours: mine!, theirs: rest[0] ?? null };
+        yield row('data parallel', `GPT ${config}, ${dtype}, 2 processes`, 'tokens/s', values, { bar: bars[dtype], note });
       } finally {
         for (const side of [ours, theirs, alone, ...apart]) side?.end();
       }
@@ -122,16 +116,13 @@ export const sharding: Group = async function* (run) {
       const theirs = run.python === null ? null : await Side.start('PyTorch', run.python, how, job);
       const beside = staged ? await Side.start('one process', null, setup, { threads: 1 }) : await Side.start('data parallelism', null, setup, job);
       try {
-        const agree = await warmUp([ours, ...(theirs ? [theirs] : []), beside], setup, 2);
-        const steps = stepsOf(config, run);
-        const all = await inTurn(
-          [ours, beside, ...(theirs ? [theirs] : [])].map((side) => () => side.speed(steps)),
-          roundsOf(run),
-        );
+        const sides = present(ours, beside, theirs);
+        const agree = await warmUp(sides, setup, 2);
+        const [mine, others, reference] = await speeds(sides, config, run);
         const ideal = staged ? RANKS * (1 - simulateSchedule(makeSchedule(way.schedule, { ranks: RANKS, microBatches: way.microBatches })).bubble) : 1;
-        const share = shown(spread(all[0]!.map((speed, i) => speed / (ideal * all[1]![i]!))));
+        const share = shown(spread(mine!.map((speed, i) => speed / (ideal * others![i]!))));
         const note = `${agree}; of ${staged ? `${ideal.toFixed(2)} times one process` : 'our data parallelism'} ${share}`;
-        yield row('sharding', name, 'tokens/s', { ours: all[0]!, theirs: theirs && all[2]! }, { note });
+        yield row('sharding', name, 'tokens/s', { ours: mine!, theirs: reference ?? null }, { note });
       } finally {
         for (const side of [ours, theirs, beside]) side?.end();
       }
@@ -149,7 +140,7 @@ export const startup: Group = async function* (run) {
       side.end();
       return performance.now() - begin;
     };
-    const all = await inTurn([first(null), ...(run.python === null ? [] : [first(run.python)])], roundsOf(run));
+    const all = await inTurn([first(null), ...(run.python === null ? [] : [first(run.python)])], run.rounds);
     yield row('start', 'a process until the loss of its first step, GPT tiny', 'ms', { ours: all[0]!, theirs: all[1] ?? null }, { bar: 1 / 0.3 });
   });
 };

@@ -89,8 +89,8 @@ export class PolynomialLR extends Schedule {
    */
   constructor(optimizer: OptimizerLike, options: { totalIters?: number; power?: number } = {}) {
     super(optimizer);
-    this.totalIters = checkInteger(options.totalIters ?? 5, 'totalIters', 'PolynomialLR', 1);
-    this.power = checkNumber(options.power ?? 1, 'power', 'PolynomialLR', 0);
+    this.totalIters = checkInteger(options?.totalIters ?? 5, 'totalIters', 'PolynomialLR', 1);
+    this.power = checkNumber(options?.power ?? 1, 'power', 'PolynomialLR', 0);
   }
   override rate(step: number, base: number): number {
     return base * (1 - Math.min(step, this.totalIters) / this.totalIters) ** this.power;
