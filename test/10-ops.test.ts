@@ -6,22 +6,10 @@ import { executed } from './helpers/coverage.js';
 import { devices } from './helpers/devices.js';
 import { checkRow } from './helpers/op_table.js';
 import { checkSecondOrder, hasSecondOrder } from './helpers/second_order.js';
-import { rows as attention } from './ops/attention.js';
-import { rows as conv } from './ops/conv.js';
-import { rows as indexing } from './ops/indexing.js';
-import { rows as large } from './ops/large.js';
-import { rows as loss } from './ops/loss.js';
-import { rows as matmul } from './ops/matmul.js';
-import { rows as normalize } from './ops/normalize.js';
-import { rows as pointwise } from './ops/pointwise.js';
-import { rows as reduce } from './ops/reduce.js';
-import { rows as shape } from './ops/shape.js';
-import { rows as sort } from './ops/sort.js';
-
-const families = { pointwise, reduce, matmul, normalize, indexing, shape, sort, loss, attention, conv, large };
+import { everyFamily, families } from './ops/families.js';
 
 for (const device of devices) {
-  for (const [family, rows] of Object.entries(families)) {
+  for (const [family, rows] of Object.entries(everyFamily)) {
     describe(`${family} on ${device}`, () => {
       test.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => checkRow(row, device));
     });
@@ -31,7 +19,7 @@ for (const device of devices) {
 // createGraph covers these families
 describe('gradients of gradients', () => {
   const found: number[] = [];
-  const rows = [...pointwise, ...reduce, ...matmul].filter(hasSecondOrder);
+  const rows = [...families.pointwise, ...families.reduce, ...families.matmul].filter(hasSecondOrder);
   test.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
     found.push(checkSecondOrder(row, 'cpu'));
   });

@@ -8,21 +8,12 @@ import * as sg from '../lib/index.js';
 import { attempt, type Callable, callables, Judge, show } from './helpers/callables.js';
 import type { Row } from './helpers/op_table.js';
 import { stream } from './helpers/random.js';
-import { rows as attention } from './ops/attention.js';
-import { rows as conv } from './ops/conv.js';
-import { rows as indexing } from './ops/indexing.js';
-import { rows as loss } from './ops/loss.js';
-import { rows as matmul } from './ops/matmul.js';
-import { rows as normalize } from './ops/normalize.js';
-import { rows as pointwise } from './ops/pointwise.js';
-import { rows as reduce } from './ops/reduce.js';
-import { rows as shape } from './ops/shape.js';
-import { rows as sort } from './ops/sort.js';
+import { families } from './ops/families.js';
 
 const CALLS = 20_000;
 // Another seed makes another campaign.
 const SEED = Number(process.env['SHARDGRAD_FUZZ_SEED'] ?? 1);
-const table = [attention, conv, indexing, loss, matmul, normalize, pointwise, reduce, shape, sort].flat();
+const table = Object.values(families).flat();
 
 const next = stream(SEED);
 const pick = <T>(list: readonly T[]): T => list[Math.floor(next() * list.length)]!;

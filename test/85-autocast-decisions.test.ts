@@ -8,16 +8,7 @@ import { devices } from './helpers/devices.js';
 import { goldenPath } from './helpers/golden.js';
 import { expectClose } from './helpers/metric.js';
 import { draw, floats, type Row, run, wantsGradient } from './helpers/op_table.js';
-import { rows as attention } from './ops/attention.js';
-import { rows as conv } from './ops/conv.js';
-import { rows as indexing } from './ops/indexing.js';
-import { rows as loss } from './ops/loss.js';
-import { rows as matmul } from './ops/matmul.js';
-import { rows as normalize } from './ops/normalize.js';
-import { rows as pointwise } from './ops/pointwise.js';
-import { rows as reduce } from './ops/reduce.js';
-import { rows as shape } from './ops/shape.js';
-import { rows as sort } from './ops/sort.js';
+import { families } from './ops/families.js';
 
 const snake = (name: string): string => name.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
 
@@ -49,7 +40,7 @@ const functionOf = (row: Row): string => {
   const word = row.name.match(/^\w+/)?.[0] ?? '';
   return FUNCTION[word] ?? word;
 };
-const rows = [pointwise, reduce, matmul, normalize, indexing, shape, sort, loss, attention, conv]
+const rows = Object.values(families)
   .flat()
   .filter((row) => floats.every((dtype) => (row.dtypes ?? floats).includes(dtype)));
 

@@ -3,16 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { block, HEADER, native, RECORD, Rec } from '../lib/native.js';
 import { draw, floats, type Row, run } from './helpers/op_table.js';
-import { rows as attention } from './ops/attention.js';
-import { rows as conv } from './ops/conv.js';
-import { rows as indexing } from './ops/indexing.js';
-import { rows as loss } from './ops/loss.js';
-import { rows as matmul } from './ops/matmul.js';
-import { rows as normalize } from './ops/normalize.js';
-import { rows as pointwise } from './ops/pointwise.js';
-import { rows as reduce } from './ops/reduce.js';
-import { rows as shape } from './ops/shape.js';
-import { rows as sort } from './ops/sort.js';
+import { families } from './ops/families.js';
 
 let conversions: string[] | null = null;
 const crossing = native.run;
@@ -33,7 +24,7 @@ const REASONS: readonly [rows: RegExp, reason: string][] = [
   [/^cumprod with zeros/, 'its constant is made from JavaScript numbers'],
 ];
 
-const rows = [pointwise, reduce, matmul, normalize, indexing, shape, sort, loss, attention, conv]
+const rows = Object.values(families)
   .flat()
   .filter((row: Row) => (row.dtypes ?? floats).includes('bfloat16'));
 

@@ -19,6 +19,7 @@ export {
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, type MoveOptions, to, zero_ } from './copy.js';
 export * from './einsum.js';
 export * from './embedding.js';
+export * from './extremes.js';
 export * from './indexing.js';
 export * from './joining.js';
 export * from './loss.js';

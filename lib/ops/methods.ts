@@ -7,6 +7,7 @@ import { Tensor } from '../tensor.js';
 import * as blend from './blend.js';
 import { allclose, equal } from './check.js';
 import * as copy from './copy.js';
+import * as extremes from './extremes.js';
 import * as indexing from './indexing.js';
 import * as joining from './joining.js';
 import * as matmul from './matmul.js';
@@ -46,6 +47,7 @@ const methods = {
   logsumexp: softmax.logsumexp,
   ...indexed,
   ...sort,
+  ...extremes,
   ...pieces,
 };
 

@@ -8,7 +8,7 @@ import type { Tensor } from '../tensor.js';
 import { checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
 import { autocasts } from './autocast.js';
 import { door, fresh, invoke, like } from './door.js';
-import { reshape, select, transpose } from './view.js';
+import { narrow, reshape, select, transpose } from './view.js';
 
 /** Runs `f` on x with `dim` last, and brings the results' last dimension back to it. */
 function alongLast<T extends readonly Tensor[]>(x: Tensor, dim: number, f: (x: Tensor) => T): T {
@@ -58,14 +58,16 @@ export function topk(x: Tensor, k: number, dim = -1, options?: { largest?: boole
   });
 }
 
-/** The k-th smallest element along `dim` (k from 1) and its position: [value, index], without that dimension. */
-export function kthvalue(x: Tensor, k: number, dim = -1): [value: Tensor, index: Tensor] {
+/** The k-th smallest element along `dim` (k from 1) and its position: [value, index]; `keepdim` keeps that dimension as size 1. */
+export function kthvalue(x: Tensor, k: number, dim = -1, keepdim = false): [value: Tensor, index: Tensor] {
   checkTensor(x, 'kthvalue');
+  checkFlag(keepdim, 'keepdim', 'kthvalue');
   const d = checkDim(dim, x.ndim, 'kthvalue');
   checkInteger(k, 'k', 'kthvalue', 1, x.shape[d] ?? 1);
   if (x.ndim === 0) return topk(x, 1);
   const [values, indices] = topk(x, k, d, { largest: false });
-  return [select(values, d, k - 1), select(indices, d, k - 1)];
+  const cut = (t: Tensor): Tensor => (keepdim ? narrow(t, d, k - 1, 1) : select(t, d, k - 1));
+  return [cut(values), cut(indices)];
 }
 
 /** Running sums along `dim`. Integers and bool give int64. */

@@ -216,6 +216,20 @@ def sorting():
         f.op("topk", torch.topk, [f.randn(6, 3)], k=2, dim=0, largest=largest)
     for kind in ["max", "min"]:
         f.op(kind, getattr(torch, kind), [f.randn(3, 5)], dim=1)
+    nan = float("nan")
+    some = torch.tensor([[1.0, nan, 3.0, nan], [-1.0, 4.0, 4.0, 2.0]])
+    for kind in ["max", "min", "median"]:
+        for x, dim in [(f.randn(3, 5), 1), (f.randn(4, 3), 0), (some, 1)]:
+            f.op(kind + "WithIndices", lambda x, dim, keepdim, kind=kind: getattr(torch, kind)(x, dim, keepdim), [x.clone()],
+                 dim=dim, keepdim=dim == 0)
+    for x in [f.randn(7), f.randn(2, 4), torch.tensor([2.0, nan, 1.0])]:
+        f.op("median", torch.median, [x])
+    f.op("kthvalue", torch.kthvalue, [f.randn(3, 6)], k=2, dim=1, keepdim=True)
+    f.op("aminmax", lambda x, dim: tuple(torch.aminmax(x, dim=dim)), [f.randn(3, 5)], dim=1)
+    f.op("mode", torch.mode, [torch.tensor([[3.0, 1, 2, 1, 3], [5, 4, 4, 5, 5], [2, 1, 3, 4, 5]])], dim=1)
+    for kind in ["cummax", "cummin"]:
+        for x, dim in [(f.randn(3, 9), 1), (f.ints(6, 3, high=4).float(), 0), (some, 1)]:
+            f.op(kind, getattr(torch, kind), [x.clone()], dim=dim)
     return f
 
 
