@@ -48,6 +48,8 @@ const makers: Record<string, (o: Options) => sg.nn.Module> = {
   TransformerEncoderLayer: ({ dModel, nhead, isCausal, ...o }) => new nn.TransformerEncoderLayer(dModel, nhead, { dropout: 0, ...o }),
   Conv1d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.Conv1d(inChannels, outChannels, kernelSize, o),
   Conv2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.Conv2d(inChannels, outChannels, kernelSize, o),
+  ConvTranspose1d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose1d(inChannels, outChannels, kernelSize, o),
+  ConvTranspose2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose2d(inChannels, outChannels, kernelSize, o),
   MaxPool2d: ({ kernelSize, ...o }) => new nn.MaxPool2d(kernelSize, o),
   AvgPool2d: ({ kernelSize, ...o }) => new nn.AvgPool2d(kernelSize, o),
   LSTM: ({ inputSize, hiddenSize, ...o }) => new nn.LSTM(inputSize, hiddenSize, o),

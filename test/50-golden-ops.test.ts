@@ -79,6 +79,8 @@ const calls: Record<string, Call> = {
   groupNorm: (x, o) => sg.groupNorm(x[0]!, o.groups, x[1], x[2]),
   conv1d: convolution(sg.conv1d),
   conv2d: convolution(sg.conv2d),
+  convTranspose1d: convolution(sg.convTranspose1d),
+  convTranspose2d: convolution(sg.convTranspose2d),
   maxPool2d: pool(sg.maxPool2d),
   avgPool2d: pool(sg.avgPool2d),
   gather: (x, o) => sg.gather(x[0]!, o.dim, x[1]!),

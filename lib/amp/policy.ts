@@ -28,6 +28,8 @@ export const policy = {
   scaledDotProductAttention: 'low',
   conv1d: 'low',
   conv2d: 'low',
+  convTranspose1d: 'low',
+  convTranspose2d: 'low',
   recurrent: 'low',
 
   acos: 'float32',

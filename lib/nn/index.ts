@@ -5,6 +5,7 @@ export * from './attention.js';
 export { BatchNorm1d, BatchNorm2d, type BatchNormOptions } from './batch_norm.js';
 export * from './containers.js';
 export * from './conv.js';
+export * from './conv_transpose.js';
 export * from './dropout.js';
 export * from './embedding.js';
 export type { GenerateOptions } from './generate.js';

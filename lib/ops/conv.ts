@@ -30,7 +30,7 @@ export interface ConvOptions {
 }
 
 /** Runs `f` on a batched input [N, C, …]. */
-function batched(x: Tensor, dims: number, op: string, f: (x: Tensor) => Tensor): Tensor {
+export function batched(x: Tensor, dims: number, op: string, f: (x: Tensor) => Tensor): Tensor {
   if (x.ndim !== dims + 1 && x.ndim !== dims + 2) {
     throw new ShapeError(
       `${op}: expected ${dims + 2} dimensions [batch, channels, ${dims === 1 ? 'length' : 'height, width'}], or no batch, got ${showShape(x.shape)}`,

@@ -16,6 +16,7 @@ export {
   type PoolOptions,
   type Sizes,
 } from './conv.js';
+export { type ConvTransposeOptions, convTranspose1d, convTranspose2d } from './conv_transpose.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, type MoveOptions, to, zero_ } from './copy.js';
 export * from './einsum.js';
 export * from './embedding.js';

@@ -63,6 +63,7 @@ def modules():
     recurrent(f)
     containers(f)
     losses(f)
+    transposed_convolutions(f)
     return f
 
 
@@ -157,6 +158,13 @@ def convolutions(f):
         kernelSize=3, stride=2, padding=1, countIncludePad=False)
 
 
+def transposed_convolutions(f):
+    run(f, "ConvTranspose1d", nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, bias=False), [f.randn(2, 4, 5)],
+        inChannels=4, outChannels=6, kernelSize=3, stride=2, groups=2, bias=False)
+    run(f, "ConvTranspose2d", nn.ConvTranspose2d(3, 4, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0)), [f.randn(2, 3, 4, 3)],
+        inChannels=3, outChannels=4, kernelSize=[3, 2], stride=2, padding=[1, 0], outputPadding=[1, 0])
+
+
 def recurrent(f):
     flat = lambda out, state: (out, *state) if isinstance(state, tuple) else (out, state)
     for kind in ["LSTM", "GRU"]:
@@ -223,6 +231,7 @@ def initialization():
         ("MultiheadAttention", nn.MultiheadAttention(256, 4), {"embedDim": 256, "numHeads": 4}),
         ("LayerNorm", nn.LayerNorm(64), {"normalizedShape": 64}),
         ("BatchNorm2d", nn.BatchNorm2d(64), {"numFeatures": 64}),
+        ("ConvTranspose2d", nn.ConvTranspose2d(32, 64, 5, groups=2), {"inChannels": 32, "outChannels": 64, "kernelSize": 5, "groups": 2}),
     ]
     statistics = lambda t: {"mean": round(t.mean().item(), 5), "std": round(t.std().item(), 5), "bound": round(t.abs().max().item(), 5),
                             "count": t.numel()}

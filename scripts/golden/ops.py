@@ -134,6 +134,12 @@ def convolutions():
         f.op("maxPool2d", F.max_pool2d, [f.randn(2, 3, 6, 5)], **options)
         f.op("avgPool2d", F.avg_pool2d, [f.randn(2, 3, 6, 5)], **options)
     f.op("avgPool2d", F.avg_pool2d, [f.randn(2, 2, 5, 5)], kernelSize=[3, 3], stride=[2, 2], padding=[1, 1], countIncludePad=False)
+    for x, w, options in [
+        ([2, 3, 4, 3], [3, 2, 3, 2], {}), ([1, 4, 4, 5], [4, 3, 3, 3], {"stride": [2, 1], "padding": [1, 2], "groups": 2}),
+        ([2, 2, 3, 4], [2, 3, 2, 3], {"stride": [3, 2], "padding": [0, 1], "outputPadding": [2, 1], "dilation": [1, 2]}),
+        ([1, 3, 4, 4], [3, 1, 3, 3], {"stride": [2, 2], "padding": [1, 1], "outputPadding": [1, 1], "groups": 3})]:
+        f.op("convTranspose2d", F.conv_transpose2d, [f.randn(*x), f.randn(*w), f.randn(w[1] * options.get("groups", 1))], **options)
+    f.op("convTranspose1d", F.conv_transpose1d, [f.randn(2, 4, 5), f.randn(4, 3, 3), f.randn(6)], stride=2, padding=1, outputPadding=1, groups=2)
     return f
 
 

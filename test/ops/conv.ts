@@ -90,6 +90,65 @@ const convolutions: Row[] = [
   ),
 ];
 
+/** x [N, C, H, W], w [C, O/groups, KH, KW]: every element of x adds a kernel to the result. */
+function convTranspose2d(x: Nd, w: Nd, g: Geometry & { outputPadding?: [number, number] }): Nd {
+  const { stride = [1, 1], padding = [0, 0], dilation = [1, 1], groups = 1, outputPadding = [0, 0] } = g;
+  const [n, channels, height, width] = x.shape as [number, number, number, number];
+  const [, out, kh, kw] = w.shape as [number, number, number, number];
+  const size = (s: number, k: number, i: number): number => (s - 1) * stride[i]! - 2 * padding[i]! + dilation[i]! * (k - 1) + outputPadding[i]! + 1;
+  return build([n, out * groups, size(height, kh, 0), size(width, kw, 1)], ([b, o, i, j]) => {
+    const group = Math.floor(o! / out);
+    let total = 0;
+    for (let c = (group * channels) / groups; c < ((group + 1) * channels) / groups; c++) {
+      for (let u = 0; u < kh; u++) {
+        for (let v = 0; v < kw; v++) {
+          const [y, z] = [(i! + padding[0] - u * dilation[0]) / stride[0], (j! + padding[1] - v * dilation[1]) / stride[1]];
+          const inside = Number.isInteger(y) && Number.isInteger(z) && y >= 0 && y < height && z >= 0 && z < width;
+          if (inside) total += at(x, [b!, c, y, z]) * at(w, [c, o! % out, u, v]);
+        }
+      }
+    }
+    return total;
+  });
+}
+
+const transposedCases: [string, number[], number[], Geometry & { outputPadding?: [number, number] }][] = [
+  ['plain', [2, 3, 3, 4], [3, 2, 3, 2], {}],
+  ['strided and padded', [1, 2, 3, 4], [2, 3, 3, 3], { stride: [2, 1], padding: [1, 2] }],
+  ['with output padding', [2, 2, 3, 3], [2, 2, 3, 3], { stride: [2, 3], padding: [1, 0], outputPadding: [1, 2] }],
+  ['dilated, output padding above the stride', [1, 2, 3, 3], [2, 2, 3, 2], { stride: [1, 2], dilation: [2, 3], padding: [1, 1], outputPadding: [1, 2] }],
+  ['in groups', [2, 4, 3, 3], [4, 3, 2, 2], { groups: 2, stride: [2, 2] }],
+  ['depthwise', [1, 3, 4, 4], [3, 1, 3, 3], { groups: 3, stride: [2, 2], padding: [1, 1] }],
+];
+const transposed: Row[] = [
+  ...transposedCases.map(
+    ([name, x, w, geometry]): Row => ({
+      name: `convTranspose2d ${name}`,
+      inputs: [float(x), float(w), float([w[1]! * (geometry.groups ?? 1)])],
+      fn: (a, b, c) => sg.convTranspose2d(a!, b!, c!, geometry),
+      ref: (a, b, c) => bias(convTranspose2d(a!, b!, geometry), c!),
+      tolerance: 3,
+    }),
+  ),
+  {
+    name: 'convTranspose2d without bias and batch',
+    inputs: [float([2, 3, 3]), float([2, 3, 2, 2])],
+    fn: (a, b) => sg.convTranspose2d(a!, b!),
+    ref: (a, b) => reshape(convTranspose2d(reshape(a!, [1, 2, 3, 3]), b!, {}), [3, 4, 4]),
+    tolerance: 3,
+  },
+  {
+    name: 'convTranspose1d',
+    inputs: [float([2, 3, 5]), float([3, 2, 4]), float([2])],
+    fn: (a, b, c) => sg.convTranspose1d(a!, b!, c!, { stride: 3, padding: 1, outputPadding: 1 }),
+    ref: (a, b, c) => {
+      const y = bias(convTranspose2d(reshape(a!, [2, 3, 1, 5]), reshape(b!, [3, 2, 1, 4]), { stride: [1, 3], padding: [0, 1], outputPadding: [0, 1] }), c!);
+      return reshape(y, [2, 2, y.shape[3]!]);
+    },
+    tolerance: 3,
+  },
+];
+
 interface Pool {
   readonly kernelSize: [number, number];
   readonly stride?: [number, number];
@@ -180,4 +239,4 @@ const lines: Row[] = [
   },
 ];
 
-export const rows: readonly Row[] = [...convolutions, ...pooling, ...lines];
+export const rows: readonly Row[] = [...convolutions, ...transposed, ...pooling, ...lines];
