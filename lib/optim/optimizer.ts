@@ -9,10 +9,11 @@ import { dtypeSize } from '../dtype.js';
 import { DeviceError, DTypeError, describe, ValueError } from '../errors.js';
 import { to } from '../ops/copy.js';
 import { invoke } from '../ops/door.js';
+import { definedOnly, withOptions } from '../options.js';
 import { defaultGenerator } from '../random.js';
 import { Tensor } from '../tensor.js';
 import { isSpread } from './global_norm.js';
-import { checkMaxNorm, checkRange, definedOnly, type GivenGroup, type GroupOptions, type ParamGroup, type Params, withOptions } from './options.js';
+import { checkMaxNorm, checkRange, type GivenGroup, type GroupOptions, type ParamGroup, type Params } from './options.js';
 import { pushPlaces } from './rounding.js';
 import { gradientOf, restore, stateTensor, stateType } from './state.js';
 import { StepBuffer } from './step_buffer.js';
@@ -68,7 +69,8 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
     if (typeof group !== 'object' || group === null || typeof group.params?.[Symbol.iterator] !== 'function') {
       throw new ValueError(`${where}: a group is an object with params, got ${describe(group)}`);
     }
-    const params = [...group.params];
+    const { params: given, ...options } = group;
+    const params = [...given];
     params.forEach((p, i) => {
       if (!(p instanceof Tensor)) throw new ValueError(`${where}: parameters must be tensors, got ${describe(p)}`);
       if (!p.isLeaf) throw new ValueError(`${where}: a parameter of shape [${p.shape}] is not a leaf`);
@@ -76,7 +78,7 @@ export abstract class Optimizer<O extends GroupOptions = GroupOptions> {
       const first = this.order[0] ?? params[0]!;
       if (first.device !== p.device) throw new DeviceError(`${where}: parameters are on ${first.device} and ${p.device}`);
     });
-    const full = { ...withOptions<O>(where, this.defaults, group), params } as ParamGroup<O>;
+    const full = { ...withOptions<O>(where, this.defaults, options as unknown as Partial<O>), params } as ParamGroup<O>;
     this.checkGroup(full, where);
     const counts = this.buffer.counts(); // the buffer is laid out for the groups that there are
     for (const p of params) this.position.set(p, this.order.push(p) - 1);

@@ -33,23 +33,6 @@ export type GivenGroup<O extends GroupOptions> = Partial<O> & {
 /** Parameters alone, or groups that override some of the options. */
 export type Params<O extends GroupOptions> = Iterable<Tensor> | readonly GivenGroup<O>[];
 
-/** An option given as undefined means the default. */
-export function definedOnly<T extends object>(options: T): T {
-  return Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) as T;
-}
-
-/**
- * The defaults with what was given in their place. `params`, which groups have, is left to the caller.
- * @throws ValueError for a name that is not among the defaults': a misspelt option would be left at its default, silently
- */
-export function withOptions<T extends object>(where: string, defaults: T, given: Partial<T> | undefined): T {
-  if (given === undefined || given === null) return { ...defaults };
-  if (typeof given !== 'object') throw new ValueError(`${where}: options must be an object, got ${describe(given)}`);
-  const unknown = Object.keys(given).find((name) => name !== 'params' && !Object.hasOwn(defaults, name));
-  if (unknown !== undefined) throw new ValueError(`${where}: there is no option ${unknown}; there are ${Object.keys(defaults).join(', ')}`);
-  return { ...defaults, ...definedOnly(given) };
-}
-
 export function checkRange(where: string, name: string, value: unknown, min: number, below = Number.POSITIVE_INFINITY): void {
   if (typeof value !== 'number' || !Number.isFinite(value) || value < min || value >= below) {
     const range = below === Number.POSITIVE_INFINITY ? `a finite number from ${min}` : `in [${min}, ${below})`;
