@@ -50,6 +50,10 @@ const makers: Record<string, (o: Options) => sg.nn.Module> = {
   Conv2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.Conv2d(inChannels, outChannels, kernelSize, o),
   ConvTranspose1d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose1d(inChannels, outChannels, kernelSize, o),
   ConvTranspose2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose2d(inChannels, outChannels, kernelSize, o),
+  PixelShuffle: (o) => new nn.PixelShuffle(o.factor),
+  PixelUnshuffle: (o) => new nn.PixelUnshuffle(o.factor),
+  Unfold: ({ kernelSize, ...o }) => new nn.Unfold(kernelSize, o),
+  Fold: ({ outputSize, kernelSize, ...o }) => new nn.Fold(outputSize, kernelSize, o),
   MaxPool2d: ({ kernelSize, ...o }) => new nn.MaxPool2d(kernelSize, o),
   AvgPool2d: ({ kernelSize, ...o }) => new nn.AvgPool2d(kernelSize, o),
   LSTM: ({ inputSize, hiddenSize, ...o }) => new nn.LSTM(inputSize, hiddenSize, o),
@@ -58,7 +62,10 @@ const makers: Record<string, (o: Options) => sg.nn.Module> = {
   ModuleList: () => new ListModel(),
   ModuleDict: () => new DictModel(),
 };
-const build = (kind: string, options: Options): sg.nn.Module => (makers[kind] ?? plain(kind))(options);
+/** Borders take their padding, and constant ones a value. */
+const padding = (kind: string) => (o: Options) =>
+  new (nn as unknown as Record<string, new (padding: number[], value?: number) => sg.nn.Module>)[kind]!(o.padding, o.value);
+const build = (kind: string, options: Options): sg.nn.Module => (makers[kind] ?? (/Pad[12]d$/.test(kind) ? padding(kind) : plain(kind)))(options);
 
 /** Calls the forward as the case did; states of recurrent modules come out flat. */
 function forward(c: Case, module: any, x: Tensor[]): Tensor[] {

@@ -126,12 +126,18 @@ const calls: Record<string, Call> = {
   binaryCrossEntropyWithLogits: (x, o) => sg.binaryCrossEntropyWithLogits(x[0]!, x[1]!, { posWeight: x[2], ...o }),
   klDiv: withOptions(sg.klDiv),
   scaledDotProductAttention: (x, o) => sg.scaledDotProductAttention(x[0]!, x[1]!, x[2]!, { mask: x[3], ...o }),
+  interpolate: withOptions(sg.interpolate),
+  im2col: (x, { kernelSize, ...o }) => sg.im2col(x[0]!, kernelSize, o),
+  col2im: (x, { outputSize, kernelSize, ...o }) => sg.col2im(x[0]!, outputSize, kernelSize, o),
+  pixelShuffle: (x, o) => sg.pixelShuffle(x[0]!, o.upscaleFactor),
+  pixelUnshuffle: (x, o) => sg.pixelUnshuffle(x[0]!, o.downscaleFactor),
+  channelShuffle: (x, o) => sg.channelShuffle(x[0]!, o.groups),
   rotaryEmbedding: (x, o) => sg.rotaryEmbedding(x[0]!, x[1]!, x[2]!, o),
 };
 
 // Goldens are computed in float64 and stored in float32.
 const tolerances = { float32: { forward: 3e-6, gradient: 1e-5 }, float64: { forward: 2e-7, gradient: 2e-7 } };
-const families = ['pointwise', 'reductions', 'matmul', 'normalizations', 'convolutions', 'indexing', 'shaping', 'sorting', 'losses', 'attention'];
+const families = ['pointwise', 'reductions', 'matmul', 'normalizations', 'convolutions', 'indexing', 'shaping', 'sorting', 'losses', 'attention', 'images'];
 // Tables of angles are constants; they stay float32.
 const isTable = (c: Case, i: number): boolean => c.kind === 'rotaryEmbedding' && i > 0;
 

@@ -21,6 +21,7 @@ describe("the table and PyTorch's lists", () => {
     attentionPacked: 'low', // scaled_dot_product_attention of a packed projection
     recurrent: 'low', // lstm_cell and gru_cell
     sumSquares: 'float32', // linalg_vector_norm without its root
+    interpolate: 'float32', // upsample_bilinear2d and its like
     trace: 'input', // one kernel there, a sum here
     adaptiveAvgPool2d: 'input', // one kernel there, products here
   };

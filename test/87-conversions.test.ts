@@ -21,6 +21,7 @@ native.run = () => {
 const REASONS: readonly [rows: RegExp, reason: string][] = [
   [/^to float/, 'that is what it is for'],
   [/^(variance|std)/, 'it is computed in float32, and its result and its gradient are rounded once'],
+  [/^interpolate (linear|bilinear|bicubic|trilinear)/, 'a result is a sum of up to 64 neighbours, rounded once'],
   [/^cumprod with zeros/, 'its constant is made from JavaScript numbers'],
 ];
 

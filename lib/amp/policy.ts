@@ -60,6 +60,7 @@ export const policy = {
   rmsNorm: 'float32',
   groupNorm: 'float32',
   cosineSimilarity: 'float32',
+  interpolate: 'float32',
   nllLoss: 'float32',
   klDiv: 'float32',
   l1Loss: 'float32',

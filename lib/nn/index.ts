@@ -18,4 +18,6 @@ export * from './loss.js';
 export * from './metrics.js';
 export * from './module.js';
 export { GroupNorm, LayerNorm, type NormOptions, RMSNorm } from './norm.js';
+export * from './padding.js';
 export * from './recurrent.js';
+export * from './resample.js';

@@ -64,6 +64,7 @@ def modules():
     containers(f)
     losses(f)
     transposed_convolutions(f)
+    images(f)
     return f
 
 
@@ -163,6 +164,20 @@ def transposed_convolutions(f):
         inChannels=4, outChannels=6, kernelSize=3, stride=2, groups=2, bias=False)
     run(f, "ConvTranspose2d", nn.ConvTranspose2d(3, 4, (3, 2), stride=2, padding=(1, 0), output_padding=(1, 0)), [f.randn(2, 3, 4, 3)],
         inChannels=3, outChannels=4, kernelSize=[3, 2], stride=2, padding=[1, 0], outputPadding=[1, 0])
+
+
+def images(f):
+    run(f, "Upsample", nn.Upsample(scale_factor=2, mode="bilinear"), [f.randn(2, 2, 3, 4)], scaleFactor=2, mode="bilinear")
+    run(f, "Upsample", nn.Upsample(size=(5, 3)), [f.randn(2, 2, 3, 4)], size=[5, 3])
+    run(f, "PixelShuffle", nn.PixelShuffle(2), [f.randn(2, 8, 2, 3)], factor=2)
+    run(f, "PixelUnshuffle", nn.PixelUnshuffle(2), [f.randn(2, 2, 4, 6)], factor=2)
+    run(f, "Unfold", nn.Unfold(2, stride=2, padding=1), [f.randn(2, 3, 4, 5)], kernelSize=2, stride=2, padding=1)
+    run(f, "Fold", nn.Fold((4, 5), 2, dilation=2), [f.randn(2, 12, 6)], outputSize=[4, 5], kernelSize=2, dilation=2)
+    for kind in ["ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad"]:
+        run(f, kind + "1d", getattr(nn, kind + "1d")((1, 2)), [f.randn(2, 3, 4)], padding=[1, 2])
+        run(f, kind + "2d", getattr(nn, kind + "2d")((1, 2, 0, 1)), [f.randn(2, 2, 3, 4)], padding=[1, 2, 0, 1])
+    run(f, "ConstantPad1d", nn.ConstantPad1d(2, 1.5), [f.randn(3, 4)], padding=2, value=1.5)
+    run(f, "ConstantPad2d", nn.ConstantPad2d((1, 0, -1, 2), 0.5), [f.randn(2, 2, 3, 4)], padding=[1, 0, -1, 2], value=0.5)
 
 
 def recurrent(f):

@@ -323,4 +323,25 @@ def promotion():
     return f
 
 
-FAMILIES = [pointwise, reductions, matmul, normalizations, convolutions, indexing, shaping, sorting, losses, attention, promotion]
+def images():
+    f = Family("images")
+    for shape, options in [
+        ([2, 2, 5], {"size": 8}), ([2, 2, 3, 4], {"size": [5, 3]}), ([1, 2, 3, 4], {"scaleFactor": 2.0}),
+        ([1, 2, 3, 4], {"scaleFactor": [1.7, 0.5], "mode": "nearest-exact"}), ([1, 2, 2, 3, 2], {"scaleFactor": 2.0}),
+        ([2, 2, 5], {"size": 8, "mode": "linear"}), ([2, 2, 5], {"size": 3, "mode": "linear", "alignCorners": True}),
+        ([2, 2, 3, 4], {"size": [5, 7], "mode": "bilinear"}), ([2, 2, 6, 5], {"size": [3, 4], "mode": "bilinear"}),
+        ([1, 2, 3, 4], {"size": [1, 6], "mode": "bilinear", "alignCorners": True}), ([1, 2, 3, 4], {"scaleFactor": 1.7, "mode": "bilinear"}),
+        ([1, 2, 4, 5], {"size": [7, 3], "mode": "bicubic"}), ([1, 2, 4, 5], {"scaleFactor": [2.0, 1.3], "mode": "bicubic", "alignCorners": True}),
+        ([1, 2, 3, 2, 4], {"size": [4, 3, 3], "mode": "trilinear"})]:
+        f.op("interpolate", F.interpolate, [f.randn(*shape)], **options)
+    for options in [{"kernelSize": [2, 3]}, {"kernelSize": [2, 2], "stride": [2, 1], "padding": [1, 2], "dilation": [1, 2]}]:
+        f.op("im2col", F.unfold, [f.randn(2, 3, 4, 5)], **options)
+        shape = f.tensors[f"im2col_{len([c for c in f.cases if c['kind'] == 'im2col']) - 1}/out0"].shape
+        f.op("col2im", F.fold, [f.randn(*shape)], outputSize=[4, 5], **options)
+    f.op("pixelShuffle", F.pixel_shuffle, [f.randn(2, 12, 2, 3)], upscaleFactor=2)
+    f.op("pixelUnshuffle", F.pixel_unshuffle, [f.randn(2, 3, 4, 6)], downscaleFactor=2)
+    f.op("channelShuffle", torch.channel_shuffle, [f.randn(2, 6, 2, 2)], groups=3)
+    return f
+
+
+FAMILIES = [pointwise, reductions, matmul, normalizations, convolutions, indexing, shaping, sorting, losses, attention, images, promotion]

@@ -2,6 +2,7 @@
 import { rows as attention } from './attention.js';
 import { rows as conv } from './conv.js';
 import { rows as extremes } from './extremes.js';
+import { rows as images } from './images.js';
 import { rows as indexing } from './indexing.js';
 import { rows as large } from './large.js';
 import { rows as loss } from './loss.js';
@@ -12,6 +13,6 @@ import { rows as reduce } from './reduce.js';
 import { rows as shape } from './shape.js';
 import { rows as sort } from './sort.js';
 
-export const families = { pointwise, reduce, matmul, normalize, indexing, shape, sort, extremes, loss, attention, conv };
+export const families = { pointwise, reduce, matmul, normalize, indexing, shape, sort, extremes, loss, attention, conv, images };
 /** Also the rows that are about size alone. */
 export const everyFamily = { ...families, large };
