@@ -174,6 +174,8 @@ export class DryRun {
       write: (handle) => this.use(handle),
       read: nothing,
       readAsync: () => never,
+      readRows: () => never,
+      writeRows: () => never,
       overhear: () => never,
       item: () => never,
       itemSync: () => 0,

@@ -35,6 +35,16 @@ export interface RecordedCall {
   readonly failed: boolean;
 }
 
+/** What came of reading, writing or summing a file. */
+export interface FileDone {
+  /** Bytes of all rows together; fewer than asked for, and no error: the file ends there. */
+  readonly done: number;
+  /** An errno, or 0. */
+  readonly error: number;
+  /** CRC-32 of what was written or summed. */
+  readonly sum: number;
+}
+
 export interface Native {
   readonly version: string;
   readonly isa: string;
@@ -103,6 +113,15 @@ export interface Native {
   setNumThreads(count: number): void;
   getNumThreads(): number;
   mapFile(path: string): ArrayBuffer;
+  /** Rows of the block: handle, byte offset, bytes, position in the file. Not in the order of the streams: they must be done with the memory. */
+  readRows(file: number, rows: number): Promise<FileDone>;
+  /** Rows of the block: handle, byte offset, bytes, 0. `sum` is that of what the file has already. */
+  writeRows(file: number, rows: number, sum: number): Promise<FileDone>;
+  sumRange(file: number, position: number, bytes: number): Promise<FileDone>;
+  /** CRC-32, of the data after what gave `sum`. */
+  crc32(data: Uint8Array, sum: number): number;
+  /** Of two parts, the second of which has so many bytes. */
+  joinSums(first: number, second: number, bytes: number): number;
   recordEvent(device: number, stream: number): number;
   waitEvent(device: number, stream: number, onDevice: number, onStream: number, sequence: number): void;
   waitedTime(device: number, stream: number): number;

@@ -19,7 +19,7 @@ describe('states as JSON and tensors', () => {
   const roundTrip = async (value: unknown): Promise<unknown> => {
     const tensors = new Map<string, Tensor>();
     const json = JSON.parse(JSON.stringify(encodeState(value, tensors, 'x')));
-    return decodeState(json, async (name) => tensors.get(name)!, 'test');
+    return decodeState(json, async (names) => names.map((name) => tensors.get(name)!), 'test');
   };
 
   test('anything plain comes back identical', async () => {
@@ -83,7 +83,7 @@ describe('states as JSON and tensors', () => {
       { $other: 1 },
       { $tensor: 3 },
     ]) {
-      expect(await failure(decodeState(bad, async () => vector(1), 'file'))).toBeInstanceOf(CheckpointError);
+      expect(await failure(decodeState(bad, async (names) => names.map(() => vector(1)), 'file'))).toBeInstanceOf(CheckpointError);
     }
   });
 });

@@ -228,8 +228,7 @@ void CachingAllocator::record_use(Block* block, int stream, uint64_t seq) {
 void CachingAllocator::free(Block* b) {
   stats_.liveBytes -= double(b->requested);
   stats_.liveCount--;
-  if (!b->segment) return free_adopted(b);
-  if (b->graphs > 0) {
+  if (b->holders > 0) {
     b->gone = true;
     stats_.pendingBytes += double(b->requested);
     return;
@@ -238,6 +237,7 @@ void CachingAllocator::free(Block* b) {
 }
 
 void CachingAllocator::park_or_release(Block* b) {
+  if (!b->segment) return free_adopted(b);
   const int other = 1 - b->stream;
   if (b->used_until && !source_.passed(other, b->used_until)) {
     parked_[other].push_back(b);

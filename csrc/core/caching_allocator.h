@@ -64,9 +64,9 @@ struct Block {
   Block *previous_free, *next_free;  // neighbours in the bin
   uint64_t used_until;               // by the other stream; 0: never
   bool free;
-  uint8_t stream;       // the one it belongs to
-  uint16_t graphs = 0;  // captured graphs that use it
-  bool gone = false;    // freed, but for those
+  uint8_t stream;        // the one it belongs to
+  uint16_t holders = 0;  // captured graphs and transfers that use it
+  bool gone = false;     // freed, but for those
 };
 
 // What happened to which block, for memory snapshots.
@@ -102,6 +102,9 @@ class CachingAllocator {
   // The command that was just enqueued on `stream` as number `seq` uses the block.
   static void record_use(Block* block, int stream, uint64_t seq);
   void empty_cache();  // gives every wholly free segment back
+  // Somebody outside of the streams uses the block: its memory stays when it is freed, until the last one lets go.
+  void hold(Block* block) { block->holders++; }
+  void let_go(Block* block);
 
   // ---- captured_memory.cc: graphs keep the addresses they were captured with
   struct Captured;

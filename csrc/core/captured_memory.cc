@@ -21,16 +21,18 @@ CachingAllocator::Captured* CachingAllocator::begin_capture() {
 
 void CachingAllocator::retain(Block* b) {
   if (!b->segment || b->segment->captured == capture_) return;
-  if (capture_->retained.insert(b).second) b->graphs++;
+  if (capture_->retained.insert(b).second) hold(b);
+}
+
+void CachingAllocator::let_go(Block* b) {
+  if (--b->holders > 0 || !b->gone) return;
+  b->gone = false;
+  stats_.pendingBytes -= double(b->requested);
+  park_or_release(b);
 }
 
 void CachingAllocator::release_captured(Captured* captured) {
-  for (Block* b : captured->retained) {
-    if (--b->graphs > 0 || !b->gone) continue;
-    b->gone = false;
-    stats_.pendingBytes -= double(b->requested);
-    park_or_release(b);
-  }
+  for (Block* b : captured->retained) let_go(b);
   captured->retained.clear();
   captured->gone = true;
   for (Segment* s : segments_) {

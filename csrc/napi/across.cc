@@ -33,18 +33,8 @@ struct Row {
       : from(&e.storage(name, row[0])), to(&e.storage(name, row[2])) {
     const int64_t bytes = whole_between(row[4], 0, int64_t(1) << 53, name, "the number of bytes");
     size = size_t(bytes);
-    source = place(name, *from, row[1]);
-    target = place(name, *to, row[3]);
-  }
-
- private:
-  char* place(const char* name, const Storage& s, double at) const {
-    const size_t offset = size_t(whole_between(at, 0, int64_t(1) << 53, name, "the byte offset"));
-    if (offset > s.bytes() || size > s.bytes() - offset) {
-      fail(ErrorCode::Shape, name, ": bytes ", offset, " to ", uint64_t(offset) + size, " are outside a storage of ",
-           s.bytes(), " bytes");
-    }
-    return s.block->data + offset;
+    source = place_in(name, *from, row[1], size);
+    target = place_in(name, *to, row[3], size);
   }
 };
 

@@ -42,6 +42,7 @@ NAPI_MODULE_INIT() {
     add_functions(*e, exports, op_functions());
     add_functions(*e, exports, storage_functions());
     add_functions(*e, exports, across_functions());
+    add_functions(*e, exports, file_functions());
     add_functions(*e, exports, stream_functions());
     add_functions(*e, exports, graph_functions());
     add_functions(*e, exports, report_functions());

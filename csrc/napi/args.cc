@@ -52,13 +52,17 @@ Bytes Arguments::bytes(size_t i, const char* what) const {
   return {static_cast<char*>(data), length};
 }
 
-char* Arguments::range(const Storage& s, size_t offset_argument, size_t size) const {
-  const int64_t offset = integer(offset_argument, 0, int64_t(1) << 53, "the byte offset");
-  if (size_t(offset) > s.bytes() || size > s.bytes() - size_t(offset)) {
-    fail(ErrorCode::Shape, function_, ": bytes ", offset, " to ", uint64_t(offset) + size, " are outside a storage of ",
+char* place_in(const char* op, const Storage& s, double at, size_t size) {
+  const size_t offset = size_t(whole_between(at, 0, int64_t(1) << 53, op, "the byte offset"));
+  if (offset > s.bytes() || size > s.bytes() - offset) {
+    fail(ErrorCode::Shape, op, ": bytes ", offset, " to ", uint64_t(offset) + size, " are outside a storage of ",
          s.bytes(), " bytes");
   }
   return s.block->data + offset;
+}
+
+char* Arguments::range(const Storage& s, size_t offset_argument, size_t size) const {
+  return place_in(function_, s, number(offset_argument, "the byte offset"), size);
 }
 
 napi_value throw_in_js(napi_env env) {

@@ -22,6 +22,9 @@ inline int64_t whole_between(double d, int64_t low, int64_t high, const char* op
   return n;
 }
 
+// [offset, offset + size) of a storage, checked.
+char* place_in(const char* op, const Storage& s, double offset, size_t size);
+
 struct Bytes {
   char* data;
   size_t size;
@@ -113,6 +116,7 @@ std::vector<FunctionRow> op_functions();                 // ops.cc
 std::vector<FunctionRow> storage_functions();            // storage.cc
 std::vector<FunctionRow> stream_functions();             // streams.cc
 std::vector<FunctionRow> across_functions();             // across.cc
+std::vector<FunctionRow> file_functions();               // files.cc
 std::vector<FunctionRow> graph_functions();              // graphs.cc
 std::vector<FunctionRow> report_functions();             // reports.cc
 std::vector<FunctionRow> memory_functions();             // memory.cc

@@ -40,5 +40,5 @@ async function receive(group: ProcessGroup, src: number): Promise<unknown> {
   const header = JSON.parse(new TextDecoder().decode((await bytes) as Uint8Array)) as Envelope;
   const tensors = new Map<string, Tensor>();
   for (const { name, dtype, shape } of header.tensors) tensors.set(name, await made(shape, dtype));
-  return decodeState(header.state, async (name) => tensors.get(name)!, `broadcastState: from rank ${src}`);
+  return decodeState(header.state, async (names) => names.map((name) => tensors.get(name)!), `broadcastState: from rank ${src}`);
 }

@@ -11,7 +11,8 @@ import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
 import { checkPath, type FileSink, type FileSystem, fileError } from './files.js';
-import { openSafetensorsFile, type SafetensorsReader, writeSafetensors } from './safetensors.js';
+import { writeSafetensors } from './safetensors.js';
+import { openSafetensorsFile, type SafetensorsFile } from './safetensors_reader.js';
 import { decodeState, encodeState } from './state_tree.js';
 
 /** What can be saved and restored in place: modules, optimizers, schedulers, loaders, and classes of your own. */
@@ -192,12 +193,13 @@ async function readTrainer(folder: string, commit: Commit, fs: FileSystem): Prom
 }
 
 async function decodeEntry(folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<unknown> {
-  let reader: SafetensorsReader | null = null;
+  let reader: SafetensorsFile | null = null;
   try {
     if (entry.file) reader = await openSafetensorsFile(join(folder, entry.file), fs);
-    const load = async (name: string): Promise<Tensor> => {
-      if (!reader) throw new CheckpointError(`loadCheckpoint: "${folder}" has no file for tensor "${name}"`);
-      return reader.load(name, device === undefined ? {} : { device });
+    const options = device === undefined ? {} : { device };
+    const load = async (names: readonly string[]): Promise<Tensor[]> => {
+      if (!reader && names.length > 0) throw new CheckpointError(`loadCheckpoint: "${folder}" has no file for tensor "${names[0]}"`);
+      return reader?.loadMany(names.map((name) => ({ name, options }))) ?? [];
     };
     return await decodeState(entry.state, load, `loadCheckpoint: "${join(folder, TRAINER)}"`);
   } finally {

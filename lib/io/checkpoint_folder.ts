@@ -2,21 +2,9 @@
 // COMMIT file, written after everything else is on the disk, that lists the other files with sizes and checksums. A save of a step
 // that exists keeps the old folder aside until the new one is committed.
 import { basename, dirname, join } from 'node:path';
-import { crc32 } from 'node:zlib';
 import { CheckpointError } from '../errors.js';
-import { CHUNK_BYTES } from './chunks.js';
-import {
-  type FileSink,
-  type FileSystem,
-  fileError,
-  isAbandoned,
-  makeFolder,
-  RangeReader,
-  syncFolder,
-  temporaryName,
-  writeAtomically,
-  writeFile,
-} from './files.js';
+import { type FileSink, type FileSystem, fileError, isAbandoned, makeFolder, syncFolder, temporaryName, writeAtomically, writeFile } from './files.js';
+import { RangeReader } from './range_reader.js';
 
 const COMMIT = 'COMMIT';
 const FOLDER = /^step-(\d+)(\.replaced)?$/;
@@ -79,20 +67,14 @@ export async function listCheckpoints(root: string, fs: FileSystem): Promise<{ p
 
 /** Compares every file with its checksum. Throws CheckpointError naming the first that differs. */
 export async function verifyFiles(folder: string, files: readonly string[], commit: Commit, fs: FileSystem): Promise<void> {
-  const buffer = new Uint8Array(CHUNK_BYTES);
   for (const name of files) {
     const path = join(folder, name);
     const expected = commit.files[name];
     if (!expected) throw new CheckpointError(`loadCheckpoint: "${path}" is not listed in ${COMMIT}`);
     const file = await RangeReader.open(path, 'loadCheckpoint', fs);
     try {
-      let crc = 0;
-      for (let at = 0; at < file.size; at += CHUNK_BYTES) {
-        const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, file.size - at));
-        await file.read(chunk, at);
-        crc = crc32(chunk, crc);
-      }
-      if (crc !== expected.crc32) throw new CheckpointError(`loadCheckpoint: "${path}" is corrupted: its checksum differs from the one it was saved with`);
+      if ((await file.sum()) !== expected.crc32)
+        throw new CheckpointError(`loadCheckpoint: "${path}" is corrupted: its checksum differs from the one it was saved with`);
     } finally {
       await file.close();
     }

@@ -1,13 +1,15 @@
-// All file access of lib/io. Writing is atomic: a temporary file beside the target, synced, renamed; whatever fails, the target is
+// Paths, failures and writing. Writing is atomic: a temporary file beside the target, synced, renamed; whatever fails, the target is
 // either the whole old file or the whole new one. The file system is an argument, `node:fs/promises` unless told, so that tests can
 // make any call fail as a full disk would.
 import { randomBytes } from 'node:crypto';
 import nodeFs from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { crc32 } from 'node:zlib';
 import { CheckpointError, describe, ShardgradError, ValueError } from '../errors.js';
+import { native } from '../native.js';
+import type { Tensor } from '../tensor.js';
 import type { FileHandle, FileSystem } from './file_system.js';
+import { descriptorOf, rowOf, writeRows } from './rows.js';
 
 export type { FileSystem } from './file_system.js';
 
@@ -87,7 +89,11 @@ export async function syncFolder(path: string, fs: FileSystem): Promise<void> {
 export class FileSink {
   bytes = 0;
   crc = 0;
-  constructor(private readonly handle: FileHandle) {}
+  /** @param descriptor for the addon; null: the file is not one of the system's */
+  constructor(
+    private readonly handle: FileHandle,
+    readonly descriptor: number | null,
+  ) {}
 
   async write(chunk: Uint8Array): Promise<void> {
     for (let done = 0; done < chunk.byteLength; ) {
@@ -95,7 +101,17 @@ export class FileSink {
       done += bytesWritten;
     }
     this.bytes += chunk.byteLength;
-    this.crc = crc32(chunk, this.crc);
+    this.crc = native.crc32(chunk, this.crc);
+  }
+
+  /** Writes what tensors hold, from where they are. */
+  async writeFrom(tensors: readonly Tensor[], descriptor: number): Promise<void> {
+    this.crc = await writeRows(
+      descriptor,
+      tensors.map((t) => rowOf(t)),
+      this.crc,
+    );
+    this.bytes += tensors.reduce((sum, t) => sum + t.nbytes, 0);
   }
 }
 
@@ -103,7 +119,7 @@ export class FileSink {
 export async function writeFile(path: string, fill: (sink: FileSink) => Promise<void>, fs: FileSystem): Promise<{ bytes: number; crc32: number }> {
   const handle = await fs.open(path, 'wx');
   try {
-    const sink = new FileSink(handle);
+    const sink = new FileSink(handle, descriptorOf(handle, fs));
     try {
       await fill(sink);
       await handle.sync();
@@ -145,48 +161,4 @@ async function refuseDevice(path: string, op: string, fs: FileSystem): Promise<v
     throw error;
   });
   if (old && !old.isFile() && !old.isDirectory()) throw new CheckpointError(`${op}: cannot write "${path}": it is not a regular file`);
-}
-
-/** A file being read by position. Keeps the handle, so a file that is replaced meanwhile is still read whole. */
-export class RangeReader {
-  private constructor(
-    readonly path: string,
-    readonly size: number,
-    private readonly op: string,
-    private readonly handle: FileHandle,
-  ) {}
-
-  static async open(path: string, op: string, fs: FileSystem = nodeFs): Promise<RangeReader> {
-    checkPath(path, op);
-    try {
-      // before opening: opening a pipe would wait for its writer
-      if (!(await fs.stat(path)).isFile()) throw new CheckpointError(`${op}: "${path}" is not a regular file`);
-      const handle = await fs.open(path, 'r');
-      return new RangeReader(path, (await handle.stat()).size, op, handle);
-    } catch (error) {
-      throw fileError(error, `${op}: cannot open "${path}"`);
-    }
-  }
-
-  /** Fills `target` from `position`. Throws CheckpointError when the file ends before. */
-  async read(target: Uint8Array, position: number): Promise<void> {
-    for (let done = 0; done < target.byteLength; ) {
-      let count: number;
-      try {
-        count = (await this.handle.read(target, done, target.byteLength - done, position + done)).bytesRead;
-      } catch (error) {
-        throw fileError(error, `${this.op}: cannot read "${this.path}"`);
-      }
-      if (count === 0) {
-        throw new CheckpointError(
-          `${this.op}: "${this.path}" is truncated: it ends at byte ${position + done}, ${target.byteLength - done} more were expected`,
-        );
-      }
-      done += count;
-    }
-  }
-
-  async close(): Promise<void> {
-    await this.handle.close();
-  }
 }

@@ -6,9 +6,10 @@ import type { DeviceLike } from '../device.js';
 import { CheckpointError, DTypeError, describe, ValueError } from '../errors.js';
 import { numel, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
-import { chunksOf, fillFrom } from './chunks.js';
-import { type FileSystem, RangeReader, writeAtomically } from './files.js';
+import { writeTensors } from './chunks.js';
+import { type FileSystem, writeAtomically } from './files.js';
 import { encodeNpyHeader, MAGIC, MAX_NPY_HEADER, type NpyHeader, npyDescr, parseNpyHeader } from './npy_header.js';
+import { RangeReader } from './range_reader.js';
 
 /** Turns elements around, and refuses or repairs values that no tensor here may hold. */
 function toNative(bytes: Uint8Array, header: NpyHeader, where: string): void {
@@ -55,10 +56,8 @@ export async function loadNpy(path: string, options: { device?: DeviceLike; fs?:
     if (shape.length > 8) throw new CheckpointError(`${where}: ${shape.length} dimensions, at most 8 are supported`);
     const tensor = empty(header.fortranOrder ? shape.toReversed() : shape, { dtype, device: options?.device ?? 'cpu' });
     try {
-      await fillFrom(tensor, async (into, offset) => {
-        await file.read(into, dataStart + offset);
-        toNative(into, header, where);
-      });
+      const asStored = !header.bigEndian && header.dtype !== 'bool' && !header.unsigned64;
+      await file.fill([{ tensor, position: dataStart, check: asStored ? null : (bytes) => toNative(bytes, header, where) }]);
     } catch (error) {
       tensor.dispose();
       throw error;
@@ -88,7 +87,7 @@ export async function saveNpy(path: string, tensor: Tensor, options: { fs?: File
     'saveNpy',
     async (sink) => {
       await sink.write(encodeNpyHeader(descr, tensor.shape));
-      for await (const chunk of chunksOf(tensor, 'saveNpy')) await sink.write(chunk);
+      await writeTensors(sink, [tensor], 'saveNpy');
     },
     options?.fs ?? nodeFs,
   );

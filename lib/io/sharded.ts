@@ -7,18 +7,19 @@ import { CheckpointError, describe } from '../errors.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkPath, type FileSystem, fileError, makeFolder, writeAtomically } from './files.js';
-import { inFileOrder, type LoadOptions, loadAll, type NamedTensors, openSafetensorsFile, type SafetensorsReader, saveSafetensors } from './safetensors.js';
+import { inFileOrder, type NamedTensors, saveSafetensors } from './safetensors.js';
 import { MAX_HEADER, repeatedKey, show, type TensorInfo } from './safetensors_header.js';
+import { type LoadOptions, loadAll, openSafetensorsFile, type SafetensorsReader, type TensorReader, type Wanted } from './safetensors_reader.js';
 
 const SINGLE = 'model.safetensors';
 const INDEX_SUFFIX = '.index.json';
 
-class ShardedSafetensors implements SafetensorsReader {
+class ShardedSafetensors implements TensorReader {
   readonly names: readonly string[];
   constructor(
     private readonly path: string,
-    private readonly shardOf: ReadonlyMap<string, SafetensorsReader>,
-    private readonly shards: readonly SafetensorsReader[],
+    private readonly shardOf: ReadonlyMap<string, TensorReader>,
+    private readonly shards: readonly TensorReader[],
     readonly metadata: Readonly<Record<string, string>>,
   ) {
     this.names = [...shardOf.keys()];
@@ -26,7 +27,7 @@ class ShardedSafetensors implements SafetensorsReader {
   has(name: string): boolean {
     return this.shardOf.has(name);
   }
-  private shard(name: string): SafetensorsReader {
+  private shard(name: string): TensorReader {
     const shard = this.shardOf.get(name);
     if (!shard) throw new CheckpointError(`load: "${this.path}" has no tensor ${show(String(name))}; it has ${this.names.length}`);
     return shard;
@@ -36,6 +37,26 @@ class ShardedSafetensors implements SafetensorsReader {
   }
   async load(name: string, options: LoadOptions = {}): Promise<Tensor> {
     return this.shard(name).load(name, options);
+  }
+  async loadMany(wanted: readonly Wanted[]): Promise<Tensor[]> {
+    const places = new Map<TensorReader, number[]>();
+    wanted.forEach(({ name }, i) => {
+      const shard = this.shard(name);
+      if (!places.get(shard)?.push(i)) places.set(shard, [i]);
+    });
+    const loaded: Tensor[] = [];
+    try {
+      for (const [shard, indices] of places) {
+        const part = await shard.loadMany(indices.map((i) => wanted[i]!));
+        indices.forEach((place, i) => {
+          loaded[place] = part[i]!;
+        });
+      }
+    } catch (error) {
+      for (const tensor of Object.values(loaded)) tensor.dispose();
+      throw error;
+    }
+    return loaded;
   }
   async close(): Promise<void> {
     await Promise.all(this.shards.map((shard) => shard.close()));
@@ -69,12 +90,12 @@ async function readIndex(path: string, fs: FileSystem): Promise<Map<string, stri
   return new Map(Object.entries(map as Record<string, string>));
 }
 
-async function openIndex(path: string, fs: FileSystem): Promise<SafetensorsReader> {
+async function openIndex(path: string, fs: FileSystem): Promise<TensorReader> {
   const weights = await readIndex(path, fs);
-  const files = new Map<string, SafetensorsReader>();
+  const files = new Map<string, TensorReader>();
   try {
     for (const file of new Set(weights.values())) files.set(file, await openSafetensorsFile(join(dirname(path), file), fs));
-    const shardOf = new Map<string, SafetensorsReader>();
+    const shardOf = new Map<string, TensorReader>();
     for (const [name, file] of weights) {
       const shard = files.get(file)!;
       if (!shard.has(name)) throw new CheckpointError(`openSafetensors: "${path}" says tensor ${show(name)} is in "${file}", which does not have it`);
@@ -94,7 +115,11 @@ async function openIndex(path: string, fs: FileSystem): Promise<SafetensorsReade
  * @throws CheckpointError naming the file and, where there is one, the tensor
  */
 export async function openSafetensors(path: string, options: { fs?: FileSystem } = {}): Promise<SafetensorsReader> {
-  const fs = options?.fs ?? nodeFs;
+  return openReader(path, options?.fs);
+}
+
+/** openSafetensors, for this package's own use. */
+export async function openReader(path: string, fs: FileSystem = nodeFs): Promise<TensorReader> {
   let file = checkPath(path, 'openSafetensors');
   try {
     if ((await fs.stat(path)).isDirectory()) {
@@ -113,7 +138,7 @@ export async function openSafetensors(path: string, options: { fs?: FileSystem }
  */
 export async function loadSafetensors(path: string, options: LoadOptions & { fs?: FileSystem } = {}): Promise<Record<string, Tensor>> {
   const { fs, ...load } = options ?? {};
-  const reader = await openSafetensors(path, fs ? { fs } : {});
+  const reader = await openReader(path, fs);
   try {
     return await loadAll(reader, load);
   } finally {

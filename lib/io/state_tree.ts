@@ -80,30 +80,34 @@ function addTensor(tensors: Map<string, Tensor>, name: string, tensor: Tensor): 
 /**
  * The state that encodeState took apart.
  * @param where begins error texts: the file
- * @param load gets a tensor by name
- * @throws CheckpointError for JSON that encodeState did not write
+ * @param load gets tensors by their names, all at once
+ * @throws CheckpointError for JSON that encodeState did not write, before anything is loaded
  */
-export async function decodeState(json: unknown, load: (name: string) => Promise<Tensor>, where: string): Promise<unknown> {
+export async function decodeState(json: unknown, load: (names: readonly string[]) => Promise<readonly Tensor[]>, where: string): Promise<unknown> {
+  const names: string[] = [];
+  decode(json, (name) => names.push(name), where);
+  const tensors = (await load(names)).values();
+  return decode(json, () => tensors.next().value, where);
+}
+
+/** The state, with what `tensor` gives for each tensor in it. */
+function decode(json: unknown, tensor: (name: string) => unknown, where: string): unknown {
   const bad = (what: unknown): CheckpointError => new CheckpointError(`${where}: malformed state: ${show(JSON.stringify(what) ?? String(what))}`);
-  const decode = async (x: unknown, depth: number): Promise<unknown> => {
+  const at = (x: unknown, depth: number): unknown => {
     if (typeof x !== 'object' || x === null) return x;
     if (depth > MAX_DEPTH + 1) throw bad('nested too deep');
-    const inner = (item: unknown): Promise<unknown> => decode(item, depth + 1);
-    if (Array.isArray(x)) return sequentially(x, inner);
+    const inner = (item: unknown): unknown => at(item, depth + 1);
+    if (Array.isArray(x)) return x.map(inner);
     const entries = Object.entries(x);
     const [key, value] = entries[0] ?? ['', undefined];
-    if (!key.startsWith('$')) {
-      const values = await sequentially(entries, ([, item]) => inner(item));
-      return Object.fromEntries(entries.map(([name], i) => [name, values[i]]));
-    }
-    if (key === '$tensor' && typeof value === 'string') return load(value);
+    if (!key.startsWith('$')) return Object.fromEntries(entries.map(([name, item]) => [name, inner(item)]));
+    if (key === '$tensor' && typeof value === 'string') return tensor(value);
     if (key === '$number' && typeof value === 'string' && /^(NaN|-?Infinity|-0)$/.test(value)) return Number(value);
     if (key === '$bigint' && typeof value === 'string' && /^-?\d+$/.test(value)) return BigInt(value);
     if (key === '$undefined') return undefined;
     if (key === '$array' && Object.hasOwn(arrayKinds, value as string)) return decodeArray(x as { $array: keyof typeof arrayKinds; base64: unknown });
     if (key === '$object' && Array.isArray(value) && value.every((pair) => Array.isArray(pair) && typeof pair[0] === 'string')) {
-      const values = await sequentially(value as [string, unknown][], ([, item]) => inner(item));
-      return Object.fromEntries((value as [string, unknown][]).map(([name], i) => [name, values[i]]));
+      return Object.fromEntries((value as [string, unknown][]).map(([name, item]) => [name, inner(item)]));
     }
     throw bad(x);
   };
@@ -113,12 +117,5 @@ export async function decodeState(json: unknown, load: (name: string) => Promise
     if (bytes === null || bytes.length % Kind.BYTES_PER_ELEMENT !== 0) throw bad($array);
     return new Kind(bytes.buffer);
   };
-  return decode(json, 0);
-}
-
-/** One after another, so that the tensors of a state do not all read at once. */
-async function sequentially<T, R>(items: readonly T[], f: (item: T) => Promise<R>): Promise<R[]> {
-  const out: R[] = [];
-  for (const item of items) out.push(await f(item));
-  return out;
+  return at(json, 0);
 }

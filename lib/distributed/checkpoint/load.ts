@@ -14,7 +14,7 @@ import { ProcessGroup } from '../process_group.js';
 import { exchangeText } from '../split.js';
 import { FORMAT, TRAINER } from './save.js';
 import { ShardReader } from './shards.js';
-import { decodeEntry, isStateful, parameterNames } from './states.js';
+import { decodeEntry, isStateful, parameterNames, type WantedPart } from './states.js';
 
 /** How a checkpoint is loaded. */
 export interface LoadOptions {
@@ -55,12 +55,14 @@ export async function loadCheckpoint(path: string, into: Readonly<Record<string,
   const reader = await ShardReader.open(folder, fs);
   const plain: [string, unknown][] = [];
   let rng: GeneratorState | null = null;
-  const read = async (name: string, like: Tensor | null): Promise<Tensor> => {
-    const layout = like && layoutOf(like);
-    const target = empty(layout ? layout.localShape : reader.shape(name), { dtype: reader.dtype(name), device: like?.device ?? group?.device ?? 'cpu' });
-    if (layout) setLayout(target, layout);
-    await reader.fill(name, target);
-    return target;
+  const read = async (wanted: readonly WantedPart[]): Promise<Tensor[]> => {
+    const targets = wanted.map(({ name, like }) => {
+      const layout = like && layoutOf(like);
+      const target = empty(layout ? layout.localShape : reader.shape(name), { dtype: reader.dtype(name), device: like?.device ?? group?.device ?? 'cpu' });
+      return layout ? setLayout(target, layout) : target;
+    });
+    await reader.fillAll(wanted.map(({ name }, i) => [name, targets[i]!]));
+    return targets;
   };
   try {
     for (const [name, { stateful, state }] of entries) {

@@ -107,17 +107,23 @@ function byName(optimizer: AnyOptimizer, names: ReadonlyMap<Tensor, string>): un
   return { ...rest, state: kept, paramGroups: groups };
 }
 
-/** Puts an entry's state together again and loads it: `read` makes a tensor, laid out as `like` is where there is one. */
+/** A tensor to be read, to be laid out as `like` is where there is one. */
+export interface WantedPart {
+  readonly name: string;
+  readonly like: Tensor | null;
+}
+
+/** Puts an entry's state together again and loads it: `read` makes its tensors. */
 export async function decodeEntry(
   entry: string,
   target: Stateful | null,
   json: unknown,
   names: ReadonlyMap<Tensor, string>,
-  read: (name: string, like: Tensor | null) => Promise<Tensor>,
+  read: (wanted: readonly WantedPart[]) => Promise<readonly Tensor[]>,
   where: string,
 ): Promise<unknown> {
   const like = await likenesses(target, names, entry);
-  const state = await decodeState(ofThisRank(target, json, names), (name) => read(`${entry}.${name}`, like(name)), where);
+  const state = await decodeState(ofThisRank(target, json, names), (own) => read(own.map((name) => ({ name: `${entry}.${name}`, like: like(name) }))), where);
   if (!target) return state;
   await target.loadStateDict(target instanceof Optimizer ? byPosition(target, names, state, where) : state);
   return undefined;

@@ -27,7 +27,7 @@ export async function loadTensors(folder: string, into: Module | Readonly<Record
   try {
     const all = into instanceof Module ? storedAs(into, new Set(reader.names)) : Object.entries(into);
     for (const [name] of all) reader.pieces(name); // what is missing is found before anything changes
-    for (const [name, t] of all) await reader.fill(name, t);
+    await reader.fillAll(all);
   } finally {
     await reader.close();
   }
