@@ -11,8 +11,9 @@ import { read } from './helpers/tensors.js';
 const { nn } = sg;
 type Options = Case['options'];
 
-/** Modules that take options alone, or nothing. */
-const plain = (kind: string) => (o: Options) => new (nn as unknown as Record<string, new (o?: object) => sg.nn.Module>)[kind]!(o);
+/** Modules that take options alone, or `arguments` alone. */
+const plain = (kind: string) => (o: Options) =>
+  new (nn as unknown as Record<string, new (...args: unknown[]) => sg.nn.Module>)[kind]!(...((o.arguments as unknown[]) ?? [o]));
 
 class ListModel extends nn.Module {
   layers = new nn.ModuleList([new nn.Linear(4, 4), new nn.Linear(4, 4)]);
@@ -50,6 +51,11 @@ const makers: Record<string, (o: Options) => sg.nn.Module> = {
   Conv2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.Conv2d(inChannels, outChannels, kernelSize, o),
   ConvTranspose1d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose1d(inChannels, outChannels, kernelSize, o),
   ConvTranspose2d: ({ inChannels, outChannels, kernelSize, ...o }) => new nn.ConvTranspose2d(inChannels, outChannels, kernelSize, o),
+  TransformerDecoderLayer: ({ dModel, nhead, ...o }) => new nn.TransformerDecoderLayer(dModel, nhead, o),
+  TransformerEncoder: ({ dModel, nhead, ...o }) =>
+    new nn.TransformerEncoder(() => new nn.TransformerEncoderLayer(dModel, nhead, o), 2, new nn.LayerNorm(dModel)),
+  TransformerDecoder: ({ dModel, nhead, ...o }) => new nn.TransformerDecoder(() => new nn.TransformerDecoderLayer(dModel, nhead, o), 2),
+  Transformer: ({ dModel, nhead, ...o }) => new nn.Transformer(dModel, nhead, o),
   PixelShuffle: (o) => new nn.PixelShuffle(o.factor),
   PixelUnshuffle: (o) => new nn.PixelUnshuffle(o.factor),
   Unfold: ({ kernelSize, ...o }) => new nn.Unfold(kernelSize, o),
@@ -71,6 +77,9 @@ const build = (kind: string, options: Options): sg.nn.Module => (makers[kind] ??
 function forward(c: Case, module: any, x: Tensor[]): Tensor[] {
   if (c.kind === 'MultiheadAttention') return [module.forward(...x.slice(0, 3), ...(x.length === 4 ? [{ keyPaddingMask: x[3] }] : []))];
   if (c.kind === 'TransformerEncoderLayer') return [module.forward(x[0], { keyPaddingMask: x[1] ?? null, isCausal: c.options.isCausal ?? false })];
+  const memory = { memory: { keyPaddingMask: x[2] ?? null }, tgt: { isCausal: true } };
+  if (c.kind.startsWith('TransformerDecoder')) return [module.forward(x[0], x[1], memory)];
+  if (c.kind === 'Transformer') return [module.forward(x[0], x[1], { src: memory.memory, ...memory })];
   if (c.kind === 'LSTM') return module.forward(x[0], x[1] && [x[1], x[2]]).flat();
   return [module.forward(...x)].flat();
 }

@@ -22,6 +22,10 @@ describe("the table and PyTorch's lists", () => {
     recurrent: 'low', // lstm_cell and gru_cell
     sumSquares: 'float32', // linalg_vector_norm without its root
     interpolate: 'float32', // upsample_bilinear2d and its like
+    softmin: 'float32', // softmax of −x
+    pairwiseDistance: 'float32', // its norm
+    multilabelSoftMarginLoss: 'float32', // its logarithms
+    gaussianNllLoss: 'float32', // the same
     trace: 'input', // one kernel there, a sum here
     adaptiveAvgPool2d: 'input', // one kernel there, products here
   };

@@ -43,9 +43,10 @@ export class SyncBatchNorm extends BatchNorm {
   readonly group!: ProcessGroup;
 
   constructor(numFeatures: number, options: SyncBatchNormOptions) {
-    super(numFeatures, options);
-    if (!(options.group instanceof ProcessGroup)) throw new ValueError(`SyncBatchNorm: give the process group as { group }, got ${describe(options.group)}`);
-    Object.defineProperty(this, 'group', { value: options.group, enumerable: false });
+    const { group, ...rest } = options ?? {};
+    super(numFeatures, rest);
+    if (!(group instanceof ProcessGroup)) throw new ValueError(`SyncBatchNorm: give the process group as { group }, got ${describe(group)}`);
+    Object.defineProperty(this, 'group', { value: group, enumerable: false });
   }
 
   /**

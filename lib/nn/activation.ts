@@ -1,15 +1,18 @@
 // Activations as modules.
 
+import { full } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
-import { checkFloat } from '../ops/arguments.js';
+import { celu, glu, hardshrink, prelu, softmin, softshrink, softsign, tanhshrink, threshold } from '../ops/activation.js';
+import { checkFinite, checkFloat } from '../ops/arguments.js';
 import { elu, gelu, leakyRelu } from '../ops/blend.js';
 import { split } from '../ops/joining.js';
 import { hardsigmoid, hardswish, hardtanh, logSigmoid, mish, mul, relu, relu6, selu, sigmoid, silu, softplus, tanh } from '../ops/pointwise.js';
 import { logSoftmax, softmax } from '../ops/softmax.js';
+import { type Every, withOptions } from '../options.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { checkSize, type FactoryOptions, Linear } from './linear.js';
-import { Module } from './module.js';
+import { checkSize, FACTORY, type FactoryOptions, Linear, type LinearOptions } from './linear.js';
+import { Module, Parameter } from './module.js';
 
 /** A module without parameters around a function of one tensor. */
 function activation(fn: (x: Tensor) => Tensor): new () => Module & {
@@ -49,6 +52,10 @@ export class Hardtanh extends activation(hardtanh) {}
 export class Hardswish extends activation(hardswish) {}
 /** `hardsigmoid` as a module. */
 export class Hardsigmoid extends activation(hardsigmoid) {}
+/** `softsign` as a module. */
+export class Softsign extends activation(softsign) {}
+/** `tanhshrink` as a module. */
+export class Tanhshrink extends activation(tanhshrink) {}
 
 /** Gaussian error linear unit: exact, or GPT-2's tanh form. */
 export class GELU extends Module {
@@ -56,7 +63,7 @@ export class GELU extends Module {
   readonly approximate: 'none' | 'tanh';
   constructor(options: { approximate?: 'none' | 'tanh' } = {}) {
     super();
-    this.approximate = options?.approximate ?? 'none';
+    this.approximate = withOptions<{ approximate?: 'none' | 'tanh' }>('GELU', { approximate: 'none' }, options).approximate ?? 'none';
     if (this.approximate !== 'none' && this.approximate !== 'tanh')
       throw new ValueError(`GELU: approximate must be none or tanh, got ${describe(this.approximate)}`);
   }
@@ -95,6 +102,108 @@ export class ELU extends Module {
   /** x of any shape, which the result has. */
   override forward(x: Tensor): Tensor {
     return elu(x, this.alpha);
+  }
+}
+
+/** `celu` as a module. */
+export class CELU extends Module {
+  /** @param alpha how far below 0 it goes. Default 1 */
+  constructor(readonly alpha = 1) {
+    super();
+    checkFinite(alpha, 'alpha', 'CELU', 0);
+  }
+  /** x of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return celu(x, this.alpha);
+  }
+}
+
+/** `hardshrink` as a module. */
+export class Hardshrink extends Module {
+  /** @param lambda what becomes 0: up to there on both sides. Default 0.5 */
+  constructor(readonly lambda = 0.5) {
+    super();
+    checkNumber(lambda, 'lambda', 'Hardshrink');
+  }
+  /** x of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return hardshrink(x, this.lambda);
+  }
+}
+
+/** `softshrink` as a module. */
+export class Softshrink extends Module {
+  /** @param lambda how far x is moved towards 0. Default 0.5 */
+  constructor(readonly lambda = 0.5) {
+    super();
+    checkFinite(lambda, 'lambda', 'Softshrink', 0);
+  }
+  /** x of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return softshrink(x, this.lambda);
+  }
+}
+
+/** `threshold` as a module. */
+export class Threshold extends Module {
+  constructor(
+    /** What is replaced: up to there. */
+    readonly threshold: number,
+    /** What it is replaced by. */
+    readonly value: number,
+  ) {
+    super();
+    checkNumber(threshold, 'the threshold', 'Threshold');
+    checkNumber(value, 'the value', 'Threshold');
+  }
+  /** x of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return threshold(x, this.threshold, this.value);
+  }
+}
+
+/** `prelu` as a module: slopes below 0 that are learned, one for all channels or one each (He et al., 2015). */
+export class PReLU extends Module {
+  /** [numParameters], starts at `init`. */
+  weight: Parameter;
+  /**
+   * @param numParameters 1, or the channels of the input. Default 1
+   * @param init the slope to start with. Default 0.25
+   */
+  constructor(numParameters = 1, init = 0.25, options: FactoryOptions = {}) {
+    super();
+    checkSize(numParameters, 'numParameters', 'PReLU');
+    checkNumber(init, 'init', 'PReLU');
+    const { dtype = 'float32', device } = withOptions('PReLU', FACTORY, options);
+    this.weight = new Parameter(full([numParameters], init, { dtype, device }));
+  }
+  /** x `[N, C, …]` of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return prelu(x, this.weight);
+  }
+}
+
+/** `glu` as a module. */
+export class GLU extends Module {
+  /** @param dim the dimension that is halved. Default −1, the last */
+  constructor(readonly dim = -1) {
+    super();
+  }
+  /** x with an even size of `dim`, which the result has half of. */
+  override forward(x: Tensor): Tensor {
+    return glu(x, this.dim);
+  }
+}
+
+/** `softmin` along one dimension as a module, the last one by default. */
+export class Softmin extends Module {
+  /** @param dim the dimension that sums to 1. Default −1, the last */
+  constructor(readonly dim = -1) {
+    super();
+  }
+  /** x of any shape, which the result has. */
+  override forward(x: Tensor): Tensor {
+    return softmin(x, this.dim);
   }
 }
 
@@ -149,7 +258,7 @@ export class SwiGLU extends Module {
     super();
     checkSize(dim, 'dim', 'SwiGLU');
     checkSize(hidden, 'hidden', 'SwiGLU');
-    const o = { bias: false, ...options };
+    const o = withOptions<Every<LinearOptions>>('SwiGLU', { bias: false, ...FACTORY }, options);
     this.gate_proj = new Linear(dim, hidden, o);
     this.up_proj = new Linear(dim, hidden, o);
     this.down_proj = new Linear(hidden, dim, o);

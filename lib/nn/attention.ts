@@ -1,22 +1,21 @@
-// Multi-head attention and the transformer encoder layer, with PyTorch's parameter names. Masks follow PyTorch's modules: true marks
-// what may NOT be seen.
+// Multi-head attention with PyTorch's parameter names. Masks follow PyTorch's modules: true marks what may NOT be seen.
 
 import { zeros } from '../create.js';
 import { describe, ShapeError, ValueError } from '../errors.js';
-import { checkTensor, optionsOf } from '../ops/arguments.js';
+import { checkTensor } from '../ops/arguments.js';
 import { rotaryEmbedding, rotaryTables, scaledDotProductAttention } from '../ops/attention.js';
-import { gelu, where } from '../ops/blend.js';
+import { where } from '../ops/blend.js';
 import { to } from '../ops/copy.js';
 import { linear } from '../ops/matmul.js';
-import { add, logicalNot, logicalOr, relu } from '../ops/pointwise.js';
+import { add, logicalNot, logicalOr } from '../ops/pointwise.js';
 import { narrow, permute, reshape } from '../ops/view.js';
+import { type Every, withOptions } from '../options.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { Dropout } from './dropout.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, Linear, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, Linear, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
-import { LayerNorm } from './norm.js';
 
 /** Rotary positions with another base than 10000. */
 export interface RotaryBase {
@@ -41,6 +40,17 @@ export interface MultiheadAttentionOptions extends FactoryOptions {
   /** Always mask later keys. Default false. */
   isCausal?: boolean;
 }
+
+const MULTIHEAD: Every<MultiheadAttentionOptions> = {
+  bias: true,
+  dropout: 0,
+  kdim: undefined,
+  vdim: undefined,
+  numKeyValueHeads: undefined,
+  rotary: false,
+  isCausal: false,
+  ...FACTORY,
+};
 
 /** What may not be seen, in PyTorch's meaning: `true` hides. */
 export interface AttentionMasks {
@@ -102,18 +112,18 @@ export class MultiheadAttention extends Module {
   ) {
     super();
     const where = 'MultiheadAttention';
-    const options = optionsOf<MultiheadAttentionOptions>(given ?? undefined, where);
+    const options = withOptions(where, MULTIHEAD, given);
     this.options = options;
     checkSize(embedDim, 'embedDim', where);
     checkSize(numHeads, 'numHeads', where);
     if (embedDim % numHeads !== 0) throw new ValueError(`${where}: embedDim ${embedDim} is not a multiple of ${numHeads} heads`);
-    this.dropout = new Dropout(checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1));
+    this.dropout = new Dropout(checkNumber(options.dropout ?? 0, 'dropout', where, 0, 1));
     Object.defineProperty(this, 'shared', { value: null, enumerable: false });
     this.headDim = embedDim / numHeads;
-    this.numKeyValueHeads = checkSize(options?.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
+    this.numKeyValueHeads = checkSize(options.numKeyValueHeads ?? numHeads, 'numKeyValueHeads', where);
     if (numHeads % this.numKeyValueHeads !== 0) throw new ValueError(`${where}: ${numHeads} heads are no multiple of ${this.numKeyValueHeads} key heads`);
     const keySize = this.numKeyValueHeads * this.headDim;
-    const [kdim, vdim] = [options?.kdim ?? embedDim, options?.vdim ?? embedDim];
+    const [kdim, vdim] = [options.kdim ?? embedDim, options.vdim ?? embedDim];
     if (kdim === embedDim && vdim === embedDim) {
       this.in_proj_weight = parameter([embedDim + 2 * keySize, embedDim], options);
       init.xavierUniform_(this.in_proj_weight);
@@ -123,11 +133,11 @@ export class MultiheadAttention extends Module {
       this.v_proj_weight = parameter([keySize, vdim], options);
       for (const w of [this.q_proj_weight, this.k_proj_weight, this.v_proj_weight]) init.xavierUniform_(w);
     }
-    if (options?.bias !== false) {
+    if (options.bias !== false) {
       this.in_proj_bias = parameter([embedDim + 2 * keySize], options);
       init.zeros_(this.in_proj_bias);
     }
-    this.out_proj = new Linear(embedDim, embedDim, { bias: options?.bias, dtype: options?.dtype, device: options?.device });
+    this.out_proj = new Linear(embedDim, embedDim, { bias: options.bias, dtype: options.dtype, device: options.device });
     if (this.out_proj.bias) init.zeros_(this.out_proj.bias);
   }
 
@@ -214,77 +224,4 @@ function mergeMasks(masks: AttentionMasks, q: Tensor, heads: number): Tensor | n
   return given
     .map((m) => (m.dtype === 'bool' ? where(m, Number.NEGATIVE_INFINITY, zeros([], { dtype: q.dtype, device: q.device })) : to(m, q.dtype)))
     .reduce((a, b) => add(a, b));
-}
-
-/** Options of `TransformerEncoderLayer`. */
-export interface TransformerEncoderLayerOptions extends FactoryOptions {
-  /** Width of the feed-forward block. Default 2048. */
-  dimFeedforward?: number;
-  /** Probability of all dropouts. Default 0.1. */
-  dropout?: number;
-  /** Of the feed-forward block. Default relu. */
-  activation?: 'relu' | 'gelu';
-  /** Normalise before each block instead of after. Default false. */
-  normFirst?: boolean;
-  /** What the norms add to the variance. Default 1e-5. */
-  layerNormEps?: number;
-  /** Learn biases. Default true. */
-  bias?: boolean;
-}
-
-/** Self-attention and feed-forward with residuals (Vaswani et al., 2017) on [B, T, dModel]. */
-export class TransformerEncoderLayer extends Module {
-  /** Self-attention with dropout of its weights. */
-  self_attn: MultiheadAttention;
-  /** dModel to dimFeedforward. */
-  linear1: Linear;
-  /** Behind the activation. */
-  dropout: Dropout;
-  /** dimFeedforward back to dModel. */
-  linear2: Linear;
-  /** Of the attention block. */
-  norm1: LayerNorm;
-  /** Of the feed-forward block. */
-  norm2: LayerNorm;
-  /** Behind the attention. */
-  dropout1: Dropout;
-  /** Behind the feed-forward block. */
-  dropout2: Dropout;
-  private readonly normFirst: boolean;
-  private readonly activation: 'relu' | 'gelu';
-
-  constructor(dModel: number, nhead: number, options: TransformerEncoderLayerOptions = {}) {
-    super();
-    const { dimFeedforward = 2048, dropout = 0.1, activation = 'relu', normFirst = false, layerNormEps = 1e-5, bias = true, dtype, device } = options ?? {};
-    if (activation !== 'relu' && activation !== 'gelu')
-      throw new ValueError(`TransformerEncoderLayer: activation must be relu or gelu, got ${describe(activation)}`);
-    const o = { bias, dtype, device };
-    this.self_attn = new MultiheadAttention(dModel, nhead, { dropout, ...o });
-    this.linear1 = new Linear(dModel, dimFeedforward, o);
-    this.dropout = new Dropout(dropout);
-    this.linear2 = new Linear(dimFeedforward, dModel, o);
-    this.norm1 = new LayerNorm(dModel, { eps: layerNormEps, ...o });
-    this.norm2 = new LayerNorm(dModel, { eps: layerNormEps, ...o });
-    this.dropout1 = new Dropout(dropout);
-    this.dropout2 = new Dropout(dropout);
-    this.normFirst = normFirst;
-    this.activation = activation;
-  }
-
-  /** src `[B, T, dModel]`, whose shape the result has. */
-  override forward(src: Tensor, masks: AttentionMasks = {}): Tensor {
-    if (this.normFirst) {
-      const x = add(src, this.attend(this.norm1.forward(src), masks));
-      return add(x, this.feed(this.norm2.forward(x)));
-    }
-    const x = this.norm1.forward(add(src, this.attend(src, masks)));
-    return this.norm2.forward(add(x, this.feed(x)));
-  }
-  private attend(x: Tensor, masks: AttentionMasks): Tensor {
-    return this.dropout1.forward(this.self_attn.forward(x, x, x, masks));
-  }
-  private feed(x: Tensor): Tensor {
-    const h = this.linear1.forward(x);
-    return this.dropout2.forward(this.linear2.forward(this.dropout.forward(this.activation === 'relu' ? relu(h) : gelu(h))));
-  }
 }

@@ -4,14 +4,15 @@
 import { noGrad } from '../autograd/modes.js';
 import { ones, tensor, zeros } from '../create.js';
 import { ShapeError } from '../errors.js';
-import { checkTensor, optionsOf } from '../ops/arguments.js';
+import { checkTensor } from '../ops/arguments.js';
 import { batchNorm } from '../ops/norm.js';
 import { add_ } from '../ops/pointwise.js';
+import { type Every, withOptions } from '../options.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkSize } from './linear.js';
 import { Module, type Parameter } from './module.js';
-import { learned, type NormOptions } from './norm.js';
+import { learned, NORM, type NormOptions } from './norm.js';
 
 /** Options of the batch normalizations. */
 export interface BatchNormOptions extends NormOptions {
@@ -20,6 +21,8 @@ export interface BatchNormOptions extends NormOptions {
   /** Keep running statistics for evaluation. Default true. */
   trackRunningStats?: boolean;
 }
+
+const BATCH_NORM: Every<BatchNormOptions> = { ...NORM, momentum: 0.1, trackRunningStats: true };
 
 /** What the batch normalisations share. */
 export abstract class BatchNorm extends Module {
@@ -44,9 +47,9 @@ export abstract class BatchNorm extends Module {
     given: BatchNormOptions = {},
   ) {
     super();
-    const options = optionsOf<BatchNormOptions>(given, this.constructor.name);
+    const options = withOptions(this.constructor.name, BATCH_NORM, given);
     checkSize(numFeatures, 'numFeatures', this.constructor.name);
-    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', this.constructor.name, 0);
+    this.eps = checkNumber(options.eps ?? 1e-5, 'eps', this.constructor.name, 0);
     // here null is a choice of its own, not the default
     this.momentum = options.momentum === null ? null : checkNumber(options.momentum ?? 0.1, 'momentum', this.constructor.name, 0, 1);
     [this.weight, this.bias] = learned([numFeatures], options);

@@ -17,10 +17,11 @@ import {
 } from '../ops/conv.js';
 import { type PadMode, pad } from '../ops/joining.js';
 import { flatten } from '../ops/view.js';
+import { type Every, withOptions } from '../options.js';
 import { numel } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 /** One size for every dimension, or one each. @inline */
@@ -33,6 +34,7 @@ export interface ConvLayerOptions extends ConvOptions, FactoryOptions {
   /** What lies beyond the border: zeros (default), or the image again. */
   paddingMode?: 'zeros' | Exclude<PadMode, 'constant'>;
 }
+const CONV: Every<ConvLayerOptions> = { stride: 1, padding: 0, dilation: 1, groups: 1, bias: true, paddingMode: 'zeros', ...FACTORY };
 const PADDING_MODES = ['zeros', 'reflect', 'replicate', 'circular'] as const;
 
 abstract class Conv extends Module {
@@ -59,7 +61,7 @@ abstract class Conv extends Module {
     const kernel = Array.isArray(kernelSize) ? [...kernelSize] : new Array<number>(dims).fill(kernelSize as number);
     if (kernel.length !== dims) throw new ValueError(`${where}: the kernel needs ${dims} sizes, got ${describe(kernelSize)}`);
     for (const k of kernel) checkSize(k, 'kernelSize', where);
-    const { bias, dtype, device, paddingMode, ...geometry } = options ?? {};
+    const { bias, dtype, device, paddingMode, ...geometry } = withOptions(where, CONV, options);
     const mode = checkChoice(paddingMode ?? 'zeros', PADDING_MODES, 'paddingMode', where);
     const groups = checkSize(geometry.groups ?? 1, 'groups', where);
     if (inChannels % groups !== 0 || outChannels % groups !== 0)
@@ -106,18 +108,24 @@ export class Conv2d extends Conv {
   }
 }
 
-abstract class Pool<O> extends Module {
+const POOL: Every<PoolOptions> = { stride: undefined, padding: 0, ceilMode: false };
+const AVG_POOL: Every<AvgPoolOptions> = { ...POOL, countIncludePad: true };
+
+abstract class Pool<O extends object> extends Module {
+  protected readonly options: O;
   constructor(
     protected readonly kernelSize: Sizes,
-    protected readonly options: O,
+    defaults: Every<O>,
+    options: O,
   ) {
     super();
+    this.options = withOptions<Every<O>>(new.target.name, defaults, options);
   }
 }
 /** `maxPool1d` as a module. */
 export class MaxPool1d extends Pool<PoolOptions> {
   constructor(kernelSize: Sizes, options: PoolOptions = {}) {
-    super(kernelSize, options);
+    super(kernelSize, POOL, options);
   }
   /** x `[N, C, L]` or `[C, L]`. */
   override forward(x: Tensor): Tensor {
@@ -127,7 +135,7 @@ export class MaxPool1d extends Pool<PoolOptions> {
 /** `maxPool2d` as a module. */
 export class MaxPool2d extends Pool<PoolOptions> {
   constructor(kernelSize: Sizes, options: PoolOptions = {}) {
-    super(kernelSize, options);
+    super(kernelSize, POOL, options);
   }
   /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {
@@ -137,7 +145,7 @@ export class MaxPool2d extends Pool<PoolOptions> {
 /** `avgPool1d` as a module. */
 export class AvgPool1d extends Pool<AvgPoolOptions> {
   constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
-    super(kernelSize, options);
+    super(kernelSize, AVG_POOL, options);
   }
   /** x `[N, C, L]` or `[C, L]`. */
   override forward(x: Tensor): Tensor {
@@ -147,7 +155,7 @@ export class AvgPool1d extends Pool<AvgPoolOptions> {
 /** `avgPool2d` as a module. */
 export class AvgPool2d extends Pool<AvgPoolOptions> {
   constructor(kernelSize: Sizes, options: AvgPoolOptions = {}) {
-    super(kernelSize, options);
+    super(kernelSize, AVG_POOL, options);
   }
   /** x `[N, C, H, W]` or `[C, H, W]`. */
   override forward(x: Tensor): Tensor {

@@ -4,10 +4,11 @@ import { ShapeError, ValueError } from '../errors.js';
 import { checkSizes, checkTensor } from '../ops/arguments.js';
 import type { Sizes } from '../ops/conv.js';
 import { type ConvTransposeOptions, convTranspose1d, convTranspose2d, type TransposedGeometry, transposedGeometryOf } from '../ops/conv_transpose.js';
+import { type Every, withOptions } from '../options.js';
 import { numel, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 /** Options of the transposed convolutions. */
@@ -15,6 +16,8 @@ export interface ConvTransposeLayerOptions extends ConvTransposeOptions, Factory
   /** Learn a bias. Default true. */
   bias?: boolean;
 }
+
+const CONV_TRANSPOSE: Every<ConvTransposeLayerOptions> = { stride: 1, padding: 0, outputPadding: 0, groups: 1, dilation: 1, bias: true, ...FACTORY };
 
 abstract class ConvTranspose extends Module {
   /** [inChannels, outChannels / groups, ...kernel sizes]. */
@@ -37,7 +40,7 @@ abstract class ConvTranspose extends Module {
     checkSize(inChannels, 'inChannels', where);
     checkSize(outChannels, 'outChannels', where);
     this.kernel = checkSizes(kernelSize, dims, 'kernelSize', where, 1);
-    const { bias, dtype, device, ...geometry } = options ?? {};
+    const { bias, dtype, device, ...geometry } = withOptions(where, CONV_TRANSPOSE, options);
     this.geometry = transposedGeometryOf(geometry, dims, where);
     const { groups } = this.geometry;
     if (inChannels % groups !== 0 || outChannels % groups !== 0)

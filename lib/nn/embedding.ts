@@ -4,10 +4,11 @@ import { noGrad } from '../autograd/modes.js';
 import { zero_ } from '../ops/copy.js';
 import { embedding } from '../ops/embedding.js';
 import { select } from '../ops/view.js';
+import { type Every, withOptions } from '../options.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 /** Options of `Embedding`. */
@@ -15,6 +16,8 @@ export interface EmbeddingOptions extends FactoryOptions {
   /** This row starts at zero and receives no gradient. */
   paddingIdx?: number | null;
 }
+
+const EMBEDDING: Every<EmbeddingOptions> = { paddingIdx: null, ...FACTORY };
 
 /** Rows of a table [numEmbeddings, embeddingDim] by index; starts standard normal, as PyTorch's. */
 export class Embedding extends Module {
@@ -32,9 +35,10 @@ export class Embedding extends Module {
     super();
     checkSize(numEmbeddings, 'numEmbeddings', 'Embedding');
     checkSize(embeddingDim, 'embeddingDim', 'Embedding');
-    this.weight = parameter([numEmbeddings, embeddingDim], options);
+    const o = withOptions('Embedding', EMBEDDING, options);
+    this.weight = parameter([numEmbeddings, embeddingDim], o);
     init.normal_(this.weight);
-    const padding = options?.paddingIdx ?? null;
+    const padding = o.paddingIdx ?? null;
     if (padding !== null) {
       const at = checkInteger(padding, 'paddingIdx', 'Embedding', -numEmbeddings, numEmbeddings - 1);
       this.paddingIdx = at < 0 ? at + numEmbeddings : at;

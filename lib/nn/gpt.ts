@@ -4,7 +4,7 @@
 import { autocastDType } from '../amp/autocast.js';
 import { noGrad } from '../autograd/modes.js';
 import { arange, zeros } from '../create.js';
-import { describe, ShapeError, ValueError } from '../errors.js';
+import { describe, ShapeError } from '../errors.js';
 import { openSafetensors, saveSafetensors } from '../io/index.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
 import { gelu } from '../ops/blend.js';
@@ -17,30 +17,12 @@ import { ModuleList } from './containers.js';
 import { Dropout } from './dropout.js';
 import { Embedding } from './embedding.js';
 import { type GenerateOptions, generate } from './generate.js';
+import { checkGPTOptions, type GPTOptions, linearOptionsOf } from './gpt_options.js';
 import * as init from './init.js';
 import type { LayeredModel, PipelineLayer } from './layered.js';
-import { checkSize, type FactoryOptions, Linear } from './linear.js';
+import { Linear } from './linear.js';
 import { Module, type StateDict } from './module.js';
 import { LayerNorm } from './norm.js';
-
-export interface GPTOptions extends FactoryOptions {
-  /** Tokens of the vocabulary. */
-  vocabSize: number;
-  /** Transformer blocks. */
-  layers: number;
-  /** Attention heads; divide `dim`. */
-  heads: number;
-  /** Width of the residual stream; the feed-forward blocks are four times as wide. */
-  dim: number;
-  /** Longest sequence. */
-  context: number;
-  /** Probability of dropout in embeddings, attention output and feed-forward output. Default 0. */
-  dropout?: number;
-  /** Biases in linear layers and norms. Default true. */
-  bias?: boolean;
-  /** What the norms add to the variance. Default 1e-5. */
-  layerNormEps?: number;
-}
 
 /** Keys and values of one layer: [B, H, context, D] each. */
 export interface LayerCache {
@@ -88,8 +70,8 @@ class SelfAttention extends Module {
   resid_dropout: Dropout;
   constructor(private readonly o: GPTOptions) {
     super();
-    this.c_attn = new Linear(o.dim, 3 * o.dim, o);
-    this.c_proj = new Linear(o.dim, o.dim, o);
+    this.c_attn = new Linear(o.dim, 3 * o.dim, linearOptionsOf(o));
+    this.c_proj = new Linear(o.dim, o.dim, linearOptionsOf(o));
     this.resid_dropout = new Dropout(o.dropout ?? 0);
   }
   override forward(x: Tensor, residual: Tensor, cache?: LayerCache, past = 0): Tensor {
@@ -116,8 +98,8 @@ class FeedForward extends Module {
   dropout: Dropout;
   constructor(o: GPTOptions) {
     super();
-    this.c_fc = new Linear(o.dim, 4 * o.dim, o);
-    this.c_proj = new Linear(4 * o.dim, o.dim, o);
+    this.c_fc = new Linear(o.dim, 4 * o.dim, linearOptionsOf(o));
+    this.c_proj = new Linear(4 * o.dim, o.dim, linearOptionsOf(o));
     this.dropout = new Dropout(o.dropout ?? 0);
   }
   override forward(x: Tensor, residual: Tensor): Tensor {
@@ -145,8 +127,8 @@ export class GPTBlock extends Module {
   mlp: FeedForward;
   constructor(o: GPTOptions) {
     super();
-    for (const name of ['heads', 'dim'] as const) checkSize(o?.[name], name, 'GPTBlock');
-    const norm = { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device };
+    checkGPTOptions(o, ['heads', 'dim'], 'GPTBlock');
+    const norm = { eps: o.layerNormEps, ...linearOptionsOf(o) };
     this.ln_1 = new LayerNorm(o.dim, norm);
     this.attn = new SelfAttention(o);
     this.ln_2 = new LayerNorm(o.dim, norm);
@@ -167,11 +149,12 @@ class Transformer extends Module {
   ln_f: LayerNorm;
   constructor(private readonly o: GPTOptions) {
     super();
-    this.wte = new Embedding(o.vocabSize, o.dim, o);
-    this.wpe = new Embedding(o.context, o.dim, o);
+    const { dtype, device } = o;
+    this.wte = new Embedding(o.vocabSize, o.dim, { dtype, device });
+    this.wpe = new Embedding(o.context, o.dim, { dtype, device });
     this.drop = new Dropout(o.dropout ?? 0);
     this.h = new ModuleList(Array.from({ length: o.layers }, () => new GPTBlock(o)));
-    this.ln_f = new LayerNorm(o.dim, { eps: o.layerNormEps, bias: o.bias, dtype: o.dtype, device: o.device });
+    this.ln_f = new LayerNorm(o.dim, { eps: o.layerNormEps, ...linearOptionsOf(o) });
   }
   embed(tokens: Tensor, past = 0): Tensor {
     if (tokens?.ndim !== 2) throw new ShapeError(`GPT: tokens must be [batch, time], got ${tokens?.shape ? `[${tokens.shape}]` : describe(tokens)}`);
@@ -206,11 +189,10 @@ export class GPT extends Module implements LayeredModel {
 
   constructor(options: GPTOptions) {
     super();
-    for (const name of ['vocabSize', 'layers', 'heads', 'dim', 'context'] as const) checkSize(options?.[name], name, 'GPT');
-    if (options.dim % options.heads !== 0) throw new ValueError(`GPT: dim ${options.dim} is not a multiple of ${options.heads} heads`);
+    checkGPTOptions(options, ['vocabSize', 'layers', 'heads', 'dim', 'context'], 'GPT');
     this.options = { ...options };
     this.transformer = new Transformer(this.options);
-    this.lm_head = new Linear(options.dim, options.vocabSize, { ...options, bias: false });
+    this.lm_head = new Linear(options.dim, options.vocabSize, { ...linearOptionsOf(options), bias: false });
     this.lm_head.weight = this.transformer.wte.weight;
     for (const [name, p] of this.namedParameters()) {
       if (name.endsWith('.bias')) init.zeros_(p);

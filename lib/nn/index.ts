@@ -9,7 +9,8 @@ export * from './conv_transpose.js';
 export * from './dropout.js';
 export * from './embedding.js';
 export type { GenerateOptions } from './generate.js';
-export { GPT, GPTBlock, type GPTOptions, type KeyValueCache, type LayerCache, type LossOptions } from './gpt.js';
+export { GPT, GPTBlock, type KeyValueCache, type LayerCache, type LossOptions } from './gpt.js';
+export type { GPTOptions } from './gpt_options.js';
 /** Fillings of parameters, in place and outside every graph. */
 export * as init from './init.js';
 export type { LayeredModel, LossNormalizer, PipelineLayer } from './layered.js';
@@ -21,3 +22,5 @@ export { GroupNorm, LayerNorm, type NormOptions, RMSNorm } from './norm.js';
 export * from './padding.js';
 export * from './recurrent.js';
 export * from './resample.js';
+export * from './transformer.js';
+export { type DecoderMasks, TransformerDecoderLayer, TransformerEncoderLayer, type TransformerEncoderLayerOptions } from './transformer_layer.js';

@@ -4,6 +4,7 @@ import type { DeviceLike } from '../device.js';
 import type { DType } from '../dtype.js';
 import { describe, ValueError } from '../errors.js';
 import { linear } from '../ops/matmul.js';
+import { type Every, withOptions } from '../options.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
 import { Module, Parameter } from './module.js';
@@ -16,9 +17,12 @@ export interface FactoryOptions {
   device?: DeviceLike;
 }
 
+/** The names of `FactoryOptions`. */
+export const FACTORY: Every<FactoryOptions> = { dtype: undefined, device: undefined };
+
 /** An uninitialised parameter. */
 export function parameter(shape: readonly number[], options: FactoryOptions): Parameter {
-  return new Parameter(empty(shape, { dtype: options?.dtype, device: options?.device }));
+  return new Parameter(empty(shape, { dtype: options.dtype, device: options.device }));
 }
 
 export function checkSize(value: unknown, name: string, where: string): number {
@@ -33,6 +37,8 @@ export interface LinearOptions extends FactoryOptions {
   /** Learn a bias. Default true. */
   bias?: boolean;
 }
+
+const LINEAR: Every<LinearOptions> = { bias: true, ...FACTORY };
 
 /** y = x·Wᵀ + b. Weight and bias start uniform in ±1/√inFeatures, as PyTorch's. */
 export class Linear extends Module {
@@ -50,9 +56,10 @@ export class Linear extends Module {
     super();
     checkSize(inFeatures, 'inFeatures', 'Linear');
     checkSize(outFeatures, 'outFeatures', 'Linear');
-    this.weight = parameter([outFeatures, inFeatures], options);
+    const o = withOptions('Linear', LINEAR, options);
+    this.weight = parameter([outFeatures, inFeatures], o);
     init.kaimingUniform_(this.weight, { a: Math.sqrt(5) });
-    this.bias = options?.bias === false ? null : parameter([outFeatures], options);
+    this.bias = o.bias === false ? null : parameter([outFeatures], o);
     if (this.bias) init.uniform_(this.bias, -1 / Math.sqrt(inFeatures), 1 / Math.sqrt(inFeatures));
   }
   /** x `[.., inFeatures]` to `[.., outFeatures]`. `residual`, of the output's shape, is added in the same pass over memory. */

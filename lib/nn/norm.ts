@@ -2,10 +2,11 @@
 
 import { ShapeError } from '../errors.js';
 import { groupNorm, layerNorm, rmsNorm } from '../ops/norm.js';
+import { type Every, withOptions } from '../options.js';
 import { checkNumber } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 /** Options of the normalizations. */
@@ -18,11 +19,15 @@ export interface NormOptions extends FactoryOptions {
   bias?: boolean;
 }
 
+/** Every option of the normalizations. */
+export const NORM: Every<NormOptions> = { eps: 1e-5, affine: true, bias: true, ...FACTORY };
+const RMS_NORM: Every<Omit<NormOptions, 'bias'>> = { eps: undefined, affine: true, ...FACTORY };
+
 export function learned(shape: readonly number[], options: NormOptions): [Parameter | null, Parameter | null] {
-  if (options?.affine === false) return [null, null];
+  if (options.affine === false) return [null, null];
   const weight = parameter(shape, options);
   init.ones_(weight);
-  if (options?.bias === false) return [weight, null];
+  if (options.bias === false) return [weight, null];
   const bias = parameter(shape, options);
   init.zeros_(bias);
   return [weight, bias];
@@ -47,8 +52,9 @@ export class LayerNorm extends Module {
   constructor(normalizedShape: number | readonly number[], options: NormOptions = {}) {
     super();
     this.normalizedShape = checkNormalized(normalizedShape, 'LayerNorm');
-    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
-    [this.weight, this.bias] = learned(this.normalizedShape, options);
+    const o = withOptions('LayerNorm', NORM, options);
+    this.eps = checkNumber(o.eps ?? 1e-5, 'eps', 'LayerNorm', 0);
+    [this.weight, this.bias] = learned(this.normalizedShape, o);
   }
   /** x `[.., ...normalizedShape]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {
@@ -67,8 +73,9 @@ export class RMSNorm extends Module {
   constructor(normalizedShape: number | readonly number[], options: Omit<NormOptions, 'bias'> = {}) {
     super();
     this.normalizedShape = checkNormalized(normalizedShape, 'RMSNorm');
-    this.eps = options?.eps ?? null;
-    [this.weight] = learned(this.normalizedShape, { ...options, bias: false });
+    const o = withOptions('RMSNorm', RMS_NORM, options);
+    this.eps = o.eps ?? null;
+    [this.weight] = learned(this.normalizedShape, { ...o, bias: false });
   }
   /** x `[.., ...normalizedShape]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {
@@ -95,8 +102,9 @@ export class GroupNorm extends Module {
     checkSize(numGroups, 'numGroups', 'GroupNorm');
     checkSize(numChannels, 'numChannels', 'GroupNorm');
     if (numChannels % numGroups !== 0) throw new ShapeError(`GroupNorm: ${numChannels} channels do not divide into ${numGroups} groups`);
-    this.eps = checkNumber(options?.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
-    [this.weight, this.bias] = learned([numChannels], options);
+    const o = withOptions('GroupNorm', NORM, options);
+    this.eps = checkNumber(o.eps ?? 1e-5, 'eps', 'GroupNorm', 0);
+    [this.weight, this.bias] = learned([numChannels], o);
   }
   /** x `[N, C, …]`, whose shape the result has. */
   override forward(x: Tensor): Tensor {

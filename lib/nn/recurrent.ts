@@ -7,11 +7,12 @@ import { cat, chunk, stack } from '../ops/joining.js';
 import { linear } from '../ops/matmul.js';
 import { add, mul, sigmoid, sub, tanh } from '../ops/pointwise.js';
 import { select, transpose } from '../ops/view.js';
+import { type Every, withOptions } from '../options.js';
 import { dropout } from '../random.js';
 import { checkNumber } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import * as init from './init.js';
-import { checkSize, type FactoryOptions, parameter } from './linear.js';
+import { checkSize, FACTORY, type FactoryOptions, parameter } from './linear.js';
 import { Module, type Parameter } from './module.js';
 
 /** Options of `LSTM` and `GRU`. */
@@ -27,6 +28,8 @@ export interface RecurrentOptions extends FactoryOptions {
   /** A second direction, from the end to the start, its features beside the first's. Default false. */
   bidirectional?: boolean;
 }
+
+const RECURRENT: Every<RecurrentOptions> = { numLayers: 1, bias: true, batchFirst: false, dropout: 0, bidirectional: false, ...FACTORY };
 
 interface CellWeights {
   readonly inputGates: Tensor;
@@ -44,24 +47,25 @@ abstract class Recurrent extends Module {
     readonly inputSize: number,
     /** Features of the state. */
     readonly hiddenSize: number,
-    options: RecurrentOptions,
+    given: RecurrentOptions,
     gates: number,
   ) {
     super();
     const where = new.target.name;
     checkSize(inputSize, 'inputSize', where);
     checkSize(hiddenSize, 'hiddenSize', where);
-    checkNumber(options?.dropout ?? 0, 'dropout', where, 0, 1);
-    this.o = options ?? {};
-    this.layers = checkSize(options?.numLayers ?? 1, 'numLayers', where);
-    this.directions = options?.bidirectional ? 2 : 1;
+    const options = withOptions(where, RECURRENT, given);
+    checkNumber(options.dropout ?? 0, 'dropout', where, 0, 1);
+    this.o = options;
+    this.layers = checkSize(options.numLayers ?? 1, 'numLayers', where);
+    this.directions = options.bidirectional ? 2 : 1;
     const bound = 1 / Math.sqrt(hiddenSize);
     for (let layer = 0; layer < this.layers; layer++) {
       for (let direction = 0; direction < this.directions; direction++) {
         const features = layer === 0 ? inputSize : hiddenSize * this.directions;
         this.set('weight_ih', layer, direction, parameter([gates * hiddenSize, features], options), bound);
         this.set('weight_hh', layer, direction, parameter([gates * hiddenSize, hiddenSize], options), bound);
-        if (options?.bias === false) continue;
+        if (options.bias === false) continue;
         this.set('bias_ih', layer, direction, parameter([gates * hiddenSize], options), bound);
         this.set('bias_hh', layer, direction, parameter([gates * hiddenSize], options), bound);
       }

@@ -1,5 +1,6 @@
 // The free functions of the public API.
 
+export * from './activation.js';
 export * from './attention.js';
 export * from './blend.js';
 export { allclose, type CloseOptions, equal } from './check.js';
@@ -24,7 +25,9 @@ export * from './extremes.js';
 export * from './indexing.js';
 export * from './interpolate.js';
 export * from './joining.js';
+export * from './likelihood_loss.js';
 export * from './loss.js';
+export * from './margin_loss.js';
 export { addmm, attentionPacked, bmm, dot, linear, matmul, mlp, mm, outer, trace } from './matmul.js';
 export * from './norm.js';
 export * from './patches.js';

@@ -1,13 +1,13 @@
-// Losses that compare two tensors of one shape. Unlike PyTorch's, they refuse to broadcast: a prediction [N, 1] against targets
-// [N] would otherwise average N² differences without a word.
+// Losses that compare two tensors of one shape, element by element.
 import { ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkDim, sameShape, showShape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { checkChoice, checkFinite, checkFlag, checkFloat, checkTensor, optionsOf } from './arguments.js';
 import { autocasts } from './autocast.js';
 import { where } from './blend.js';
-import { checkReduction, type Reduction, reduceLoss } from './cross_entropy.js';
+import { type Reduction, reduceLoss } from './cross_entropy.js';
 import { deviceOf } from './door.js';
+import { checkPair, type LossOptions, reductionOf } from './loss_pair.js';
 import { abs, add, div, eq, exp, log, logSigmoid, maximum, mul, neg, square, sub, xlogy } from './pointwise.js';
 import { apply } from './pointwise_table.js';
 import { norm, sum } from './reduce.js';
@@ -15,22 +15,7 @@ import { expand, reshape } from './view.js';
 
 export { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss, type Reduction } from './cross_entropy.js';
 
-/** What becomes of the losses of all elements. */
-export interface LossOptions {
-  /** `mean` (default), `sum`, or `none`: one loss an element. */
-  reduction?: Reduction;
-}
-
-function checkPair(x: unknown, target: unknown, op: string): void {
-  checkFloat(x, op);
-  checkTensor(target, op, 'the target');
-  deviceOf(op, [x, target]);
-  if (!sameShape(x.shape, target.shape)) throw new ShapeError(`${op}: input ${showShape(x.shape)} and target ${showShape(target.shape)} must have one shape`);
-}
-
-function reductionOf(options: LossOptions | undefined, op: string): Reduction {
-  return checkReduction(optionsOf(options, op).reduction ?? 'mean', op);
-}
+export type { LossOptions } from './loss_pair.js';
 
 /** (x − target)², the mean of all elements unless `reduction` says otherwise. Shapes must be equal: nothing is broadcast. */
 export const mseLoss = autocasts('mseLoss', (x: Tensor, target: Tensor, options?: LossOptions): Tensor => {

@@ -4,6 +4,7 @@
 import { backward } from '../autograd/backward.js';
 import * as random from '../random.js';
 import { Tensor } from '../tensor.js';
+import * as activation from './activation.js';
 import * as blend from './blend.js';
 import { allclose, equal } from './check.js';
 import * as copy from './copy.js';
@@ -29,6 +30,7 @@ const methods = {
   equal,
   ...pointwise,
   ...blend,
+  ...activation,
   ...copies,
   ...view,
   ...reductions,

@@ -65,6 +65,9 @@ def modules():
     losses(f)
     transposed_convolutions(f)
     images(f)
+    more_activations(f)
+    transformers(f)
+    more_losses(f)
     return f
 
 
@@ -178,6 +181,59 @@ def images(f):
         run(f, kind + "2d", getattr(nn, kind + "2d")((1, 2, 0, 1)), [f.randn(2, 2, 3, 4)], padding=[1, 2, 0, 1])
     run(f, "ConstantPad1d", nn.ConstantPad1d(2, 1.5), [f.randn(3, 4)], padding=2, value=1.5)
     run(f, "ConstantPad2d", nn.ConstantPad2d((1, 0, -1, 2), 0.5), [f.randn(2, 2, 3, 4)], padding=[1, 0, -1, 2], value=0.5)
+
+
+def more_activations(f):
+    for kind in ["Softsign", "Tanhshrink"]:
+        run(f, kind, getattr(nn, kind)(), [f.randn(3, 5, scale=3)])
+    run(f, "CELU", nn.CELU(0.7), [f.randn(3, 5, scale=2)], arguments=[0.7])
+    run(f, "Hardshrink", nn.Hardshrink(0.8), [f.randn(3, 5)], arguments=[0.8])
+    run(f, "Softshrink", nn.Softshrink(0.8), [f.randn(3, 5)], arguments=[0.8])
+    run(f, "Threshold", nn.Threshold(0.1, 20), [f.randn(3, 5)], arguments=[0.1, 20])
+    run(f, "PReLU", nn.PReLU(), [f.randn(3, 5)], arguments=[])
+    run(f, "PReLU", nn.PReLU(4), [f.randn(3, 4, 2)], arguments=[4])
+    run(f, "GLU", nn.GLU(1), [f.randn(3, 4, 2)], arguments=[1])
+    run(f, "Softmin", nn.Softmin(1), [f.randn(2, 3, 4)], arguments=[1])
+
+
+def transformers(f):
+    blocked = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    padding = torch.tensor([[False, False, False, True, True], [False, True, False, False, True]])
+    options = {"dimFeedforward": 12, "dropout": 0}
+    for norm_first, activation in [(False, "relu"), (True, "gelu")]:
+        layer = nn.TransformerDecoderLayer(8, 2, 12, dropout=0.0, activation=activation, norm_first=norm_first, batch_first=True)
+        run(f, "TransformerDecoderLayer", layer, [f.randn(2, 4, 8), f.randn(2, 5, 8), padding], dModel=8, nhead=2, **options,
+            call=lambda m, x, y, p: m(x, y, tgt_mask=blocked, memory_key_padding_mask=p, tgt_is_causal=True), activation=activation, normFirst=norm_first)
+    layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+    run(f, "TransformerEncoder", nn.TransformerEncoder(layer, 2, nn.LayerNorm(8), enable_nested_tensor=False), [f.randn(2, 4, 8)], dModel=8, nhead=2,
+        **options)
+    layer = nn.TransformerDecoderLayer(8, 2, 12, dropout=0.0, batch_first=True)
+    run(f, "TransformerDecoder", nn.TransformerDecoder(layer, 2), [f.randn(2, 4, 8), f.randn(2, 5, 8), padding], dModel=8, nhead=2, **options,
+        call=lambda m, x, y, p: m(x, y, tgt_mask=blocked, memory_key_padding_mask=p, tgt_is_causal=True))
+    model = nn.Transformer(8, 2, 1, 2, 12, dropout=0.0, batch_first=True)
+    run(f, "Transformer", model, [f.randn(2, 5, 8), f.randn(2, 4, 8), padding], dModel=8, nhead=2, numEncoderLayers=1, numDecoderLayers=2, **options,
+        call=lambda m, x, y, p: m(x, y, tgt_mask=blocked, src_key_padding_mask=p, memory_key_padding_mask=p, tgt_is_causal=True))
+
+
+def more_losses(f):
+    signs = lambda *shape: f.ints(*shape, high=2) * 2 - 1
+    run(f, "MarginRankingLoss", nn.MarginRankingLoss(0.3), [f.randn(4), f.randn(4), signs(4)], margin=0.3)
+    run(f, "HingeEmbeddingLoss", nn.HingeEmbeddingLoss(), [f.randn(4, 5), signs(4, 5)])
+    run(f, "CosineEmbeddingLoss", nn.CosineEmbeddingLoss(0.1, reduction="sum"), [f.randn(6, 5), f.randn(6, 5), signs(6)],
+        margin=0.1, reduction="sum")
+    run(f, "TripletMarginLoss", nn.TripletMarginLoss(0.5, swap=True), [f.randn(4, 5), f.randn(4, 5), f.randn(4, 5)], margin=0.5, swap=True)
+    run(f, "TripletMarginLoss", nn.TripletMarginLoss(p=1, reduction="none"), [f.randn(4, 5), f.randn(4, 5), f.randn(4, 5)], p=1, reduction="none")
+    run(f, "SoftMarginLoss", nn.SoftMarginLoss(), [f.randn(4, 5), signs(4, 5)], call=lambda m, x, t: m(x, t.double()))
+    run(f, "MultiMarginLoss", nn.MultiMarginLoss(), [f.randn(4, 5), f.ints(4, high=5)])
+    run(f, "MultiMarginLoss", nn.MultiMarginLoss(p=2, margin=0.6, reduction="sum"), [f.randn(4, 5), f.ints(4, high=5)], p=2, margin=0.6, reduction="sum")
+    run(f, "MultiLabelSoftMarginLoss", nn.MultiLabelSoftMarginLoss(), [f.randn(4, 5), f.uniform(4, 5, low=0)])
+    run(f, "GaussianNLLLoss", nn.GaussianNLLLoss(full=True), [f.randn(4, 5), f.randn(4, 5), f.uniform(4, 5, low=0.1)], full=True)
+    run(f, "GaussianNLLLoss", nn.GaussianNLLLoss(eps=0.5), [f.randn(4, 5), f.randn(4, 5), f.uniform(4, low=0.1)], eps=0.5)
+    run(f, "PoissonNLLLoss", nn.PoissonNLLLoss(), [f.randn(4, 5), f.ints(4, 5, high=5)])
+    run(f, "PoissonNLLLoss", nn.PoissonNLLLoss(log_input=False, full=True), [f.uniform(4, 5, low=0.2, high=3), f.ints(4, 5, high=5)],
+        logInput=False, full=True)
+    run(f, "CosineSimilarity", nn.CosineSimilarity(1), [f.randn(4, 5), f.randn(4, 5)], arguments=[1])
+    run(f, "PairwiseDistance", nn.PairwiseDistance(3, keepdim=True), [f.randn(4, 5), f.randn(4, 5)], arguments=[3, 1e-6, True])
 
 
 def recurrent(f):

@@ -1,9 +1,10 @@
 // The plan for models of the package's own transformer modules, wherever they lie in a model.
 import { describe, ValueError } from '../../errors.js';
 import { SwiGLU } from '../../nn/activation.js';
-import { MultiheadAttention, TransformerEncoderLayer } from '../../nn/attention.js';
+import { MultiheadAttention } from '../../nn/attention.js';
 import { ModuleList, Sequential } from '../../nn/containers.js';
 import { Module } from '../../nn/module.js';
+import { TransformerEncoderLayer } from '../../nn/transformer_layer.js';
 import type { ParallelPlan, ParallelStyle } from './plan.js';
 
 /** Options of `transformerPlan`. */
