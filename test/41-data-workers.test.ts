@@ -63,7 +63,15 @@ describe('batches from workers', () => {
     const tokens = new data.TokenDataset([shard, Uint16Array.from({ length: 50 }, (_, i) => i)], { context: 9, windows: 'random', length: 64 });
     const text = new data.TextDataset('the whale, the whale! '.repeat(20), new data.ByteTokenizer(), { context: 9, windows: 'random', length: 64 });
     const arrays = new data.TensorDataset({ inputs: { data: Float32Array.from({ length: 64 }, (_, i) => i), shape: [16, 2, 2] } });
-    for (const dataset of [tokens, text, arrays, new data.Subset<unknown>(arrays, [3, 1, 4, 1, 5]), data.randomSplit<unknown>(tokens, [0.5, 0.5])[1]!]) {
+    const joined = new data.ConcatDataset<unknown>([arrays, arrays]);
+    for (const dataset of [
+      tokens,
+      text,
+      arrays,
+      joined,
+      new data.Subset<unknown>(arrays, [3, 1, 4, 1, 5]),
+      data.randomSplit<unknown>(tokens, [0.5, 0.5])[1]!,
+    ]) {
       const all: unknown[][] = [[], []];
       for (const workers of [0, 2])
         for await (const { inputs } of load(dataset, { batchSize: 4, shuffle: true, workers })) all[workers / 2]!.push(await inputs.toArray());

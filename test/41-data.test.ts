@@ -58,6 +58,36 @@ describe('order', () => {
     expect(order(0, 0).slice(0, 8)).toEqual([48, 37, 14, 40, 5, 49, 8, 7]);
   });
 
+  test('a random order of chosen samples', () => {
+    const sampler = new data.SubsetRandomSampler([3, 5, 8, 13], { seed: 1 });
+    const order = (epoch: number): number[] => range(sampler.length).map((i) => sampler.at(i, epoch));
+    expect(order(0).toSorted((a, b) => a - b)).toEqual([3, 5, 8, 13]);
+    expect(order(0)).toEqual(order(0));
+    expect(new Set(range(10).map((epoch) => order(epoch).join())).size).toBeGreaterThan(3);
+    expect(() => new data.SubsetRandomSampler([1, -1])).toThrow('SubsetRandomSampler: index 1 must be a whole number from 0, got -1');
+  });
+
+  test.each([true, false])('samples by weight, replacement %s', (replacement) => {
+    const weights = [1, 0, 3, 4];
+    const sampler = new data.WeightedRandomSampler(weights, replacement ? 8000 : 3, { replacement, seed: 2 });
+    const draws = (epoch: number): number[] => range(sampler.length).map((i) => sampler.at(i, epoch));
+    expect(draws(1)).toEqual(draws(1));
+    expect(draws(1)).not.toEqual(draws(2));
+    // what comes first: of 8000 draws by chance, or in 8000 epochs
+    const first = replacement ? draws(0) : range(8000).map((epoch) => sampler.at(0, epoch));
+    for (const [i, weight] of weights.entries()) expect(Math.abs(first.filter((d) => d === i).length / 8000 - weight / 8)).toBeLessThan(0.02);
+    if (!replacement) expect(draws(5).toSorted((a, b) => a - b)).toEqual([0, 2, 3]);
+  });
+
+  test('wrong weights', () => {
+    expect(() => new data.WeightedRandomSampler([1, Number.NaN], 2)).toThrow('WeightedRandomSampler: weight 1 must be a finite number from 0, got NaN');
+    expect(() => new data.WeightedRandomSampler([0, 0], 2)).toThrow('WeightedRandomSampler: the weights sum to 0');
+    expect(() => new data.WeightedRandomSampler([1, 0], 2, { replacement: false })).toThrow(
+      'WeightedRandomSampler: cannot draw 2 of 1 samples with a weight above 0 without replacement',
+    );
+    expect(() => new data.WeightedRandomSampler('12' as never, 2)).toThrow(ValueError);
+  });
+
   test('ranks share an epoch: together they are one process with a larger batch', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 4 }), (n, world, batchSize) => {

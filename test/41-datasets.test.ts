@@ -35,6 +35,28 @@ describe('datasets', () => {
     expect(await firsts(loader)).not.toEqual(first); // epoch 1
   });
 
+  test('datasets one after another', async () => {
+    const joined = new data.ConcatDataset([squares(3), squares(0), new data.Subset(squares(9), [8, 7])]);
+    expect(joined.length).toBe(5);
+    expect(await firsts(new data.DataLoader(joined, { batchSize: 4 }))).toEqual([[0, 1, 2, 8], [7]]);
+    expect(() => joined.get(5, random)).toThrow('ConcatDataset.get: index 5 is out of range of 5 samples');
+    expect(() => new data.ConcatDataset([])).toThrow('ConcatDataset: expected an array of datasets, got an empty one');
+    expect(() => new data.ConcatDataset([squares(1), 3 as never])).toThrow('ConcatDataset: entry 1: a dataset has length and get(index), or iterate(); got 3');
+  });
+
+  test('streams one after another', async () => {
+    const stream = (from: number, to: number): data.IterableDataset<{ x: Float32Array }> => ({
+      *iterate({ shard, shards }) {
+        for (let i = from + shard; i < to; i += shards) yield { x: Float32Array.of(i, 0) };
+      },
+    });
+    const chain = new data.ChainDataset([stream(0, 3), stream(10, 12)]);
+    expect(await firsts(new data.DataLoader(chain, { batchSize: 4 }))).toEqual([[0, 1, 2, 10], [11]]);
+    const shares = [0, 1].map((rank) => firsts(new data.DataLoader(chain, { batchSize: 2, rank, world: 2 })));
+    expect((await Promise.all(shares)).flat(2).sort((a, b) => a - b)).toEqual([0, 1, 2, 10, 11]);
+    expect(() => new data.ChainDataset([squares(2) as never])).toThrow(/^ChainDataset: expected an array of streams with iterate\(\), got /);
+  });
+
   test('tensors and arrays as one dataset', async () => {
     const x = fromTypedArray(Float32Array.from(range(12)), [6, 2]);
     const both = new data.TensorDataset({ x, y: BigInt64Array.from(range(6), BigInt) });

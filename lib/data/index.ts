@@ -6,10 +6,12 @@ export type { HostArray } from './host_array.js';
 export type { ImageArray, Interpolation } from './image.js';
 /** Functions of images as arrays of the host: resize, crop, flip, rotate, normalize. */
 export * as image from './image.js';
+export { ChainDataset, ConcatDataset } from './joined.js';
 export { DataLoader } from './loader.js';
 export type { DataLoaderOptions, DataLoaderState, StreamState } from './loader_options.js';
 export type { ModuleRef } from './module_ref.js';
 export { Permutation } from './permutation.js';
+export { SubsetRandomSampler, type WeightedOptions, WeightedRandomSampler } from './random_samplers.js';
 export { SampleRandom } from './sample_random.js';
 export {
   type BatchOrder,
