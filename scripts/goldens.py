@@ -10,14 +10,14 @@ import sys
 import torch
 
 sys.dont_write_bytecode = True
-from golden import amp, models, modules, ops, optim, pipeline  # noqa: E402
+from golden import amp, models, modules, ops, optim, pipeline, products  # noqa: E402
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
 
 if __name__ == "__main__":
     wanted, total = sys.argv[1:], 0
-    for family in [*ops.FAMILIES, *modules.FAMILIES, *optim.FAMILIES, *models.FAMILIES, *amp.FAMILIES, *pipeline.FAMILIES]:
+    for family in [*ops.FAMILIES, *products.FAMILIES, *modules.FAMILIES, *optim.FAMILIES, *models.FAMILIES, *amp.FAMILIES, *pipeline.FAMILIES]:
         if wanted and family.__name__ not in wanted:
             continue
         written = family()

@@ -29,7 +29,7 @@ const spread =
   (x, { dim, ...o }) =>
     fn(x[0]!, dim ?? null, o);
 const convolution =
-  (fn: typeof sg.conv2d): Call =>
+  (fn: (x: Tensor, w: Tensor, bias?: Tensor | null, options?: any) => Tensor): Call =>
   (x, o) =>
     fn(x[0]!, x[1]!, x[2]!, o);
 const pool =
@@ -126,6 +126,15 @@ const calls: Record<string, Call> = {
   binaryCrossEntropyWithLogits: (x, o) => sg.binaryCrossEntropyWithLogits(x[0]!, x[1]!, { posWeight: x[2], ...o }),
   klDiv: withOptions(sg.klDiv),
   scaledDotProductAttention: (x, o) => sg.scaledDotProductAttention(x[0]!, x[1]!, x[2]!, { mask: x[3], ...o }),
+  cross: (x, o) => sg.cross(x[0]!, x[1]!, o.dim),
+  tensordot: (x, o) => sg.tensordot(x[0]!, x[1]!, o.dims),
+  cdist: (x, o) => sg.cdist(x[0]!, x[1]!, o.p === 'inf' ? Infinity : o.p),
+  diagEmbed: (x, o) => sg.diagEmbed(x[0]!, o.offset, o.dim1, o.dim2),
+  diag: (x, o) => sg.diag(x[0]!, o.offset),
+  bincount: (x, o) => sg.bincount(x[0]!, { weights: x[1], ...o }),
+  histc: (x, o) => sg.histc(x[0]!, o.bins, o.low, o.high),
+  searchsorted: withOptions(sg.searchsorted),
+  bucketize: withOptions(sg.bucketize),
   interpolate: withOptions(sg.interpolate),
   im2col: (x, { kernelSize, ...o }) => sg.im2col(x[0]!, kernelSize, o),
   col2im: (x, { outputSize, kernelSize, ...o }) => sg.col2im(x[0]!, outputSize, kernelSize, o),
@@ -137,7 +146,21 @@ const calls: Record<string, Call> = {
 
 // Goldens are computed in float64 and stored in float32.
 const tolerances = { float32: { forward: 3e-6, gradient: 1e-5 }, float64: { forward: 2e-7, gradient: 2e-7 } };
-const families = ['pointwise', 'reductions', 'matmul', 'normalizations', 'convolutions', 'indexing', 'shaping', 'sorting', 'losses', 'attention', 'images'];
+const families = [
+  'pointwise',
+  'reductions',
+  'matmul',
+  'normalizations',
+  'convolutions',
+  'indexing',
+  'shaping',
+  'sorting',
+  'losses',
+  'attention',
+  'images',
+  'products',
+  'counting',
+];
 // Tables of angles are constants; they stay float32.
 const isTable = (c: Case, i: number): boolean => c.kind === 'rotaryEmbedding' && i > 0;
 

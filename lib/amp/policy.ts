@@ -62,6 +62,7 @@ export const policy = {
   rmsNorm: 'float32',
   groupNorm: 'float32',
   cosineSimilarity: 'float32',
+  cdist: 'float32',
   interpolate: 'float32',
   nllLoss: 'float32',
   klDiv: 'float32',
@@ -82,7 +83,9 @@ export const policy = {
   poissonNllLoss: 'float32',
 
   atan2: 'widest',
+  cross: 'widest',
   dot: 'widest',
+  tensordot: 'widest',
   scatterAdd: 'widest',
   indexPut: 'widest',
 

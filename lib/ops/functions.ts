@@ -19,6 +19,7 @@ export {
 } from './conv.js';
 export { type ConvTransposeOptions, convTranspose1d, convTranspose2d } from './conv_transpose.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, type MoveOptions, to, zero_ } from './copy.js';
+export * from './counting.js';
 export * from './einsum.js';
 export * from './embedding.js';
 export * from './extremes.js';
@@ -32,6 +33,7 @@ export { addmm, attentionPacked, bmm, dot, linear, matmul, mlp, mm, outer, trace
 export * from './norm.js';
 export * from './patches.js';
 export * from './pointwise.js';
+export * from './products.js';
 export { all, any, argmax, argmin, countNonzero, type Dims, max, mean, min, norm, prod, std, sum, sumSquares, variance, variance as var } from './reduce.js';
 export * from './softmax.js';
 export * from './sort.js';

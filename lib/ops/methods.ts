@@ -8,11 +8,13 @@ import * as activation from './activation.js';
 import * as blend from './blend.js';
 import { allclose, equal } from './check.js';
 import * as copy from './copy.js';
+import * as counting from './counting.js';
 import * as extremes from './extremes.js';
 import * as indexing from './indexing.js';
 import * as joining from './joining.js';
 import * as matmul from './matmul.js';
 import * as pointwise from './pointwise.js';
+import * as products from './products.js';
 import * as reduce from './reduce.js';
 import * as softmax from './softmax.js';
 import * as sort from './sort.js';
@@ -22,6 +24,8 @@ const { addInto: _addInto, ...copies } = copy;
 const { sumTo: _sumTo, variance, ...reductions } = reduce;
 const { Slice: _Slice, slice: _slice, ...indexed } = indexing;
 const { cat: _cat, stack: _stack, meshgrid: _meshgrid, ...pieces } = joining;
+const { searchsorted: _searchsorted, ...counted } = counting;
+const { tensordot: _tensordot, cdist: _cdist, ...multiplied } = products;
 const { matmul: product, mm, bmm, dot, outer, addmm, trace } = matmul;
 
 const methods = {
@@ -50,6 +54,8 @@ const methods = {
   ...indexed,
   ...sort,
   ...extremes,
+  ...counted,
+  ...multiplied,
   ...pieces,
 };
 
