@@ -1,7 +1,8 @@
 // The bytes are a polynomial over bits, the sum its remainder by P. A power of x may be replaced by its own remainder,
-// so 64 bytes at a time are multiplied by x^512 mod P and added to the next 64 (Gopal et al., "Fast CRC Computation for
-// Generic Polynomials Using PCLMULQDQ", 2009): 14 GB/s, where tables give 2. The table finishes what has been folded to
-// 16 bytes, so there is no second reduction. Bits are reflected: the lowest of a word is the highest power.
+// so 64 or 256 bytes at a time are multiplied by x^512 or x^2048 mod P and added to the next ones (Gopal et al., "Fast
+// CRC Computation for Generic Polynomials Using PCLMULQDQ", 2009): 14 and 50 GB/s, where tables give 2. The table
+// finishes what has been folded to 16 bytes, so there is no second reduction. Bits are reflected: the lowest of a word
+// is the highest power.
 #include "crc32.h"
 
 #include <array>
@@ -102,7 +103,28 @@ SG_FOLDS uint32_t fold(const uint8_t* p, size_t bytes, uint32_t sum) {
   return by_table(rest, sizeof rest, 0);
 }
 
+#define SG_FOLDS_WIDE __attribute__((target("avx512f,vpclmulqdq,pclmul,sse4.1")))
+
+// `bytes` is a multiple of 256 and not 0.
+SG_FOLDS_WIDE uint32_t fold_wide(const uint8_t* p, size_t bytes, uint32_t sum) {
+  constexpr Distance kFar(2048);
+  const __m512i far = _mm512_set4_epi64(kFar.high, kFar.low, kFar.high, kFar.low);
+  __m512i x[4];
+  for (int i = 0; i < 4; i++) x[i] = _mm512_loadu_si512(p + 64 * i);
+  x[0] = _mm512_xor_si512(x[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(int(sum))));
+  for (const uint8_t* const end = p + bytes; (p += 256) != end;) {
+    for (int i = 0; i < 4; i++) {
+      const __m512i low = _mm512_clmulepi64_epi128(x[i], far, 0x00), high = _mm512_clmulepi64_epi128(x[i], far, 0x11);
+      x[i] = _mm512_ternarylogic_epi64(low, high, _mm512_loadu_si512(p + 64 * i), 0x96);  // the sum of all three
+    }
+  }
+  uint8_t rest[256];
+  for (int i = 0; i < 4; i++) _mm512_storeu_si512(rest + 64 * i, x[i]);
+  return fold(rest, sizeof rest, 0);
+}
+
 const bool kFolds = __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
+const bool kFoldsWide = kFolds && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq");
 #endif
 
 }  // namespace
@@ -111,11 +133,15 @@ uint32_t crc32(const void* data, size_t bytes, uint32_t sum) {
   const auto* p = static_cast<const uint8_t*>(data);
   sum = ~sum;
 #ifdef __x86_64__
-  if (const size_t folded = bytes & ~size_t(63); folded && kFolds) {
-    sum = fold(p, folded, sum);
+  const auto by = [&](size_t unit, auto* folds) {
+    const size_t folded = bytes & ~(unit - 1);
+    if (!folded) return;
+    sum = folds(p, folded, sum);
     p += folded;
     bytes -= folded;
-  }
+  };
+  if (kFoldsWide) by(256, fold_wide);
+  if (kFolds) by(64, fold);
 #endif
   return ~by_table(p, bytes, sum);
 }

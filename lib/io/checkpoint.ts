@@ -6,11 +6,13 @@ import { join, resolve } from 'node:path';
 import type { DeviceLike } from '../device.js';
 import { CheckpointError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
+import { Module } from '../nn/module.js';
 import { defaultGenerator, type GeneratorState } from '../random.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
 import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
 import { checkPath, type FileSink, type FileSystem, fileError } from './files.js';
+import { isPlain, readInto } from './load_model.js';
 import { writeSafetensors } from './safetensors.js';
 import { openSafetensorsFile, type SafetensorsFile } from './safetensors_reader.js';
 import { decodeState, encodeState } from './state_tree.js';
@@ -155,11 +157,8 @@ export async function loadCheckpoint(
   const plain: [string, unknown][] = [];
   let rng: GeneratorState | null = null;
   for (const [name, entry] of wanted) {
-    if (Object.hasOwn(into, name)) {
-      await scope(async () => {
-        await into[name]!.loadStateDict(await decodeEntry(folder, entry, device, fs));
-      });
-    } else if (name === RESERVED) rng = checkRng(entry.state, folder);
+    if (Object.hasOwn(into, name)) await scope(() => restore(into[name]!, folder, entry, device, fs));
+    else if (name === RESERVED) rng = checkRng(entry.state, folder);
     else plain.push([name, await decodeEntry(folder, entry, device, fs)]);
   }
   // last: restoring a state may itself draw numbers
@@ -190,6 +189,26 @@ async function readTrainer(folder: string, commit: Commit, fs: FileSystem): Prom
     }
   }
   return entries;
+}
+
+/** A module's tensors are read to where they are, when the file has those and no others. */
+async function restore(target: Stateful, folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<void> {
+  if (!(target instanceof Module && isPlain(target) && entry.file && isStateDict(entry.state))) {
+    await target.loadStateDict(await decodeEntry(folder, entry, device, fs));
+    return;
+  }
+  const reader = await openSafetensorsFile(join(folder, entry.file), fs);
+  try {
+    await readInto(target, reader, { op: 'loadStateDict', strict: true, shared: false });
+  } finally {
+    await reader.close();
+  }
+}
+
+/** Whether a state is a record of the file's tensors under their own names. */
+function isStateDict(state: unknown): boolean {
+  const isSelf = ([key, value]: [string, unknown]): boolean => (value as { $tensor?: unknown } | null)?.$tensor === key;
+  return typeof state === 'object' && state !== null && Object.entries(state).every(isSelf);
 }
 
 async function decodeEntry(folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<unknown> {

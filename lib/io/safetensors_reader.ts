@@ -43,10 +43,18 @@ export interface Wanted {
 export interface TensorReader extends SafetensorsReader {
   /** Reads tensors at once, which takes less time than one after another. They belong to the scope of the caller. */
   loadMany(wanted: readonly Wanted[]): Promise<Tensor[]>;
+  /** Fills contiguous tensors of the stored dtypes, each with what is stored of a tensor from byte `from` on. */
+  fill(targets: readonly Target[]): Promise<void>;
+}
+/** A tensor to be filled. */
+export interface Target {
+  readonly name: string;
+  readonly tensor: Tensor;
+  readonly from?: number;
 }
 
 /** So much is read before it is cast: not all of a model needs to be there twice. */
-const BATCH_BYTES = 256 * 2 ** 20;
+export const BATCH_BYTES: number = 256 * 2 ** 20;
 
 export class SafetensorsFile implements TensorReader {
   readonly names: readonly string[];
@@ -106,8 +114,7 @@ export class SafetensorsFile implements TensorReader {
     return empty(shape, { dtype, device: options.device ?? 'cpu' });
   }
 
-  /** Fills contiguous tensors of the stored dtypes, each with what is stored of a tensor from byte `from` on. */
-  async fill(targets: readonly { readonly name: string; readonly tensor: Tensor; readonly from?: number }[]): Promise<void> {
+  async fill(targets: readonly Target[]): Promise<void> {
     await this.file.fill(
       targets.map(({ name, tensor, from = 0 }) => {
         const { start, stored } = this.info(name);

@@ -9,7 +9,7 @@ import type { Tensor } from '../tensor.js';
 import { checkPath, type FileSystem, fileError, makeFolder, writeAtomically } from './files.js';
 import { inFileOrder, type NamedTensors, saveSafetensors } from './safetensors.js';
 import { MAX_HEADER, repeatedKey, show, type TensorInfo } from './safetensors_header.js';
-import { type LoadOptions, loadAll, openSafetensorsFile, type SafetensorsReader, type TensorReader, type Wanted } from './safetensors_reader.js';
+import { type LoadOptions, loadAll, openSafetensorsFile, type SafetensorsReader, type Target, type TensorReader, type Wanted } from './safetensors_reader.js';
 
 const SINGLE = 'model.safetensors';
 const INDEX_SUFFIX = '.index.json';
@@ -38,17 +38,24 @@ class ShardedSafetensors implements TensorReader {
   async load(name: string, options: LoadOptions = {}): Promise<Tensor> {
     return this.shard(name).load(name, options);
   }
-  async loadMany(wanted: readonly Wanted[]): Promise<Tensor[]> {
+  /** Places of `wanted` by the file that has them. */
+  private byShard(wanted: readonly { readonly name: string }[]): Map<TensorReader, number[]> {
     const places = new Map<TensorReader, number[]>();
     wanted.forEach(({ name }, i) => {
       const shard = this.shard(name);
       if (!places.get(shard)?.push(i)) places.set(shard, [i]);
     });
+    return places;
+  }
+  async fill(targets: readonly Target[]): Promise<void> {
+    for (const [shard, places] of this.byShard(targets)) await shard.fill(places.map((i) => targets[i]!));
+  }
+  async loadMany(wanted: readonly Wanted[]): Promise<Tensor[]> {
     const loaded: Tensor[] = [];
     try {
-      for (const [shard, indices] of places) {
-        const part = await shard.loadMany(indices.map((i) => wanted[i]!));
-        indices.forEach((place, i) => {
+      for (const [shard, places] of this.byShard(wanted)) {
+        const part = await shard.loadMany(places.map((i) => wanted[i]!));
+        places.forEach((place, i) => {
           loaded[place] = part[i]!;
         });
       }

@@ -187,6 +187,7 @@ const BY_FILE = {
   'lib/io/safetensors.ts': 'Safetensors',
   'lib/io/safetensors_header.ts': 'Safetensors',
   'lib/io/safetensors_reader.ts': 'Safetensors',
+  'lib/io/load_model.ts': 'Safetensors',
   'lib/io/sharded.ts': 'Safetensors',
   'lib/io/npy.ts': 'NumPy files',
   'lib/io/file_system.ts': 'File systems',
