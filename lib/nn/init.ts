@@ -6,7 +6,7 @@ import { noGrad } from '../autograd/modes.js';
 import { withContext } from '../context.js';
 import { fromTypedArray } from '../create.js';
 import { deferFill } from '../deferred.js';
-import { ShapeError, ValueError } from '../errors.js';
+import { describe, ShapeError, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
 import { checkFloat } from '../ops/arguments.js';
 import { copy_, fill_ } from '../ops/copy.js';
@@ -68,7 +68,7 @@ export function gain(nonlinearity: Nonlinearity, param = 0.01): number {
       return 3 / 4;
     default:
       nonlinearity satisfies never;
-      throw new ValueError(`init: unknown nonlinearity ${String(nonlinearity)}`);
+      throw new ValueError(`init: unknown nonlinearity ${describe(nonlinearity)}`);
   }
 }
 

@@ -93,7 +93,7 @@ export class Transformer extends Module {
   encoder: TransformerEncoder;
   /** What writes the target. */
   decoder: TransformerDecoder;
-  constructor(dModel = 512, nhead = 8, options: TransformerOptions = {}) {
+  constructor(dModel: number, nhead: number, options: TransformerOptions = {}) {
     super();
     const { numEncoderLayers, numDecoderLayers, ...layer } = withOptions('Transformer', TRANSFORMER, options);
     const { layerNormEps: eps, bias, dtype, device } = layer;

@@ -116,7 +116,7 @@ export const rows: readonly Row[] = [
   {
     name: 'norm of order 0',
     inputs: [float([4, 5], 0, 1.5)],
-    fn: (x) => sg.norm(x!.gt(0.5).to(x!.dtype), 0, 1),
+    fn: (x) => sg.norm(sg.gt(x!, 0.5).to(x!.dtype), 0, 1),
     ref: (x) => reduce(x!, 1, false, (v) => v.filter((e) => e > 0.5).length),
     dtypes: ['float32', 'float64'],
   },
