@@ -18,6 +18,7 @@ describe("the table and PyTorch's lists", () => {
   /** Ops that PyTorch has under other names, or in parts. */
   const others: Record<string, Policy> = {
     mlp: 'low', // linear, gelu, linear
+    linearCrossEntropy: 'low', // linear, cross_entropy of its result
     attentionPacked: 'low', // scaled_dot_product_attention of a packed projection
     recurrent: 'low', // lstm_cell and gru_cell
     sumSquares: 'float32', // linalg_vector_norm without its root

@@ -1,5 +1,7 @@
 // Sizes as in PyTorch's allocators: 512-byte granules; requests up to 1 MiB share 2 MiB segments, up to 10 MiB share
-// 20 MiB segments, larger ones get their own, in multiples of 2 MiB.
+// segments of at most 20 MiB, in which as many as possible of the first one's size fit; larger ones get their own, in
+// multiples of 2 MiB. A segment of its own does not serve what is far smaller: what it was made for, the gradient of an
+// embedding, comes again while the small ones are alive.
 #include "caching_allocator.h"
 
 #include <algorithm>
@@ -19,10 +21,13 @@ namespace {
 bool poisons() { return kRedZone > 0 && stream_settings().inline_mode; }
 
 constexpr size_t kGranule = 512, kMiB = size_t(1) << 20;
+constexpr size_t kSharedLimit = 10 * kMiB, kSharedSegment = 20 * kMiB;
+constexpr size_t kFarSmaller = 4;  // times
 constexpr size_t kMaxRequest = size_t(1) << 46;
-constexpr size_t kHistoryLength = size_t(1) << 16;
 constexpr int kHeadersAtOnce = 256;
-constexpr int kLooks = 16;  // entries of a bin that are compared for the best fit
+constexpr int kLooks = 16;          // entries of a bin that are compared for the best fit
+constexpr double kWorthwhile = 16;  // less than this part of all memory is what takes turns within a step
+constexpr double kTrades = 4;  // how often all memory may be traded in; sizes that alternate for ever keep theirs then
 
 size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -113,8 +118,9 @@ void CachingAllocator::remove(Block* b) {
   if (!pool.bins[bin.level]) pool.levels &= ~(uint64_t(1) << bin.level);
 }
 
-// The best of a few blocks of the request's own bin, else the best of a few of the next bin that has any.
-Block* CachingAllocator::find(Pool& pool, size_t size) {
+// The best of a few blocks of the request's own bin, else the best of a few of the next bin that has any: what is left
+// over then is larger still.
+Block* CachingAllocator::find(Pool& pool, size_t size, bool sparing) {
   const auto best_of = [size](Block* b) {
     Block* best = nullptr;
     for (int i = 0; b && i < kLooks; i++, b = b->next_free) {
@@ -133,7 +139,10 @@ Block* CachingAllocator::find(Pool& pool, size_t size) {
     level = std::countr_zero(above);
     larger = pool.bins[level];
   }
-  return best_of(pool.first[level][std::countr_zero(larger)]);
+  Block* const b = best_of(pool.first[level][std::countr_zero(larger)]);
+  const bool too_good =
+      sparing && b && !b->segment->shared && b->segment->wholly_free() && b->size > kFarSmaller * size;
+  return too_good ? nullptr : b;
 }
 
 void CachingAllocator::split(Block* b, size_t size) {
@@ -159,14 +168,15 @@ Block* CachingAllocator::absorb(Block* b, Block* next) {
 
 Block* CachingAllocator::map_segment(Pool& pool, size_t size) {
   size_t bytes = round_up(size, 2 * kMiB);
-  if (!pool.small && size < 10 * kMiB) bytes = 20 * kMiB;
+  const bool shared = pool.small || size < kSharedLimit;
+  if (!pool.small && shared) bytes = round_up(size * (kSharedSegment / size), 2 * kMiB);
   void* data = source_.map(bytes);
   if (!data && bytes > round_up(size, 2 * kMiB)) {  // not enough for a shared segment: one of its own
     bytes = round_up(size, 2 * kMiB);
     data = source_.map(bytes);
   }
   if (!data) return nullptr;
-  Segment* s = new Segment{static_cast<char*>(data), bytes, pool.stream, &pool, capture_};
+  Segment* s = new Segment{static_cast<char*>(data), bytes, pool.stream, shared, &pool, capture_};
   segments_.push_back(s);
   Block* b = new_block();
   *b = {s->data, bytes, 0, s, nullptr, nullptr, nullptr, nullptr, 0, false, uint8_t(pool.stream)};
@@ -191,20 +201,46 @@ void CachingAllocator::unmap_segment(Segment* s) {
   delete s;
 }
 
+// Before memory grows beyond its peak, segments that nothing fits into go back, the longest idle first: those of
+// weights that were loaded and copied would else lie beside a training step's own until the process ends. The host,
+// which runs ahead, waits for the commands that used them.
+void CachingAllocator::trade_in(size_t bytes, int stream) {
+  if (!source_.unmaps_at_once() || stats_.reservedBytes + double(bytes) <= stats_.peakReservedBytes) return;
+  if (traded_bytes_ > kTrades * stats_.peakReservedBytes) return;
+  std::vector<Segment*> idle;
+  double idle_bytes = 0;
+  for (Segment* s : segments_) {
+    if (s->stream != stream || !s->may_go()) continue;
+    idle.push_back(s);
+    idle_bytes += double(s->size);
+  }
+  if (idle_bytes < stats_.reservedBytes / kWorthwhile) return;
+  std::sort(idle.begin(), idle.end(), [](Segment* a, Segment* b) { return a->free_since < b->free_since; });
+  size_t given = 0;
+  for (size_t i = 0; i < idle.size() && given < bytes && source_.wait(stream, idle[i]->free_since); i++) {
+    given += idle[i]->size;
+    std::erase(segments_, idle[i]);
+    unmap_segment(idle[i]);
+  }
+  traded_bytes_ += double(given);
+}
+
 Block* CachingAllocator::allocate(size_t bytes, int stream) {
   stats_.allocations++;
   if (bytes > kMaxRequest) fail_out_of_memory(bytes);
   const size_t size = std::max(kGranule, round_up(bytes + kRedZone, kGranule));
   Pool& pool = pool_of(size, stream);
   unpark(false);
-  Block* b = find(pool, size);
+  Block* b = find(pool, size, true);
   if (b) {
     stats_.cacheHits++;
     remove(b);
   } else {
+    trade_in(size, stream);
     b = map_segment(pool, size);
-    if (!b && release_cached()) {
-      b = find(pool, size);
+    if (!b) {
+      release_cached();
+      b = find(pool, size, false);
       if (b) remove(b);
       else b = map_segment(pool, size);
     }
@@ -354,45 +390,6 @@ MemoryStats CachingAllocator::stats() {
 void CachingAllocator::reset_peak() {
   stats_.peakLiveBytes = stats_.liveBytes;
   stats_.peakReservedBytes = stats_.reservedBytes;
-}
-
-void CachingAllocator::record_history(bool on) {
-  recording_ = on;
-  if (!on) return;
-  history_.clear();
-  history_next_ = 0;
-}
-
-void CachingAllocator::record(MemoryEvent::Action action, int stream, const void* address, size_t bytes) {
-  if (!recording_) return;
-  const MemoryEvent event{action, uint8_t(stream), uint64_t(reinterpret_cast<uintptr_t>(address)), bytes, now_ns()};
-  if (history_.size() < kHistoryLength) history_.push_back(event);
-  else history_[history_next_] = event;
-  history_next_ = (history_next_ + 1) % kHistoryLength;
-}
-
-std::vector<MemoryEvent> CachingAllocator::history() const {
-  std::vector<MemoryEvent> ordered = history_;
-  if (ordered.size() == kHistoryLength)
-    std::rotate(ordered.begin(), ordered.begin() + long(history_next_), ordered.end());
-  return ordered;
-}
-
-std::vector<CachingAllocator::SegmentInfo> CachingAllocator::snapshot() const {
-  std::vector<SegmentInfo> all;
-  for (const Segment* s : segments_) {
-    SegmentInfo info{uint64_t(reinterpret_cast<uintptr_t>(s->data)), s->size, s->stream, {}};
-    for (const Block* b = s->first; b; b = b->after) {
-      const bool parked = !b->free && std::find(parked_[1 - s->stream].begin(), parked_[1 - s->stream].end(), b) !=
-                                          parked_[1 - s->stream].end();
-      info.blocks.push_back({uint64_t(reinterpret_cast<uintptr_t>(b->data)), b->size, b->requested,
-                             b->free  ? BlockInfo::kFree
-                             : parked ? BlockInfo::kPending
-                                      : BlockInfo::kLive});
-    }
-    all.push_back(std::move(info));
-  }
-  return all;
 }
 
 }  // namespace sg

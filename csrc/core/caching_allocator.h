@@ -24,7 +24,8 @@ class MemorySource {
   virtual ~MemorySource() = default;
   virtual void* map(size_t bytes) = 0;  // null: none left, or over the limit
   virtual void unmap(void* p, size_t bytes) = 0;
-  virtual size_t limit() const = 0;  // what all devices that share this memory may map together
+  virtual size_t limit() const = 0;         // what all devices that share this memory may map together
+  virtual bool unmaps_at_once() const = 0;  // false: unmapping waits for the whole device
   virtual uint64_t issued(int stream) const = 0;
   virtual bool passed(int stream, uint64_t seq) const = 0;
   virtual bool wait(int stream, uint64_t seq) = 0;  // false: the stream waits for somebody else
@@ -150,7 +151,7 @@ class CachingAllocator {
   using Pools = Pool[kStreamsPerDevice][2];
   static void name_pools(Pools& pools);
   Pool& pool_of(size_t size, int stream);
-  Block* find(Pool& pool, size_t size);
+  Block* find(Pool& pool, size_t size, bool sparing);  // of segments that are too good for it
   void insert(Block* b);
   void remove(Block* b);
   void split(Block* b, size_t size);
@@ -158,10 +159,14 @@ class CachingAllocator {
   Block* absorb(Block* b, Block* next);
   Block* map_segment(Pool& pool, size_t size);
   void unmap_segment(Segment* s);
+  void trade_in(size_t bytes, int stream);
   bool release_cached();
   void unpark(bool wait);
   Block* new_block();
-  void record(MemoryEvent::Action action, int stream, const void* address, size_t bytes);
+  void add_event(MemoryEvent::Action action, int stream, const void* address, size_t bytes);
+  void record(MemoryEvent::Action action, int stream, const void* address, size_t bytes) {
+    if (recording_) add_event(action, stream, address, bytes);
+  }
   [[noreturn]] void fail_out_of_memory(size_t bytes);
 
   static constexpr size_t kSmallLimit = size_t(1) << 20;
@@ -176,6 +181,7 @@ class CachingAllocator {
   std::vector<std::unique_ptr<Block[]>> headers_;
   Block* spare_headers_ = nullptr;  // linked by next_free
   MemoryStats stats_;
+  double traded_bytes_ = 0;
   std::vector<MemoryEvent> history_;
   size_t history_next_ = 0;
   bool recording_ = false;

@@ -16,6 +16,7 @@ struct Segment {
   char* data;
   size_t size;
   int stream;
+  bool shared;  // by requests of any size that fit
   CachingAllocator::Pool* pool;
   CachingAllocator::Captured* captured;  // the graph it belongs to, or null
   Block* first = nullptr;

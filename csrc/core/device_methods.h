@@ -79,8 +79,10 @@ SG_METHOD(batchNormBackward,
 // ---- loss.cc; logits [M, V] float kinds, targets [M] class indices
 // rowLoss [M], lse [M] and totals [2] (sum of weighted losses, sum of weights of valid rows) are float32 (float64 for
 // float64). Rows whose target is ignoreIndex lose 0. smoothing as in PyTorch. Probabilities are never materialised.
-SG_METHOD(crossEntropy, (In logits, In targets, MaybeIn weight, Out rowLoss, Out lse, Out totals, double ignoreIndex,
-                         double smoothing))
+// dlogits = d(sum of losses)/d(logits), made while a row is at hand; it may be the logits themselves. firstRow: what
+// errors call the first row, where these are a part of more.
+SG_METHOD(crossEntropy, (In logits, In targets, MaybeIn weight, Out rowLoss, Out lse, Out totals, MaybeOut dlogits,
+                         double ignoreIndex, double smoothing, double firstRow))
 // dlogits = scale * d(loss)/d(logits); scale is one element, or [M] for reduction 'none'. dlogits may be the logits
 // themselves.
 SG_METHOD(crossEntropyBackward,

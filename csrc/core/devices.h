@@ -33,6 +33,7 @@ class DeviceContext final : public MemorySource {
   void* map(size_t bytes) override { return backend_->map(bytes); }
   void unmap(void* p, size_t bytes) override { backend_->unmap(p, bytes); }
   size_t limit() const override { return backend_->limit(); }
+  bool unmaps_at_once() const override { return backend_->in_host_memory(); }
   uint64_t issued(int stream) const override { return streams_[stream]->issued(); }
   bool passed(int stream, uint64_t seq) const override { return streams_[stream]->passed(seq); }
   bool wait(int stream, uint64_t seq) override { return streams_[stream]->host_wait_unless_waiting(seq); }

@@ -124,7 +124,8 @@ __global__ void __launch_bounds__(kTotalThreads)
 }
 
 template <class A>
-__global__ void finish_totals_kernel(const Part* parts, int64_t count, Targets targets, A* totals, FaultSink faults) {
+__global__ void finish_totals_kernel(const Part* parts, int64_t count, Targets targets, A* totals, int64_t first_row,
+                                     FaultSink faults) {
   Part mine{0, 0, kNone};
   for (int64_t i = threadIdx.x; i < count; i += kWarpSize) {
     mine.loss += parts[i].loss;
@@ -136,7 +137,7 @@ __global__ void finish_totals_kernel(const Part* parts, int64_t count, Targets t
   totals[0] = A(all.loss);
   totals[1] = A(all.weight);
   if (all.wrong_row != kNone) {
-    raise_fault(faults, FaultKind::kClass, targets.given(all.wrong_row), all.wrong_row, targets.classes);
+    raise_fault(faults, FaultKind::kClass, targets.given(all.wrong_row), first_row + all.wrong_row, targets.classes);
   }
 }
 
@@ -174,8 +175,8 @@ template ClassWeights<double> class_weights(CudaDevice&, MaybeIn, int64_t, bool,
 
 using namespace gpu;
 
-void CudaDevice::crossEntropy(In logits, In targets, MaybeIn weight, Out rowLoss, Out lse, Out totals,
-                              double ignoreIndex, double smoothing) {
+void CudaDevice::crossEntropy(In logits, In targets, MaybeIn weight, Out rowLoss, Out lse, Out totals, MaybeOut dlogits,
+                              double ignoreIndex, double smoothing, double firstRow) {
   SG_ASSERT(logits.ndim == 2);
   const int64_t rows = logits.shape[0], classes = logits.shape[1];
   dispatch_float("crossEntropy", logits.dtype, [&](auto tag) {
@@ -210,8 +211,9 @@ void CudaDevice::crossEntropy(In logits, In targets, MaybeIn weight, Out rowLoss
              part);
     }
     launch(finish_totals_kernel<A>, 1, kWarpSize, 0, queue.stream(), part, parts, classes_of, row_values<A>(totals, 2),
-           FaultSink{queue.fault_record(), "crossEntropy", nullptr});
+           int64_t(firstRow), FaultSink{queue.fault_record(), "crossEntropy", nullptr});
   });
+  if (dlogits) cross_entropy_gradient(*this, {}, logits, targets, weight, lse, *dlogits, ignoreIndex, smoothing);
 }
 
 }  // namespace sg

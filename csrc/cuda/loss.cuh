@@ -55,6 +55,10 @@ struct LogitRows {
   }
 };
 
+// Defined in loss_backward.cu: crossEntropyBackward, with a scale of 1 where none is given.
+void cross_entropy_gradient(CudaDevice& device, MaybeIn scale, In logits, In targets, MaybeIn weight, In lse,
+                            Out dlogits, double ignore_index, double smoothing);
+
 SG_DEVICE float quick_exp(float x) { return fast_exp2(x * 1.44269504f); }
 SG_DEVICE double quick_exp(double x) { return std::exp(x); }
 

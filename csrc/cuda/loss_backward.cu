@@ -14,7 +14,7 @@ struct LossGradient {
   LogitRows<T> logits;
   Targets targets;
   ClassWeights<A> weights;
-  const void* scale;
+  const void* scale;  // null: 1
   DType scale_dtype;
   int64_t scale_stride;  // 0: one for all
   const A* lse;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kTeamBlock<kTeam>) cross_entropy_backward_kern
     return;
   }
   const T* const z = a.logits.data + row * a.logits.stride;
-  const A scale = load_any<Lane<A>>(a.scale, a.scale_dtype, row * a.scale_stride).v;
+  const A scale = a.scale ? load_any<Lane<A>>(a.scale, a.scale_dtype, row * a.scale_stride).v : A(1);
   const A share = a.smoothing / A(n), weight = a.weights.of(target), lse = a.lse[row];
   const A slope = scale * ((1 - a.smoothing) * weight + share * a.weights.total(n));
   const A even = scale * share, off_target = scale * (share + (1 - a.smoothing)) * weight;
@@ -62,16 +62,13 @@ __global__ void __launch_bounds__(kTeamBlock<kTeam>) cross_entropy_backward_kern
 }
 
 }  // namespace
-}  // namespace gpu
 
-using namespace gpu;
-
-void CudaDevice::crossEntropyBackward(In scale, In logits, In targets, MaybeIn weight, In lse, Out dlogits,
-                                      double ignoreIndex, double smoothing) {
+void cross_entropy_gradient(CudaDevice& device, MaybeIn scale, In logits, In targets, MaybeIn weight, In lse,
+                            Out dlogits, double ignore_index, double smoothing) {
   SG_ASSERT(logits.ndim == 2 && dlogits.numel() == logits.numel() && dlogits.contiguous());
   SG_ASSERT(dlogits.dtype == logits.dtype);
-  const int64_t rows = logits.shape[0], classes = logits.shape[1], scales = scale.numel();
-  SG_ASSERT(scales == 1 || (scales == rows && scale.ndim == 1));
+  const int64_t rows = logits.shape[0], classes = logits.shape[1], scales = scale ? scale->numel() : 1;
+  SG_ASSERT(scales == 1 || (scales == rows && scale->ndim == 1));
   if (rows == 0) return;
   dispatch_float("crossEntropyBackward", logits.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -79,12 +76,12 @@ void CudaDevice::crossEntropyBackward(In scale, In logits, In targets, MaybeIn w
     SG_ASSERT(lse.dtype == DTypeOf<A>::value && lse.contiguous() && lse.numel() == rows);
     CudaQueue& queue = CudaQueue::current();
     Scratch scratch;
-    const LossGradient<T> a{LogitRows<T>(*this, logits, scratch),
-                            Targets("crossEntropyBackward", targets, rows, classes, ignoreIndex),
-                            class_weights<A>(*this, weight, classes, smoothing > 0, scratch),
-                            scale.data,
-                            scale.dtype,
-                            scales > 1 ? scale.strides[0] : 0,
+    const LossGradient<T> a{LogitRows<T>(device, logits, scratch),
+                            Targets("crossEntropyBackward", targets, rows, classes, ignore_index),
+                            class_weights<A>(device, weight, classes, smoothing > 0, scratch),
+                            scale ? scale->data : nullptr,
+                            scale ? scale->dtype : DTypeOf<A>::value,
+                            scales > 1 ? scale->strides[0] : 0,
                             lse.ptr<const A>(),
                             dlogits.ptr<T>(),
                             rows,
@@ -99,6 +96,13 @@ void CudaDevice::crossEntropyBackward(In scale, In logits, In targets, MaybeIn w
       launch(kernel, blocks, kTeamBlock<kTeam>, 0, queue.stream(), a);
     });
   });
+}
+
+}  // namespace gpu
+
+void CudaDevice::crossEntropyBackward(In scale, In logits, In targets, MaybeIn weight, In lse, Out dlogits,
+                                      double ignoreIndex, double smoothing) {
+  gpu::cross_entropy_gradient(*this, MaybeIn{&scale}, logits, targets, weight, lse, dlogits, ignoreIndex, smoothing);
 }
 
 }  // namespace sg

@@ -64,7 +64,7 @@ const OpRow kStructuredOps[] = {
     SG_OP(groupNormBackward, "F[N,C,..] F[N,C,..] f[C] A[N,G] A[N,G] F[N,C,..] f[C] f[C]; n"),
     SG_OP(batchNorm, "F[N,C,..] f[C] f[C] f[C] f[C] F[N,C,..] A[C] A[C]; b r r"),
     SG_OP(batchNormBackward, "F[N,C,..] F[N,C,..] f[C] A[C] A[C] F[N,C,..] f[C] f[C]; b"),
-    SG_OP(crossEntropy, "F[M,V] I[M] f[V] A[M] A[M] A[_]; n r"),
+    SG_OP(crossEntropy, "F[M,V] I[M] f[V] A[M] A[M] A[_] F[M,V]; n r n"),
     SG_OP(crossEntropyBackward, "f[*] F[M,V] I[M] f[V] A[M] F[M,V]; n r"),
     SG_OP(attention, "F[B,H,Q,D'] F[B,G,K,D'] F[B,G,K,D'] M[B,H,Q,K] F[B,H,Q,D'] A[B,H,Q]; b r"),
     SG_OP(attentionBackward,

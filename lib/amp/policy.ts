@@ -23,6 +23,7 @@ export const policy = {
   addmm: 'low',
   einsum: 'low',
   linear: 'low',
+  linearCrossEntropy: 'low',
   mlp: 'low',
   attentionPacked: 'low',
   scaledDotProductAttention: 'low',

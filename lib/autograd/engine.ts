@@ -8,12 +8,13 @@ import { anyNaN } from '../ops/check.js';
 import { clone, to } from '../ops/copy.js';
 import { sumTo } from '../ops/reduce.js';
 import { sameShape, showShape } from '../shape.js';
-import { Scope, type Storage, takeOut } from '../storage.js';
+import { type Scope, type Storage, takeOut } from '../storage.js';
 import { type GradHook, Tensor } from '../tensor.js';
-import { accumulated } from './accumulate.js';
+import { accumulated, sumDType } from './accumulate.js';
 import { type CurrentBackward, duringBackward, noteNormalizer } from './current.js';
+import { Deferred } from './deferred.js';
 import { type Edge, edgeOf, type Node, reachable } from './node.js';
-import type { OpAttrs } from './rules/types.js';
+import type { GradMaker, OpAttrs } from './rules/types.js';
 import { WaitingGradients } from './waiting.js';
 
 /** How `backward` runs. */
@@ -24,20 +25,6 @@ export interface BackwardOptions {
   retainGraph?: boolean;
   /** Record the backward itself, for gradients of gradients. Implies retainGraph. */
   createGraph?: boolean;
-}
-
-/** What a backward in two parts leaves for its second one. */
-interface Deferred {
-  /** The leaves that the first part is for. */
-  readonly inputs: ReadonlySet<Tensor>;
-  /** Nodes that lead to them. */
-  readonly path: Set<Node>;
-  /** Gradients on the way to other leaves alone that need not be computed yet, in order. */
-  readonly products: { readonly node: Node; readonly index: number; readonly make: () => Tensor | null }[];
-  /** Nodes off the path. */
-  readonly nodes: Node[];
-  /** What the products may need of what the rules made. */
-  readonly kept: Scope;
 }
 
 export class Run {
@@ -69,7 +56,7 @@ export class Run {
 
   /** With `inputs`, gradients of these leaves alone: `finish` makes the others, `abandon` gives up on them. */
   start(roots: readonly Tensor[], gradients: readonly Tensor[], inputs: ReadonlySet<Tensor> | null = null): void {
-    if (inputs) this.deferred = { inputs, path: new Set(), products: [], nodes: [], kept: new Scope() };
+    if (inputs) this.deferred = new Deferred(inputs);
     this.within(() => {
       roots.forEach((root, i) => this.enter(root, root.gradDType ? gradients[i]! : to(gradients[i]!, root.dtype)));
       this.firstId = Math.max(...roots.map((root) => root.gradFn?.id ?? 0));
@@ -83,7 +70,7 @@ export class Run {
     this.within(() => {
       products.forEach(({ node, index, make }, i) => {
         this.current.module = node.module;
-        this.deliverTo(node, index, make());
+        this.deliverMade(node, index, make);
         if (products[i + 1]?.node === node) return; // functions of one rule share what they make
         if (!this.options.retainGraph) node.free();
         this.waiting.collect(this.outer);
@@ -161,17 +148,10 @@ export class Run {
     const nodes = root.gradFn && !this.seen.has(root.gradFn) ? reachable(root.gradFn, this.seen) : [];
     this.expect(root, nodes);
     for (const node of nodes) this.pending.push(node);
-    if (this.deferred) this.findPath(nodes, this.deferred);
+    this.deferred?.findPath(nodes);
     this.pending.sort((a, b) => a.id - b.id);
     this.send(edgeOf(root), gradient);
     if (!root.gradFn) this.settle(root);
-  }
-
-  private findPath(nodes: readonly Node[], deferred: Deferred): void {
-    for (const node of [...nodes].sort((a, b) => a.id - b.id)) if (node.edges.some((edge) => this.leadsToInputs(edge, deferred))) deferred.path.add(node);
-  }
-  private leadsToInputs(edge: Edge, { inputs, path }: Deferred): boolean {
-    return edge !== null && ('leaf' in edge ? inputs.has(edge.leaf) : path.has(edge.node));
   }
 
   private step(node: Node, grads: (Tensor | null)[], temporary: boolean): void {
@@ -184,7 +164,10 @@ export class Run {
     this.current.module = node.module;
     if (node.op === 'normalize') noteNormalizer();
     if (node.op === 'checkpoint') this.recompute(node, grads);
-    else this.differentiate(node, grads);
+    else {
+      node.lastUse = !this.options.retainGraph || temporary;
+      this.differentiate(node, grads);
+    }
     if (this.options.createGraph) return;
     if (this.deferred?.products.at(-1)?.node === node) {
       this.waiting.collect(this.outer, this.deferred.kept);
@@ -211,9 +194,25 @@ export class Run {
       const [edge, result] = [node.edges[i]!, results[i]];
       if (edge === null) continue;
       if (typeof result !== 'function') this.deliverTo(node, i, result ?? null);
-      else if (!this.deferred || this.leadsToInputs(edge, this.deferred)) this.deliverTo(node, i, result());
+      else if (!this.deferred || this.deferred.leadsTo(edge)) this.deliverMade(node, i, result);
       else this.deferred.products.push({ node, index: i, make: result });
     }
+  }
+
+  private deliverMade(node: Node, i: number, make: GradMaker): void {
+    const edge = node.edges[i]!;
+    if (make.addTo && edge !== null && 'leaf' in edge && this.addInPlace(edge.leaf, make.addTo)) this.settle(edge.leaf);
+    else this.deliverTo(node, i, make());
+  }
+
+  /** Adds a gradient that was not made as a tensor to the leaf's, unless somebody would see it on its way. */
+  private addInPlace(leaf: Tensor, addTo: (sum: Tensor) => boolean): boolean {
+    const { grad, gradDType, hooks, requiresGrad } = leaf;
+    const seen = this.captured || this.options.createGraph || this.anomaly || hooks?.length;
+    if (seen || !requiresGrad || !grad || grad.dtype !== (gradDType ?? sumDType(grad.dtype)) || !addTo(grad)) return false;
+    const entry = this.expected.get(leaf);
+    if (entry) entry.came = true;
+    return true;
   }
 
   /** Sends what a rule made on its way, in the shape and dtype of the node's input. */

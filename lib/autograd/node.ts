@@ -36,6 +36,8 @@ export class Node {
   retained: { readonly index: number; readonly tensor: Tensor }[] | null = null;
   /** Where the forward call was made; recorded under detectAnomaly. */
   stack: string | undefined;
+  /** The backward under way frees the graph: nobody will ask for what was saved again. */
+  lastUse = false;
   /** Lets go of what a custom function has saved by itself. */
   onFree: (() => void) | null = null;
   private freed = false;
@@ -83,6 +85,12 @@ export class Node {
   /** The saved output i. */
   out(i: number): Tensor {
     return this.unpack(this.outputs[i]!);
+  }
+  /** The saved output i, which nobody else sees, becomes the property of the backward under way; to be called when `lastUse` says so. */
+  giveAway(i: number): void {
+    const { storage } = this.out(i);
+    storage.released = false;
+    context().scope!.add(storage);
   }
   /** Whether input i leads to a leaf. */
   needs(i: number): boolean {

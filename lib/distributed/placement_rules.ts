@@ -200,6 +200,14 @@ const crossEntropy: Rule = (c) => {
   return kindOf(c.states[0]) === 'shard' ? 'unknown' : keeps(c);
 };
 
+/** x, weight, bias, targets, class weights. */
+const linearCrossEntropy: Rule = (c) => {
+  const [x, weight] = [0, 1].map((i) => fromEnd(c.states[i]!, c.inputs[i]));
+  if (weight === 2) wrong(c, 'this rank has some of the classes alone; vocabParallelCrossEntropy has all');
+  if (x === 1 || weight === 1) wrong(c, 'this rank has some of the features alone; the logits are sums over all');
+  return crossEntropy(c);
+};
+
 const pointwiseNames = new Set(native.ops.filter((op) => op.kind === 'pointwise').map((op) => op.name));
 const LINEAR = ['neg', 'copy', 'dropout'];
 const table: Readonly<Record<string, Rule>> = {
@@ -219,6 +227,7 @@ const table: Readonly<Record<string, Rule>> = {
   attentionPacked,
   embedding,
   crossEntropy,
+  linearCrossEntropy,
   softmax: alongLast,
   logSoftmax: alongLast,
   layerNorm: alongLast,

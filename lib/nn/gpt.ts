@@ -9,7 +9,7 @@ import { openSafetensors, saveSafetensors } from '../io/index.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
 import { gelu } from '../ops/blend.js';
 import { copy_ } from '../ops/copy.js';
-import { crossEntropy } from '../ops/loss.js';
+import { crossEntropy, linearCrossEntropy } from '../ops/loss.js';
 import { attentionPacked, mlp, unpackHeads } from '../ops/matmul.js';
 import { narrow, permute, reshape } from '../ops/view.js';
 import type { Tensor } from '../tensor.js';
@@ -193,6 +193,7 @@ export class GPT extends Module implements LayeredModel {
     this.options = { ...options };
     this.transformer = new Transformer(this.options);
     this.lm_head = new Linear(options.dim, options.vocabSize, { ...linearOptionsOf(options), bias: false });
+    this.lm_head.weight.dispose();
     this.lm_head.weight = this.transformer.wte.weight;
     for (const [name, p] of this.namedParameters()) {
       if (name.endsWith('.bias')) init.zeros_(p);
@@ -213,6 +214,7 @@ export class GPT extends Module implements LayeredModel {
   private lossOf(x: Tensor, targets: Tensor, options: LossOptions): Tensor {
     const head: Linear & Partial<LossHead> = this.lm_head;
     if (head.loss) return head.loss(x, targets, options);
+    if (isPlain(head)) return linearCrossEntropy(x, head.weight, targets, { ...options, bias: head.bias });
     return crossEntropy(reshape(head.forward(x), [-1, this.options.vocabSize]), reshape(targets, [-1]), options);
   }
 

@@ -142,8 +142,8 @@ function fusedCrossEntropy(logits: Tensor, targets: Tensor, dim: number, smoothi
   const [rowLoss, lse, totals] = invoke(
     'crossEntropy',
     deviceOf('crossEntropy', [flat, indices, weight]),
-    [flat, indices, weight, fresh([rows], wide), fresh([rows], wide), fresh([2], wide)],
-    [ignoreIndex, smoothing],
+    [flat, indices, weight, fresh([rows], wide), fresh([rows], wide), fresh([2], wide), null],
+    [ignoreIndex, smoothing, 0],
   ) as [Tensor, Tensor, Tensor];
   const loss = reduction === 'none' ? rowLoss : select(totals, 0, 0);
   loss.isView = false; // nobody else sees the totals

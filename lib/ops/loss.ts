@@ -14,6 +14,7 @@ import { norm, sum } from './reduce.js';
 import { expand, reshape } from './view.js';
 
 export { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss, type Reduction } from './cross_entropy.js';
+export { type LinearCrossEntropyOptions, linearCrossEntropy } from './linear_cross_entropy.js';
 
 export type { LossOptions } from './loss_pair.js';
 

@@ -138,7 +138,7 @@ export function outer(a: Tensor, b: Tensor): Tensor {
   return reshape(a, [a.numel, 1]).mul(reshape(b, [1, b.numel]));
 }
 
-function checkLinear(op: string, x: Tensor, weight: Tensor, bias: Tensor | null | undefined): void {
+export function checkLinear(op: string, x: Tensor, weight: Tensor, bias: Tensor | null | undefined): void {
   checkTensor(x, op, 'the input');
   checkTensor(weight, op, 'the weight');
   if (weight.ndim !== 2) throw new ShapeError(`${op}: the weight must be [out, in], got ${showShape(weight.shape)}`);

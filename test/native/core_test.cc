@@ -301,6 +301,7 @@ struct TestSource final : MemorySource {
     unmap_pages(p, bytes);
   }
   size_t limit() const override { return most; }
+  bool unmaps_at_once() const override { return true; }
   uint64_t issued(int s) const override { return streams[s].issued(); }
   bool passed(int s, uint64_t seq) const override { return streams[s].passed(seq); }
   bool wait(int s, uint64_t seq) override { return streams[s].host_wait_unless_waiting(seq); }
@@ -371,6 +372,33 @@ void test_allocator() {
   } catch (const Error& e) { expect(e.code == ErrorCode::OutOfMemory, "an absurd size is OutOfMemory"); }
 }
 
+// What was loaded in pieces that nothing fits into does not stay beside what comes after it, and sizes that alternate
+// end with segments that serve both.
+void test_trading_in() {
+  constexpr size_t kMiB = size_t(1) << 20;
+  TestSource source;
+  CachingAllocator allocator(source, "test:0");
+  std::vector<Block*> pieces;
+  for (int i = 0; i < 4; i++) pieces.push_back(allocator.allocate(12 * kMiB, kComputeStream));
+  for (Block* b : pieces) allocator.free(b);
+  Block* whole = allocator.allocate(48 * kMiB, kComputeStream);
+  expect(source.mapped == 48 * kMiB, "idle pieces make room for what they cannot hold");
+  allocator.free(whole);
+  for (int round = 0; round < 50; round++) {
+    for (Block*& b : pieces) b = allocator.allocate((20 + size_t(round % 2) * 13) * kMiB, kComputeStream);
+    for (Block* b : pieces) allocator.free(b);
+  }
+  const double segments = allocator.stats().segments;
+  const size_t mapped = source.mapped;
+  for (int round = 0; round < 10; round++) {
+    for (Block*& b : pieces) b = allocator.allocate((20 + size_t(round % 2) * 13) * kMiB, kComputeStream);
+    for (Block* b : pieces) allocator.free(b);
+  }
+  expect(source.mapped == mapped && allocator.stats().segments == segments, "sizes that alternate come to rest");
+  expect(mapped <= 160 * kMiB, "with no more than a little beside the larger of them");
+  allocator.empty_cache();
+}
+
 }  // namespace
 
 int main() {
@@ -386,6 +414,7 @@ int main() {
   test_help();
   test_growth();
   test_allocator();
+  test_trading_in();
   test_comm();
   std::puts("core_test: ok");
 }

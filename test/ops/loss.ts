@@ -143,12 +143,43 @@ const volumes: Row = {
   tolerance: 4,
 };
 
+const product = (x: Nd, w: Nd, b: Nd): Nd => {
+  const [m, k, n] = [x.shape[0]!, x.shape[1]!, w.shape[0]!];
+  return nd([m, n], (i) => {
+    const [r, c] = [Math.floor(i / n), i % n];
+    return b.data[c]! + sum(Array.from({ length: k }, (_, j) => x.data[r * k + j]! * w.data[c * k + j]!));
+  });
+};
+const hidden: Input[] = [float([6, 3], -2, 2), float([5, 3], -2, 2), targets, float([5], -1, 1)];
+
+/** Logits of 16-bit inputs are rounded before the loss is taken: test/16-linear-cross-entropy.test.ts. */
+const fromHidden: readonly Row[] = [
+  ...reductions.map(
+    (reduction): Row => ({
+      name: `linearCrossEntropy, ${reduction}`,
+      inputs: hidden,
+      dtypes: ['float32', 'float64'],
+      fn: (x, w, t, b) => sg.linearCrossEntropy(x!, w!, t!, { bias: b!, reduction, ignoreIndex: 2 }),
+      ref: (x, w, t, b) => crossEntropy(product(x!, w!, b!), t!, null, reduction, { ignoreIndex: 2 }),
+      tolerance: 8,
+    }),
+  ),
+  {
+    name: 'linearCrossEntropy, class weights and smoothing',
+    dtypes: ['float32', 'float64'],
+    inputs: [...hidden, { ...float([5], 0.3, 2), constant: true }],
+    fn: (x, w, t, b, c) => sg.linearCrossEntropy(x!, w!, t!, { bias: b!, weight: c!, labelSmoothing: 0.1, ignoreIndex: 3 }),
+    ref: (x, w, t, b, c) => crossEntropy(product(x!, w!, b!), t!, c!, 'mean', { labelSmoothing: 0.1, ignoreIndex: 3 }),
+    tolerance: 8,
+  },
+];
+
 /** The loss of 16-bit logits is float32: it is a sum over a vocabulary, and later over a batch. */
 const wide = (dtype: DType): DType => (dtype === 'float64' ? 'float64' : 'float32');
-const widened = (rows: readonly Row[]): Row[] => rows.map((r) => (r.name.startsWith('crossEntropy') ? { ...r, result: wide } : r));
+const widened = (rows: readonly Row[]): Row[] => rows.map((r) => (/^(linearC|c)rossEntropy/.test(r.name) ? { ...r, result: wide } : r));
 
 export const rows: readonly Row[] = [
-  ...widened([...classification, vocabulary, ...normalized, volumes]),
+  ...widened([...classification, vocabulary, ...normalized, volumes, ...fromHidden]),
   ...elementwise('mseLoss', sg.mseLoss, (x, y) => (x - y) ** 2),
   ...elementwise('l1Loss', sg.l1Loss, (x, y) => Math.abs(x - y)),
   ...elementwise('huberLoss', (x, y, o) => sg.huberLoss(x, y, { ...o, delta: 0.7 }), huber(0.7)),

@@ -11,6 +11,7 @@ import { prod, sum, sumTo } from '../../ops/reduce.js';
 import { diagonal, expand, movedim, mT, permute, reshape, slice } from '../../ops/view.js';
 import type { Tensor } from '../../tensor.js';
 import type { Node } from '../node.js';
+import { linearCrossEntropyRule } from './linear_cross_entropy.js';
 import type { CompositeName, OpAttrs, ReduceName, Reduction, Rule, Rules, ViewName } from './types.js';
 
 type ReduceNode = Node & { attrs: Reduction };
@@ -200,6 +201,7 @@ export const compositeRules: Rules<CompositeName> = {
       ];
     },
   },
+  linearCrossEntropy: linearCrossEntropyRule,
   attentionPacked: {
     inputs: [0],
     outputs: [0, 1],

@@ -8,6 +8,7 @@ import { contiguous, to } from '../../ops/copy.js';
 import { deviceOf, door, type Fresh, fresh, type Input, invoke, like } from '../../ops/door.js';
 import { gather, indexSelect } from '../../ops/gather.js';
 import { wideType } from '../../ops/matmul.js';
+import { writeInto } from '../../ops/places.js';
 import { add, eq, exp, mul, ne, neg, rsqrt, square, sub } from '../../ops/pointwise.js';
 import { mean, sum } from '../../ops/reduce.js';
 import { softmax } from '../../ops/softmax.js';
@@ -103,7 +104,14 @@ const crossEntropySecond: Rule<'crossEntropyBackward'> = {
   },
 };
 
-function crossEntropyBackward(scale: Tensor, logits: Tensor, targets: Tensor, weight: Tensor | null, lse: Tensor, attrs: OpAttrs<'crossEntropy'>): Tensor {
+export function crossEntropyBackward(
+  scale: Tensor,
+  logits: Tensor,
+  targets: Tensor,
+  weight: Tensor | null,
+  lse: Tensor,
+  attrs: OpAttrs<'crossEntropy'>,
+): Tensor {
   return door('crossEntropyBackward', [scale, logits, targets, weight, lse], [like(logits)], [attrs.ignoreIndex, attrs.smoothing], attrs)[0]!;
 }
 
@@ -250,7 +258,16 @@ export const neuralRules: Rules<NeuralName> = {
 
   embedding: {
     inputs: [1],
-    grad: (n, g) => [door('embeddingBackward', [g, n.in(1)], [fresh(n.shapeOf(0), g.dtype)], [n.attrs.paddingIndex], n.attrs)[0]!],
+    grad: (n, g) => {
+      const { paddingIndex } = n.attrs;
+      const make = (): Tensor => door('embeddingBackward', [g, n.in(1)], [fresh(n.shapeOf(0), g.dtype)], [paddingIndex], n.attrs)[0]!;
+      const addTo = (sum: Tensor): boolean => {
+        if (paddingIndex >= 0 || sum.dtype !== g.dtype) return false;
+        writeInto('indexAdd', sum, 0, reshape(n.in(1), [-1]), reshape(g, [-1, sum.shape[1]!]));
+        return true;
+      };
+      return [Object.assign(make, { addTo })];
+    },
   },
   embeddingBackward: {
     inputs: [1],

@@ -64,6 +64,8 @@ export interface Attrs {
   // composites: several native calls under one node
   normalize: undefined;
   attentionPacked: { heads: number; causal: boolean; scale: number };
+  /** `wanted`: the inputs whose gradients the outputs after the loss are. */
+  linearCrossEntropy: { ignoreIndex: number; smoothing: number; wanted: readonly number[] };
   checkpoint: { recompute: () => readonly Tensor[] };
   custom: { name: string; backward: (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null)[] };
 }
@@ -155,13 +157,20 @@ export type CollectiveName =
 /** Ops the addon has; compared with its list at load. */
 export type NativeOpName = PointwiseName | ReduceName | StructuredName | CollectiveName;
 export type ViewName = 'reshape' | 'permute' | 'expand' | 'slice' | 'diagonal';
-export type CompositeName = 'linear' | 'mlp' | 'attentionPacked' | 'normalize' | 'checkpoint' | 'custom';
+export type CompositeName = 'linear' | 'mlp' | 'linearCrossEntropy' | 'attentionPacked' | 'normalize' | 'checkpoint' | 'custom';
 export type OpName = NativeOpName | ViewName | CompositeName;
 
 export type OpAttrs<K extends OpName> = K extends keyof Attrs ? Attrs[K] : undefined;
 
+/** Makes a gradient. */
+export interface GradMaker {
+  (): Tensor | null;
+  /** Where a leaf has a sum of gradients already, adds this one to it and never makes the zeros that it mostly is; false: it cannot. */
+  readonly addTo?: (sum: Tensor) => boolean;
+}
+
 /** A gradient, none, or a function that makes it: functions run only for inputs that need their gradient. */
-export type GradResult = Tensor | null | undefined | (() => Tensor | null);
+export type GradResult = Tensor | null | undefined | GradMaker;
 
 export interface Rule<K extends OpName> {
   /** Inputs to save: indices, or a function of which inputs need a gradient. */

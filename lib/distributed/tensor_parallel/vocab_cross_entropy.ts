@@ -109,7 +109,7 @@ const rowLosses: (logits: Tensor, indices: Tensor, call: Call) => Tensor = defin
     const safe = where(own, local, where(missing, length, 0));
     const [loss, lse] =
       length > 0
-        ? invoke('crossEntropy', logits.device, [logits, safe, null, fresh([rows], dtype), fresh([rows], dtype), fresh([2], dtype)], [NONE, 0])
+        ? invoke('crossEntropy', logits.device, [logits, safe, null, fresh([rows], dtype), fresh([rows], dtype), fresh([2], dtype), null], [NONE, 0, 0])
         : [zeros([rows], on), full([rows], Number.NEGATIVE_INFINITY, on)];
     const highest = group.allReduce(clone(lse!), { op: 'max', label: 'of the largest logits' }).wait();
     const parts = [exp(sub(lse!, highest)), where(own, sub(lse!, loss!), 0)];
