@@ -41,7 +41,7 @@ export interface FileDone {
   readonly done: number;
   /** An errno, or 0. */
   readonly error: number;
-  /** CRC-32 of what was written or summed. */
+  /** CRC-32 of what was written, summed, or read if `sums`. */
   readonly sum: number;
 }
 
@@ -114,7 +114,7 @@ export interface Native {
   getNumThreads(): number;
   mapFile(path: string): ArrayBuffer;
   /** Rows of the block: handle, byte offset, bytes, position in the file. Not in the order of the streams: they must be done with the memory. */
-  readRows(file: number, rows: number): Promise<FileDone>;
+  readRows(file: number, rows: number, sums: boolean): Promise<FileDone>;
   /** Rows of the block: handle, byte offset, bytes, 0. `sum` is that of what the file has already. */
   writeRows(file: number, rows: number, sum: number): Promise<FileDone>;
   sumRange(file: number, position: number, bytes: number): Promise<FileDone>;

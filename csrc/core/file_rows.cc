@@ -31,13 +31,19 @@ bool repeat(FileResult& result, size_t bytes, const Step& step) {
 
 }  // namespace
 
-FileResult read_rows(int file, const FileRow* rows, size_t count) {
+FileResult read_rows(int file, const FileRow* rows, size_t count, bool sums) {
   FileResult result;
   for (const FileRow* r = rows; r < rows + count; r++) {
-    const auto step = [&](size_t done) {
-      return pread(file, r->data + done, r->bytes - done, off_t(r->position + done));
-    };
-    if (!repeat(result, r->bytes, step)) break;
+    const size_t most = sums ? kPiece : r->bytes;
+    for (size_t at = 0; at < r->bytes; at += most) {
+      const size_t size = std::min(most, r->bytes - at);
+      char* const piece = r->data + at;
+      const auto step = [&](size_t done) {
+        return pread(file, piece + done, size - done, off_t(r->position + at + done));
+      };
+      if (!repeat(result, size, step)) return result;
+      if (sums) result.sum = crc32(piece, size, result.sum);
+    }
   }
   return result;
 }

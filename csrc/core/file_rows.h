@@ -16,10 +16,10 @@ struct FileRow {
 struct FileResult {
   uint64_t done = 0;  // bytes, of all rows together
   int error = 0;      // errno; 0 and less done than asked for: the file ends there
-  uint32_t sum = 0;   // CRC-32 of what was written or summed
+  uint32_t sum = 0;   // CRC-32 of what was written, summed, or read by somebody who wants it
 };
 
-FileResult read_rows(int file, const FileRow* rows, size_t count);
+FileResult read_rows(int file, const FileRow* rows, size_t count, bool sums);
 // `sum` is that of what the file has already.
 FileResult write_rows(int file, const FileRow* rows, size_t count, uint32_t sum);
 FileResult sum_range(int file, uint64_t position, uint64_t bytes);

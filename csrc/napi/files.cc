@@ -50,6 +50,7 @@ struct Job {
   std::vector<FileRow> rows;
   uint64_t position = 0, bytes = 0;  // of a range that is summed
   uint32_t sum = 0;
+  bool sums = false;
   FileResult (*work)(const Job&) = nullptr;
   FileResult result;
   std::vector<std::pair<CachingAllocator*, Block*>> held;
@@ -118,10 +119,13 @@ uint32_t sum_argument(const Arguments& a, size_t i) { return uint32_t(a.integer(
 
 namespace js {
 
-// readRows(file, rows): { done, error } when the storages are filled; fewer bytes done without an error: the file ends
+// readRows(file, rows, whether to sum them): { done, error, sum } when the storages are filled; fewer bytes done
+// without an error: the file ends
 napi_value readRows(Environment& e, const Arguments& a) {
-  return start(e, a.function(), job_of_rows(e, a),
-               [](const Job& j) { return read_rows(j.file.descriptor(), j.rows.data(), j.rows.size()); });
+  auto job = job_of_rows(e, a);
+  job->sums = a.boolean(2, "whether to sum");
+  return start(e, a.function(), std::move(job),
+               [](const Job& j) { return read_rows(j.file.descriptor(), j.rows.data(), j.rows.size(), j.sums); });
 }
 
 // writeRows(file, rows, sum): { done, error, sum }, the CRC-32 of all that the file has

@@ -6,15 +6,13 @@ import { join, resolve } from 'node:path';
 import type { DeviceLike } from '../device.js';
 import { CheckpointError, describe, ValueError } from '../errors.js';
 import { scope } from '../memory.js';
-import { Module } from '../nn/module.js';
 import { defaultGenerator, type GeneratorState } from '../random.js';
 import { checkInteger } from '../shape.js';
 import type { Tensor } from '../tensor.js';
-import { type Commit, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
+import { type Commit, checkSum, listCheckpoints, prune, resolveFolder, verifyFiles, writeFolder } from './checkpoint_folder.js';
 import { checkPath, type FileSink, type FileSystem, fileError } from './files.js';
-import { isPlain, readInto } from './load_model.js';
 import { writeSafetensors } from './safetensors.js';
-import { openSafetensorsFile, type SafetensorsFile } from './safetensors_reader.js';
+import { openSafetensorsFile } from './safetensors_reader.js';
 import { decodeState, encodeState } from './state_tree.js';
 
 /** What can be saved and restored in place: modules, optimizers, schedulers, loaders, and classes of your own. */
@@ -125,11 +123,12 @@ export async function latestCheckpoint(root: string, options: { fs?: FileSystem 
  * const { step } = await io.loadCheckpoint('runs/gpt/latest', { model, optimizer, schedule, loader });
  * ```
  *
- * Files are compared with their checksums before anything is restored. The default random generator is restored too.
+ * Files are compared with their checksums before anything is restored: for a moment, what is restored is there twice. The default random
+ * generator is restored too.
  * @param path a checkpoint, or the root of several or `<root>/latest` for the one saved last
  * @param into what to restore in place; names that the checkpoint has beside these are not read
  * @param options.device where tensors are made before they are handed over; `cpu` by default
- * @param options.verify compare with the checksums, true by default: false saves reading the files twice
+ * @param options.verify compare with the checksums, true by default
  * @returns what was saved as plain data: `step` and whatever else the state held. Its tensors belong to the caller's scope; those
  *   given to a loadStateDict of your own live on only if it calls keep()
  * @throws CheckpointError when there is no complete checkpoint, a file is corrupted, or a name is missing in it
@@ -151,18 +150,18 @@ export async function loadCheckpoint(
     }
   }
   const wanted = [...entries].filter(([name, entry]) => !entry.stateful || Object.hasOwn(into, name));
-  const files = wanted.flatMap(([, { file }]) => file ?? []);
-  if (verify) await verifyFiles(folder, files, commit, fs);
-
+  const rng = wanted.find(([name]) => name === RESERVED);
+  const generator = rng ? checkRng(rng[1].state, folder) : null;
+  const open: Opening = { folder, device, fs, commit: verify ? commit : null };
   const plain: [string, unknown][] = [];
-  let rng: GeneratorState | null = null;
-  for (const [name, entry] of wanted) {
-    if (Object.hasOwn(into, name)) await scope(() => restore(into[name]!, folder, entry, device, fs));
-    else if (name === RESERVED) rng = checkRng(entry.state, folder);
-    else plain.push([name, await decodeEntry(folder, entry, device, fs)]);
-  }
+  for (const [name, entry] of wanted) if (!entry.stateful && name !== RESERVED) plain.push([name, await decodeEntry(open, entry)]);
+  await scope(async () => {
+    const states: [Stateful, unknown][] = [];
+    for (const [name, entry] of wanted) if (Object.hasOwn(into, name)) states.push([into[name]!, await decodeEntry(open, entry)]);
+    for (const [object, state] of states) await object.loadStateDict(state);
+  });
   // last: restoring a state may itself draw numbers
-  if (rng) defaultGenerator().setState(rng);
+  if (generator) defaultGenerator().setState(generator);
   return Object.fromEntries(plain) as unknown as CheckpointState;
 }
 
@@ -191,37 +190,44 @@ async function readTrainer(folder: string, commit: Commit, fs: FileSystem): Prom
   return entries;
 }
 
-/** A module's tensors are read to where they are, when the file has those and no others. */
-async function restore(target: Stateful, folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<void> {
-  if (!(target instanceof Module && isPlain(target) && entry.file && isStateDict(entry.state))) {
-    await target.loadStateDict(await decodeEntry(folder, entry, device, fs));
-    return;
+interface Opening {
+  readonly folder: string;
+  readonly device: DeviceLike | undefined;
+  readonly fs: FileSystem;
+  /** What the checksums are; null: they are not compared. */
+  readonly commit: Commit | null;
+}
+
+/** Reads and verifies the state of an entry. */
+async function decodeEntry(opening: Opening, entry: Entry): Promise<unknown> {
+  const { folder, fs, commit } = opening;
+  const where = `loadCheckpoint: "${join(folder, TRAINER)}"`;
+  const { file } = entry;
+  if (file === null) {
+    const none = async (names: readonly string[]): Promise<Tensor[]> => {
+      if (names.length > 0) throw new CheckpointError(`loadCheckpoint: "${folder}" has no file for tensor "${names[0]}"`);
+      return [];
+    };
+    return decodeState(entry.state, none, where);
   }
-  const reader = await openSafetensorsFile(join(folder, entry.file), fs);
   try {
-    await readInto(target, reader, { op: 'loadStateDict', strict: true, shared: false });
+    return await decodeWith(opening, entry.state, file, where);
+  } catch (error) {
+    // a file that is corrupted may be anything else, too
+    if (commit) await verifyFiles(folder, [file], commit, fs);
+    throw error;
+  }
+}
+
+async function decodeWith({ folder, device, fs, commit }: Opening, state: unknown, file: string, where: string): Promise<unknown> {
+  const path = join(folder, file);
+  const reader = await openSafetensorsFile(path, fs, commit !== null);
+  try {
+    const options = device === undefined ? {} : { device };
+    const decoded = await decodeState(state, (names) => reader.loadMany(names.map((name) => ({ name, options }))), where);
+    if (commit) checkSum(path, await reader.sum(), commit.files[file]?.crc32);
+    return decoded;
   } finally {
     await reader.close();
-  }
-}
-
-/** Whether a state is a record of the file's tensors under their own names. */
-function isStateDict(state: unknown): boolean {
-  const isSelf = ([key, value]: [string, unknown]): boolean => (value as { $tensor?: unknown } | null)?.$tensor === key;
-  return typeof state === 'object' && state !== null && Object.entries(state).every(isSelf);
-}
-
-async function decodeEntry(folder: string, entry: Entry, device: DeviceLike | undefined, fs: FileSystem): Promise<unknown> {
-  let reader: SafetensorsFile | null = null;
-  try {
-    if (entry.file) reader = await openSafetensorsFile(join(folder, entry.file), fs);
-    const options = device === undefined ? {} : { device };
-    const load = async (names: readonly string[]): Promise<Tensor[]> => {
-      if (!reader && names.length > 0) throw new CheckpointError(`loadCheckpoint: "${folder}" has no file for tensor "${names[0]}"`);
-      return reader?.loadMany(names.map((name) => ({ name, options }))) ?? [];
-    };
-    return await decodeState(entry.state, load, `loadCheckpoint: "${join(folder, TRAINER)}"`);
-  } finally {
-    await reader?.close();
   }
 }

@@ -65,6 +65,11 @@ export async function listCheckpoints(root: string, fs: FileSystem): Promise<{ p
   return found.sort((a, b) => b.save - a.save);
 }
 
+/** Throws CheckpointError unless the checksums are equal. */
+export function checkSum(path: string, sum: number, expected: number | undefined): void {
+  if (sum !== expected) throw new CheckpointError(`loadCheckpoint: "${path}" is corrupted: its checksum differs from the one it was saved with`);
+}
+
 /** Compares every file with its checksum. Throws CheckpointError naming the first that differs. */
 export async function verifyFiles(folder: string, files: readonly string[], commit: Commit, fs: FileSystem): Promise<void> {
   for (const name of files) {
@@ -73,8 +78,7 @@ export async function verifyFiles(folder: string, files: readonly string[], comm
     if (!expected) throw new CheckpointError(`loadCheckpoint: "${path}" is not listed in ${COMMIT}`);
     const file = await RangeReader.open(path, 'loadCheckpoint', fs);
     try {
-      if ((await file.sum()) !== expected.crc32)
-        throw new CheckpointError(`loadCheckpoint: "${path}" is corrupted: its checksum differs from the one it was saved with`);
+      checkSum(path, await file.sum(), expected.crc32);
     } finally {
       await file.close();
     }

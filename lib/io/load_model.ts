@@ -35,7 +35,7 @@ export async function loadModel(model: Module, path: string, options: { strict?:
 }
 
 /** Whether reading into the tensors of its state dict is all that a module does to load. */
-export function isPlain(module: Module): boolean {
+function isPlain(module: Module): boolean {
   return module.stateDict === Module.prototype.stateDict && module.loadStateDict === Module.prototype.loadStateDict;
 }
 

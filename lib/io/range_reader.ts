@@ -1,5 +1,6 @@
 // A file being read by position, into buffers or straight into tensors. Keeps the handle, so a file that is replaced meanwhile is still
-// read whole; one that is cut short meanwhile ends in an error.
+// read whole; one that is cut short meanwhile ends in an error. It may take the checksums of what passes, so that to verify a file is not to
+// read it twice.
 import nodeFs from 'node:fs/promises';
 import { CheckpointError } from '../errors.js';
 import { native } from '../native.js';
@@ -7,7 +8,7 @@ import type { Tensor } from '../tensor.js';
 import { CHUNK_BYTES, fillFrom } from './chunks.js';
 import type { FileHandle, FileSystem } from './file_system.js';
 import { checkPath, fileError } from './files.js';
-import { descriptorOf, isDirect, readRows, rowOf, sumFile } from './rows.js';
+import { descriptorOf, isDirect, type Part, readRows, rowOf, sumRange } from './rows.js';
 
 /** A contiguous tensor, and where its bytes are in the file. */
 export interface Place {
@@ -25,15 +26,18 @@ export class RangeReader {
     private readonly handle: FileHandle,
     /** For the addon; null: the file is not one of the system's. */
     private readonly descriptor: number | null,
+    /** Of all that was read. */
+    private readonly parts: Part[] | null,
   ) {}
 
-  static async open(path: string, op: string, fs: FileSystem = nodeFs): Promise<RangeReader> {
+  /** @param sums whether sum() will be asked for */
+  static async open(path: string, op: string, fs: FileSystem = nodeFs, sums = false): Promise<RangeReader> {
     checkPath(path, op);
     try {
       // before opening: opening a pipe would wait for its writer
       if (!(await fs.stat(path)).isFile()) throw new CheckpointError(`${op}: "${path}" is not a regular file`);
       const handle = await fs.open(path, 'r');
-      return new RangeReader(path, (await handle.stat()).size, op, handle, descriptorOf(handle, fs));
+      return new RangeReader(path, (await handle.stat()).size, op, handle, descriptorOf(handle, fs), sums ? [] : null);
     } catch (error) {
       throw fileError(error, `${op}: cannot open "${path}"`);
     }
@@ -51,6 +55,7 @@ export class RangeReader {
       if (count === 0) throw this.ended(position + done, target.byteLength - done);
       done += count;
     }
+    this.parts?.push({ position, bytes: target.byteLength, sum: native.crc32(target, 0) });
   }
 
   /** Fills tensors, several at a time where that is possible. Throws CheckpointError when the file ends before. */
@@ -67,29 +72,50 @@ export class RangeReader {
     }
     if (descriptor === null || rows.length === 0) return;
     try {
-      await readRows(descriptor, rows, (position, missing) => this.ended(position, missing));
+      await readRows(descriptor, rows, (position, missing) => this.ended(position, missing), this.parts);
     } catch (error) {
       throw this.failed(error);
     }
   }
 
-  /** The checksum of all of it. */
+  /** The checksum of all of it: what has not been read yet is read. */
   async sum(): Promise<number> {
-    if (this.descriptor !== null) {
-      const sum = await sumFile(this.descriptor, this.size).catch((error: unknown) => {
-        throw this.failed(error);
-      });
-      if (sum === null) throw new CheckpointError(`${this.op}: "${this.path}" was cut short while it was read`);
-      return sum;
+    let [sum, end] = [0, 0];
+    const join = (parts: Iterable<Part>): void => {
+      for (const part of parts) {
+        sum = native.joinSums(sum, part.sum, part.bytes);
+        end += part.bytes;
+      }
+    };
+    for (const part of (this.parts ?? []).toSorted((a, b) => a.position - b.position)) {
+      if (part.position < end) continue; // read twice
+      join(await this.sumsOf(end, part.position));
+      join([part]);
     }
-    const buffer = new Uint8Array(Math.min(CHUNK_BYTES, this.size));
-    let sum = 0;
-    for (let at = 0; at < this.size; at += CHUNK_BYTES) {
-      const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, this.size - at));
-      await this.read(chunk, at);
-      sum = native.crc32(chunk, sum);
-    }
+    join(await this.sumsOf(end, this.size));
     return sum;
+  }
+
+  private async sumsOf(begin: number, end: number): Promise<Part[]> {
+    const { descriptor } = this;
+    const parts: Part[] = [];
+    if (descriptor !== null) {
+      try {
+        parts.push(...(await sumRange(descriptor, begin, end - begin)));
+      } catch (error) {
+        throw this.failed(error);
+      }
+      const got = parts.reduce((n, { bytes }) => n + bytes, begin);
+      if (got < end) throw this.ended(got, end - got);
+      return parts.sort((a, b) => a.position - b.position);
+    }
+    const buffer = new Uint8Array(Math.min(CHUNK_BYTES, end - begin));
+    for (let at = begin; at < end; at += CHUNK_BYTES) {
+      const chunk = buffer.subarray(0, Math.min(CHUNK_BYTES, end - at));
+      await this.read(chunk, at);
+      parts.push({ position: at, bytes: chunk.byteLength, sum: native.crc32(chunk, 0) });
+    }
+    return parts;
   }
 
   private failed(error: unknown): Error {

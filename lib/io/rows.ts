@@ -39,11 +39,18 @@ export function rowOf(t: Tensor, position = 0): Row {
   return { storage: t.storage, offset: t.offset * dtypeSize[t.dtype], bytes: t.nbytes, position };
 }
 
-/** Rows in the order given, cut and gathered into jobs of about the same size. */
-function* jobsOf(rows: Iterable<Row>): Generator<Row[], void, void> {
+/** Rows in the order given, cut and gathered into jobs of about the same size; if `adjoining`, each one range of the file. */
+function* jobsOf(rows: Iterable<Row>, adjoining = false): Generator<Row[], void, void> {
   let job: Row[] = [];
   let room = JOB_BYTES;
+  let end = 0;
   for (const { storage, offset, bytes, position } of rows) {
+    if (adjoining && position !== end && job.length > 0) {
+      yield job;
+      job = [];
+      room = JOB_BYTES;
+    }
+    end = position + bytes;
     for (let at = 0; at < bytes; ) {
       const part = Math.min(room, bytes - at);
       job.push({ storage, offset: offset + at, bytes: part, position: position + at });
@@ -95,21 +102,31 @@ function checkError({ error }: FileDone): void {
   throw Object.assign(new Error(code), { code });
 }
 
+/** A range of a file and its checksum. */
+export interface Part {
+  readonly position: number;
+  readonly bytes: number;
+  readonly sum: number;
+}
+
 /**
  * Fills rows from a file.
  * @param ended makes the error of a file that ends at `position`, with so many bytes of the row missing
+ * @param parts gets the checksums of what was read; null: nobody wants them
  */
-export async function readRows(file: number, rows: readonly Row[], ended: (position: number, missing: number) => Error): Promise<void> {
+export async function readRows(file: number, rows: readonly Row[], ended: (position: number, missing: number) => Error, parts: Part[] | null): Promise<void> {
   await settled(rows);
-  await inLanes(jobsOf(rows), async (job) => {
+  const inOrder = rows.toSorted((a, b) => a.position - b.position);
+  await inLanes(jobsOf(inOrder, parts !== null), async (job) => {
     fillBlock(job);
-    const result = await native.readRows(file, job.length);
+    const result = await native.readRows(file, job.length, parts !== null);
     checkError(result);
     let { done } = result;
     for (const { position, bytes } of job) {
       if (done < bytes) throw ended(position + done, bytes - done);
       done -= bytes;
     }
+    parts?.push({ position: job[0]!.position, bytes: result.done, sum: result.sum });
   });
 }
 
@@ -126,15 +143,14 @@ export async function writeRows(file: number, rows: readonly Row[], sum: number)
   return all;
 }
 
-/** The checksum of the first `size` bytes of a file, or null when it has fewer. */
-export async function sumFile(file: number, size: number): Promise<number | null> {
-  const parts = Array.from({ length: Math.ceil(size / JOB_BYTES) }, (_, i) => ({ i, bytes: Math.min(JOB_BYTES, size - i * JOB_BYTES), sum: 0 }));
-  let ended = false;
-  await inLanes(parts, async (part) => {
-    const result = await native.sumRange(file, part.i * JOB_BYTES, part.bytes);
+/** The checksums of a range of a file, in parts; they end where the file does. */
+export async function sumRange(file: number, position: number, bytes: number): Promise<Part[]> {
+  const starts = Array.from({ length: Math.ceil(bytes / JOB_BYTES) }, (_, i) => i * JOB_BYTES);
+  const parts: Part[] = [];
+  await inLanes(starts, async (start) => {
+    const result = await native.sumRange(file, position + start, Math.min(JOB_BYTES, bytes - start));
     checkError(result);
-    part.sum = result.sum;
-    ended ||= result.done < part.bytes;
+    parts.push({ position: position + start, bytes: result.done, sum: result.sum });
   });
-  return ended ? null : parts.reduce((sum, part) => native.joinSums(sum, part.sum, part.bytes), 0);
+  return parts;
 }

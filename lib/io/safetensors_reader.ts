@@ -123,6 +123,11 @@ export class SafetensorsFile implements TensorReader {
     );
   }
 
+  /** The checksum of the file; what has been loaded is not read again. */
+  async sum(): Promise<number> {
+    return this.file.sum();
+  }
+
   private where(name: string): string {
     return `load: "${this.file.path}": tensor ${show(name)}`;
   }
@@ -157,10 +162,13 @@ function checkOf(stored: string, where: string): ((bytes: Uint8Array) => void) |
   };
 }
 
-/** Opens and checks one file. Use openSafetensors unless the path is known to be a single file. */
-export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs): Promise<SafetensorsFile> {
+/**
+ * Opens and checks one file. Use openSafetensors unless the path is known to be a single file.
+ * @param sums whether sum() will be asked for
+ */
+export async function openSafetensorsFile(path: string, fs: FileSystem = nodeFs, sums = false): Promise<SafetensorsFile> {
   const where = `openSafetensors: "${path}"`;
-  const file = await RangeReader.open(path, 'openSafetensors', fs);
+  const file = await RangeReader.open(path, 'openSafetensors', fs, sums);
   try {
     if (file.size < 8) throw new CheckpointError(`${where} is truncated: ${file.size} bytes, a safetensors file has at least 8`);
     const prefix = new Uint8Array(8);
