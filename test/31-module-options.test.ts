@@ -1,5 +1,6 @@
 // A misspelt option is an error in every module, as in optimizers: it would be left at its default without a word.
 import { describe, expect, test } from 'vitest';
+import * as dist from '../lib/distributed/index.js';
 import * as sg from '../lib/index.js';
 
 const { nn } = sg;
@@ -66,4 +67,21 @@ test('an option that is undefined has its default, and null stands for no option
 test('what is no object is refused', () => {
   expect(() => new nn.Linear(2, 3, false as never)).toThrow('Linear: options must be an object, got false');
   expect(() => new nn.LayerNorm(3, 1e-6 as never)).toThrow('LayerNorm: options must be an object, got 0.000001');
+});
+
+test('modules of several ranks', async () => {
+  const { ColumnParallelLinear, DistributedDataParallel, Pipeline, RowParallelLinear, SyncBatchNorm, VocabParallelEmbedding } = dist;
+  await dist.simulate(1, async ({ world }) => {
+    const mesh = await dist.initDeviceMesh({ pp: 1, tp: 1 }, { group: world });
+    const wrong = { biass: true } as object;
+    const made: [string, () => unknown][] = [
+      ['DistributedDataParallel', () => new DistributedDataParallel(new nn.Linear(2, 2), { group: world, ...wrong })],
+      ['SyncBatchNorm', () => new SyncBatchNorm(2, { group: world, ...wrong })],
+      ['ColumnParallelLinear', () => new ColumnParallelLinear(2, 2, { mesh, ...wrong })],
+      ['RowParallelLinear', () => new RowParallelLinear(2, 2, { mesh, ...wrong })],
+      ['VocabParallelEmbedding', () => new VocabParallelEmbedding(4, 2, { mesh, ...wrong })],
+      ['Pipeline', () => new Pipeline(new nn.Sequential(new nn.Linear(2, 2)), { mesh, microBatches: 1, ...wrong })],
+    ];
+    for (const [name, make] of made) expect(make).toThrow(`${name}: there is no option biass; there are `);
+  });
 });

@@ -5,6 +5,7 @@ import { isGradEnabled, noGrad } from '../autograd/modes.js';
 import { DeviceError, DTypeError, describe, ValueError } from '../errors.js';
 import { Dropout } from '../nn/dropout.js';
 import { Module } from '../nn/module.js';
+import { checkNames, type Names } from '../options.js';
 import type { Layout } from '../random.js';
 import type { Shape } from '../shape.js';
 import type { Tensor } from '../tensor.js';
@@ -190,10 +191,25 @@ export class DistributedDataParallel<M extends Module> extends Module {
   }
 }
 
+const NAMES: Names<DataParallelOptions> = {
+  group: true,
+  gradientReduction: true,
+  gradientDType: true,
+  bucketBytes: true,
+  firstBucketBytes: true,
+  rebuildBuckets: true,
+  broadcastBuffers: true,
+  findUnusedParameters: true,
+  staticGraph: true,
+  hook: true,
+  allowUntested: true,
+};
+
 function checkOptions(module: unknown, options: DataParallelOptions): void {
   const where = 'DistributedDataParallel';
   if (!(module instanceof Module)) throw new ValueError(`${where}: expected a module, got ${describe(module)}`);
   if (!(options?.group instanceof ProcessGroup)) throw new ValueError(`${where}: give the process group as { group }`);
+  checkNames(where, NAMES, options);
   const { gradientReduction = 'mean', findUnusedParameters, hook } = options;
   if (gradientReduction !== 'mean' && gradientReduction !== 'sum') {
     throw new ValueError(`${where}: gradientReduction must be mean or sum, got ${describe(gradientReduction)}`);

@@ -1,8 +1,8 @@
 // What a GPT is made with.
 
 import { ValueError } from '../errors.js';
-import { type Every, withOptions } from '../options.js';
-import { checkSize, FACTORY, type FactoryOptions, type LinearOptions } from './linear.js';
+import { checkNames, type Names } from '../options.js';
+import { checkSize, type FactoryOptions, type LinearOptions } from './linear.js';
 
 /** Options of `GPT`. */
 export interface GPTOptions extends FactoryOptions {
@@ -23,21 +23,22 @@ export interface GPTOptions extends FactoryOptions {
   /** What the norms add to the variance. Default 1e-5. */
   layerNormEps?: number;
 }
-const GPT: Every<Partial<GPTOptions>> = {
-  vocabSize: undefined,
-  layers: undefined,
-  heads: undefined,
-  dim: undefined,
-  context: undefined,
-  dropout: 0,
+const NAMES: Names<GPTOptions> = {
+  vocabSize: true,
+  layers: true,
+  heads: true,
+  dim: true,
+  context: true,
+  dropout: true,
   bias: true,
-  layerNormEps: 1e-5,
-  ...FACTORY,
+  layerNormEps: true,
+  dtype: true,
+  device: true,
 };
 
 /** Checks what a GPT or one of its blocks is made with; `sizes` have to be there. */
 export function checkGPTOptions(options: GPTOptions, sizes: readonly ('vocabSize' | 'layers' | 'heads' | 'dim' | 'context')[], where: string): void {
-  withOptions<Every<Partial<GPTOptions>>>(where, GPT, options);
+  checkNames(where, NAMES, options);
   for (const name of sizes) checkSize(options?.[name], name, where);
   if (options.dim % options.heads !== 0) throw new ValueError(`${where}: dim ${options.dim} is not a multiple of ${options.heads} heads`);
 }

@@ -7,6 +7,7 @@ import { DeviceError, describe, ValueError } from '../../errors.js';
 import { scope } from '../../memory.js';
 import type { LossNormalizer } from '../../nn/layered.js';
 import { type LoadResult, Module, type Parameter, type StateDict } from '../../nn/module.js';
+import { checkNames, type Names } from '../../options.js';
 import type { Tensor } from '../../tensor.js';
 import { type CombinationOptions, combine } from '../combinations.js';
 import { DeviceMesh } from '../device_mesh.js';
@@ -50,6 +51,18 @@ export interface PipelineOptions extends CombinationOptions {
   /** Of targets that do not count; −100. */
   readonly ignoreIndex?: number;
 }
+const NAMES: Names<PipelineOptions> = {
+  mesh: true,
+  schedule: true,
+  microBatches: true,
+  stagesPerRank: true,
+  split: true,
+  loss: true,
+  metrics: true,
+  normalizer: true,
+  ignoreIndex: true,
+  allowUntested: true,
+};
 
 /** What a step found out, equal on every rank. */
 export interface PipelineResult {
@@ -226,6 +239,7 @@ function checkOptions(model: unknown, options: PipelineOptions): void {
   const { mesh, normalizer, loss, metrics, ignoreIndex } = options ?? {};
   if (!(mesh instanceof DeviceMesh)) throw new ValueError(`${WHERE}: give the mesh as { mesh }, got ${describe(mesh)}`);
   if (!mesh.axes.includes('pp')) throw new ValueError(`${WHERE}: the mesh has no axis pp; it has ${mesh.axes.join(', ')}`);
+  checkNames(WHERE, NAMES, options);
   if (normalizer !== undefined && normalizer !== 'validTargets' && normalizer !== 'samples')
     throw new ValueError(`${WHERE}: normalizer must be validTargets or samples, got ${describe(normalizer)}`);
   if (ignoreIndex !== undefined && !Number.isSafeInteger(ignoreIndex))

@@ -3,6 +3,7 @@ import { describe, ShapeError, ValueError } from '../../errors.js';
 import { Linear, type LinearOptions } from '../../nn/linear.js';
 import { Module, type Parameter } from '../../nn/module.js';
 import { linear } from '../../ops/matmul.js';
+import { checkNames, type Names } from '../../options.js';
 import { Tensor } from '../../tensor.js';
 import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
@@ -29,6 +30,16 @@ export interface ColumnParallelOptions extends SourceOptions {
   /** Give every rank the whole output, in its order; off by default. */
   readonly gatherOutput?: boolean;
 }
+const NAMES: Names<ColumnParallelOptions & LinearOptions> = {
+  mesh: true,
+  blocks: true,
+  sequenceParallel: true,
+  gatherOutput: true,
+  src: true,
+  bias: true,
+  dtype: true,
+  device: true,
+};
 
 /**
  * y = x·Wᵀ + b, of which each rank has some of the outputs (Shoeybi et al., "Megatron-LM", 2019). `weight` and `bias` hold this rank's rows, under
@@ -62,6 +73,7 @@ export class ColumnParallelLinear extends Module {
     super();
     const where = 'ColumnParallelLinear';
     const mesh = checkMesh(options?.mesh, where);
+    checkNames(where, NAMES, options);
     const { blocks, src, sequenceParallel = false, gatherOutput = false } = options;
     checkUnits(blocks, mesh.size('tp'), where);
     const full = whole ?? new Linear(inFeatures, outFeatures, { bias: options.bias, dtype: options.dtype, device: options.device ?? mesh.device });

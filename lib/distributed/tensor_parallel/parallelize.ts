@@ -39,10 +39,10 @@ interface Action<S extends StyleName> {
 }
 
 const actions: { readonly [S in StyleName]: Action<S> } = {
-  column: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => ColumnParallelLinear.from(m, { ...style, mesh, src }) },
-  row: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => RowParallelLinear.from(m, { ...style, mesh, src }) },
-  vocabEmbedding: { of: Embedding, apply: (m: Embedding, style, mesh, _, { src }) => VocabParallelEmbedding.from(m, { ...style, mesh, src }) },
-  vocabHead: { of: Linear, apply: (m: Linear, style, mesh, _, { src }) => VocabParallelHead.from(m, { ...style, mesh, src }) },
+  column: { of: Linear, apply: (m: Linear, { style: _style, ...o }, mesh, _, { src }) => ColumnParallelLinear.from(m, { ...o, mesh, src }) },
+  row: { of: Linear, apply: (m: Linear, { style: _style, ...o }, mesh, _, { src }) => RowParallelLinear.from(m, { ...o, mesh, src }) },
+  vocabEmbedding: { of: Embedding, apply: (m: Embedding, { style: _style, ...o }, mesh, _, { src }) => VocabParallelEmbedding.from(m, { ...o, mesh, src }) },
+  vocabHead: { of: Linear, apply: (m: Linear, { style: _style, ...o }, mesh, _, { src }) => VocabParallelHead.from(m, { ...o, mesh, src }) },
   sequence: { of: Module, apply: (module: Module, _, mesh, path) => onSequence(module, mesh, path) },
   scatterSequence: {
     of: Module,

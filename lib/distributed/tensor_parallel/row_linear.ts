@@ -3,6 +3,7 @@ import { describe, ShapeError, ValueError } from '../../errors.js';
 import { Linear, type LinearOptions } from '../../nn/linear.js';
 import { Module, type Parameter } from '../../nn/module.js';
 import { linear } from '../../ops/matmul.js';
+import { checkNames, type Names } from '../../options.js';
 import { Tensor } from '../../tensor.js';
 import { declarePlacement, requirePlacement } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
@@ -23,6 +24,16 @@ export interface RowParallelOptions extends SourceOptions {
   /** The input has the features of this rank alone, as a column-parallel layer makes them (default); else every rank has all of them. */
   readonly inputIsParallel?: boolean;
 }
+const NAMES: Names<RowParallelOptions & LinearOptions> = {
+  mesh: true,
+  blocks: true,
+  sequenceParallel: true,
+  inputIsParallel: true,
+  src: true,
+  bias: true,
+  dtype: true,
+  device: true,
+};
 
 /**
  * y = x·Wᵀ + b, to which each rank contributes some of the inputs (Shoeybi et al., "Megatron-LM", 2019). `weight` holds this rank's columns; `bias`
@@ -57,6 +68,7 @@ export class RowParallelLinear extends Module {
     super();
     const where = 'RowParallelLinear';
     const mesh = checkMesh(options?.mesh, where);
+    checkNames(where, NAMES, options);
     const { blocks, src, sequenceParallel = false, inputIsParallel = true } = options;
     const full = whole ?? new Linear(inFeatures, outFeatures, { bias: options.bias, dtype: options.dtype, device: options.device ?? mesh.device });
     Object.defineProperty(this, 'mesh', { value: mesh, enumerable: false });

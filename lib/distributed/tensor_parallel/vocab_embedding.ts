@@ -8,6 +8,7 @@ import { embedding } from '../../ops/embedding.js';
 import { ge, logicalAnd, lt, sub } from '../../ops/pointwise.js';
 import { sum } from '../../ops/reduce.js';
 import { expand, unsqueeze } from '../../ops/view.js';
+import { checkNames, type Names } from '../../options.js';
 import type { Tensor } from '../../tensor.js';
 import { declarePlacement, withoutPlacements } from '../activation_placements.js';
 import type { DeviceMesh } from '../device_mesh.js';
@@ -23,6 +24,14 @@ export interface VocabParallelOptions extends SourceOptions {
   /** The output is this rank's piece of the sequence; every rank is given all indices. */
   readonly sequenceParallel?: boolean;
 }
+const NAMES: Names<VocabParallelOptions & EmbeddingOptions> = {
+  mesh: true,
+  sequenceParallel: true,
+  src: true,
+  paddingIdx: true,
+  dtype: true,
+  device: true,
+};
 
 /** The classes of this rank: the first ranks have ⌈classes / ranks⌉, the last ones may have fewer, or none. */
 export function vocabularyOf(classes: number, mesh: DeviceMesh): { start: number; length: number } {
@@ -55,6 +64,7 @@ export class VocabParallelEmbedding extends Module {
     super();
     const where = 'VocabParallelEmbedding';
     const mesh = checkMesh(options?.mesh, where);
+    checkNames(where, NAMES, options);
     const { src, sequenceParallel = false, paddingIdx, dtype, device = mesh.device } = options;
     const full = whole ?? new Embedding(numEmbeddings, embeddingDim, { paddingIdx, dtype, device });
     Object.defineProperty(this, 'mesh', { value: mesh, enumerable: false });
