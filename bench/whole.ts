@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import * as sg from '../lib/index.js';
 import { data, io, nn } from '../lib/index.js';
 import { Child, compiled, source, withThreads } from './child.js';
+import { fromAnEmptyFolder } from './installed.js';
 import { type Group, inTurn, type Rounds, type Run, row } from './rows.js';
 
 export interface DigitsSetup {
@@ -58,10 +59,19 @@ export const loading: Group = async function* (run) {
 
 const FILES: readonly [string, string][] = [
   ['save weights', 'save the weights as safetensors'],
-  ['load weights', 'load the weights from safetensors'],
+  ['load weights', 'load the weights, then copy them into the model'],
+  ['load model', 'load the weights into the model'],
   ['save all', 'save a checkpoint of model and AdamW'],
   ['load all', 'load that checkpoint'],
 ];
+
+const FILE_NOTES: Readonly<Record<string, string>> = {
+  'save weights': 'ends on the disk (fsync), on both sides',
+  'load weights': 'loadSafetensors and loadStateDict, load_file (which maps the file) and load_state_dict',
+  'load model': 'loadModel, load_model',
+  'save all': 'ends on the disk (fsync), on both sides',
+  'load all': 'ours compares checksums, torch.load does not',
+};
 
 export const files: Group = async function* (run) {
   const layers = run.quick ? 1 : 12;
@@ -72,10 +82,7 @@ export const files: Group = async function* (run) {
   try {
     for (const [kind, name] of FILES) {
       const bytes = parameters * (kind.endsWith('all') ? 12 : 4);
-      const made = row('files', name, 's', await sides.rounds({ files: kind, layers }), {
-        note: `${(bytes / 1e6).toFixed(0)} MB; saving ends on the disk (fsync), on both sides`,
-      });
-      yield made;
+      yield row('files', name, 's', await sides.rounds({ files: kind, layers }), { note: `${(bytes / 1e6).toFixed(0)} MB; ${FILE_NOTES[kind]}` });
     }
   } finally {
     sides.end();
@@ -115,7 +122,7 @@ export const digits: Group = async function* (run) {
 /** Of the files of a folder, in MB. */
 const megabytes = (path: string): number => Number(execFileSync('du', ['-sb', path], { encoding: 'utf8' }).split('\t')[0]) / 1e6;
 
-/** What lies on the disk after installing; the binary is the release's where there is one, with code for every GPU. */
+/** What lies on the disk after installing, and how long that takes; the binary is the release's where there is one, with code for every GPU. */
 export const size: Group = async function* (run) {
   const root = source('..');
   const release = join(root, 'prebuilds/linux-x64/shardgrad.glibc.node');
@@ -127,4 +134,5 @@ export const size: Group = async function* (run) {
   const folder = run.python && execFileSync(run.python, ['-c', 'import os, torch; print(os.path.dirname(torch.__file__))'], { encoding: 'utf8' }).trim();
   const note = binary === release ? `packed ${packed.toFixed(1)} MB; PyTorch: the CPU build alone, without its dependencies` : 'not a release build';
   yield row('size', 'installed files', 'MB', { ours: [ours], theirs: folder ? [megabytes(folder)] : null }, { note });
+  if (binary === release) yield fromAnEmptyFolder(root, run.quick ? 1 : 3);
 };

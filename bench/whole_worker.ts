@@ -64,6 +64,7 @@ async function files(kind: string, layers: number): Promise<object> {
   const calls: Record<string, () => Promise<unknown>> = {
     'save weights': () => io.saveSafetensors(weights, model!.stateDict()),
     'load weights': async () => model!.loadStateDict(await io.loadSafetensors(weights)),
+    'load model': () => io.loadModel(model!, weights),
     'save all': async () => {
       rmSync(root, { recursive: true, force: true });
       await io.saveCheckpoint(root, { ...state, step: 1 });

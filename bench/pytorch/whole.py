@@ -8,7 +8,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
@@ -109,6 +109,8 @@ def files(kind, layers):
         on_disk(weights)
     elif kind == "load weights":
         model.load_state_dict(load_file(weights))
+    elif kind == "load model":
+        load_model(model, weights)
     elif kind == "save all":
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": 1}, whole)
         on_disk(whole)
