@@ -19,7 +19,8 @@ for (const device of devices) {
 // createGraph covers these families
 describe('gradients of gradients', () => {
   const found: number[] = [];
-  const rows = [...families.pointwise, ...families.reduce, ...families.matmul].filter(hasSecondOrder);
+  const { pointwise, reduce, matmul, extremes, images, activation, margins, products } = families;
+  const rows = [pointwise, reduce, matmul, extremes, images, activation, margins, products].flat().filter(hasSecondOrder);
   test.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
     found.push(checkSecondOrder(row, 'cpu'));
   });

@@ -1,7 +1,7 @@
 // Rows of products made of others, of distances and of diagonals.
 import * as sg from '../../lib/index.js';
 import { float, floats, type Row } from '../helpers/op_table.js';
-import { at, build, matmul, type Nd, permute, reshape, sum } from '../helpers/reference.js';
+import { at, build, map, matmul, type Nd, permute, reshape, sum } from '../helpers/reference.js';
 
 const crossed = (x: Nd, y: Nd, d: number): Nd =>
   build(x.shape, (index) => {
@@ -26,7 +26,14 @@ export const rows: readonly Row[] = [
     dtypes: [...floats, 'int64'],
     tolerance: 3,
   },
-  { name: 'cross along 0', inputs: [float([3, 4]), float([3, 4])], fn: (a, b) => sg.cross(a!, b!, 0), ref: (a, b) => crossed(a!, b!, 0), tolerance: 3 },
+  {
+    // squared: with the weights of the test, the second gradient of the product itself is 0
+    name: 'cross along 0, squared',
+    inputs: [float([3, 4]), float([3, 4])],
+    fn: (a, b) => sg.square(sg.cross(a!, b!, 0)),
+    ref: (a, b) => map((v) => v * v, crossed(a!, b!, 0)),
+    tolerance: 6,
+  },
   {
     name: 'kron',
     inputs: [float([2, 3]), float([4, 2])],
