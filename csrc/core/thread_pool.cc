@@ -1,6 +1,7 @@
-// One 64-bit word holds the whole state of a job: generation (24 bits), number of tasks (20), next task (20). A helper
-// claims a task by compare-and-swap on it, so a late helper can never take a task of another job: its word is stale.
-// A claim keeps the job alive (the caller waits for every claimed task), so `fn` and `arg` are read after it.
+// Each thread has a 64-bit word with its share of the job: generation (24 bits), end (20), next task (20). The owner
+// claims from the front and others from the back, by compare-and-swap, so a late helper can never take a task of
+// another job: the word it saw is stale. A claim keeps the job alive (the caller waits for every claimed task), so
+// `fn`, `arg` and `count` are read after it.
 #include "thread_pool.h"
 
 #include <atomic>
@@ -22,8 +23,8 @@ constexpr int kMaxTasks = (1 << 20) - 1, kMaxThreads = 1024;
 constexpr int64_t kSpinNs = 35'000;
 
 int next_of(uint64_t word) { return int(word & 0xfffff); }
-int count_of(uint64_t word) { return int(word >> 20 & 0xfffff); }
-bool open(uint64_t word) { return next_of(word) < count_of(word); }
+int end_of(uint64_t word) { return int(word >> 20 & 0xfffff); }
+bool open(uint64_t word) { return next_of(word) < end_of(word); }
 
 int threads_from_environment() {
   const auto n = number_from_environment("SHARDGRAD_NUM_THREADS");
@@ -33,14 +34,20 @@ int threads_from_environment() {
 }  // namespace
 
 struct ThreadPool::Impl {
-  alignas(64) std::atomic<uint64_t> word{0};
+  struct alignas(64) Share {
+    std::atomic<uint64_t> word{0};
+  };
+  Share shares[kMaxThreads];  // the caller's is the first, helper i's is number i
   alignas(64) std::atomic<int> done{0};
   alignas(64) std::atomic<int> sleepers{0};
   std::atomic<bool> caller_asleep{false};
   std::atomic<bool> busy{false};
   std::atomic<int> threads{1};
+  std::atomic<int> sharing{1};  // threads that have a share in the job
+  uint64_t generation = 0;
   void (*fn)(const void*, int) = nullptr;
   const void* arg = nullptr;
+  int count = 0;
 
   std::mutex mutex;
   std::condition_variable work, finished;
@@ -60,27 +67,37 @@ struct ThreadPool::Impl {
     }
   }
 
-  // Claims and runs one task. False when the job has none left.
-  bool step() {
-    uint64_t w = word.load(std::memory_order_acquire);
+  // Claims and runs one task of a share. False when it has none left.
+  bool step(Share& share, bool own) {
+    uint64_t w = share.word.load(std::memory_order_acquire), left;
     do {
       if (!open(w)) return false;
-    } while (!word.compare_exchange_weak(w, w + 1, std::memory_order_acq_rel, std::memory_order_acquire));
-    execute(next_of(w));
-    if (done.fetch_add(1) + 1 == count_of(w) && caller_asleep.load()) {
+      left = own ? w + 1 : w - (uint64_t(1) << 20);
+    } while (!share.word.compare_exchange_weak(w, left, std::memory_order_acq_rel, std::memory_order_acquire));
+    execute(own ? next_of(w) : end_of(w) - 1);
+    const int all = count;
+    if (done.fetch_add(1) + 1 == all && caller_asleep.load()) {
       { std::lock_guard lock(mutex); }
       finished.notify_one();
     }
     return true;
   }
 
+  // The own share first, then what is left of the others'.
+  void work_from(int id) {
+    while (step(shares[id], true)) {}
+    const int n = sharing.load(std::memory_order_relaxed);
+    for (int i = 1; i < n; i++) {
+      Share& other = shares[(id + i) % n];
+      while (step(other, false)) {}
+    }
+  }
+
   void help(int id) {
     name_thread("shardgrad pool");
-    const auto wanted = [&] { return open(word.load()) && id < threads.load(std::memory_order_relaxed); };
+    const auto wanted = [&] { return open(shares[id].word.load()); };
     for (;;) {
-      if (wanted()) {
-        while (step()) {}
-      }
+      if (wanted()) work_from(id);
       if (spin_until(kSpinNs, wanted)) continue;
       std::unique_lock lock(mutex);
       sleepers.fetch_add(1);
@@ -92,15 +109,21 @@ struct ThreadPool::Impl {
   void run_together(int n, void (*f)(const void*, int), const void* a) {
     fn = f;
     arg = a;
+    count = n;
     error = nullptr;
     done.store(0, std::memory_order_relaxed);
-    const uint64_t generation = (word.load(std::memory_order_relaxed) >> 40) + 1;
-    word.store(generation << 40 | uint64_t(n) << 20);  // ordered before the look at `sleepers`
+    const int64_t parts = std::min(n, threads.load(std::memory_order_relaxed));
+    sharing.store(int(parts), std::memory_order_relaxed);
+    generation++;
+    for (int64_t i = parts - 1; i >= 0; i--) {
+      const uint64_t begin = uint64_t(n * i / parts), end = uint64_t(n * (i + 1) / parts);
+      shares[i].word.store(generation << 40 | end << 20 | begin);  // ordered before the look at `sleepers`
+    }
     if (sleepers.load()) {
       { std::lock_guard lock(mutex); }
       work.notify_all();
     }
-    while (step()) {}
+    work_from(0);
     const auto ended = [&] { return done.load() == n; };
     if (!spin_until(kSpinNs, ended)) {
       std::unique_lock lock(mutex);

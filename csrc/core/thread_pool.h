@@ -1,7 +1,8 @@
-// The process-wide helper threads. A caller hands out tasks by an atomic counter and works itself, so a late or
-// preempted helper never holds a job up; helpers spin about 35 microseconds for the next job, then sleep. If another
-// caller holds the pool (simulated ranks), the job runs on the calling thread alone: waiting for helpers would cost
-// more.
+// The process-wide helper threads. Every thread gets the same share of the tasks in every job of that many, so that
+// what it wrote is in its own cache when the next operation reads it; who is done takes over what others have left, so
+// a late or preempted helper never holds a job up. Helpers spin about 35 microseconds for the next job, then sleep. If
+// another caller holds the pool (simulated ranks), the job runs on the calling thread alone: waiting for helpers would
+// cost more.
 #pragma once
 #include <algorithm>
 #include <cstddef>
