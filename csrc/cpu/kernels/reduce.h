@@ -1,5 +1,5 @@
-// The reduction table compiled into loops over registers. Everything is a fold of rows into columns; a reduction along
-// memory is one, too, with a few dozen columns that are folded together in the end.
+// The reduction table compiled into loops over registers, for a type of memory each. Everything is a fold of rows into
+// columns; a reduction along memory is one, too, with a few dozen columns that are folded together in the end.
 
 #include "int_lanes.h"
 
@@ -27,16 +27,20 @@ using wide_t = std::conditional_t<std::is_same_v<T, int64_t>, int64_t, double>;
 SG_REDUCE(SG_ROW)
 #undef SG_ROW
 
+// What T is folded in: float for 16 bits.
+template <class T>
+using folded_t = typename lane_for<T>::value;
+
 template <class Op, class T>
 KI lane_for<T> identity_of() {
-  return lane_for<T>(cast<T>(Op::kIdentity));
+  return lane_for<T>(cast<folded_t<T>>(Op::kIdentity));
 }
 
 // acc[c] = fold(acc[c], term(x[r, c])), four rows at a time, so that acc is touched seldom and sums stay accurate
 template <class Op, class T>
 KT void fold_rows(void* acc, const void* from, int64_t row_stride, int64_t rows, int64_t cols) {
   using L = lane_for<T>;
-  T* const a = static_cast<T*>(acc);
+  folded_t<T>* const a = static_cast<folded_t<T>*>(acc);
   const T* x = static_cast<const T*>(from);
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4, x += 4 * row_stride) {
@@ -90,7 +94,7 @@ template <class Op, class T>
 KT void fold_runs(void* wide, const void* from, int64_t row_stride, int64_t rows, int64_t n) {
   using L = lane_for<T>;
   const T* const x = static_cast<const T*>(from);
-  wide_t<T>* const to = static_cast<wide_t<T>*>(wide);
+  wide_t<folded_t<T>>* const to = static_cast<wide_t<folded_t<T>>*>(wide);
   for (int64_t r = 0; r < rows; r += L::W) {
     L row[L::W];
     for (int64_t j = 0; j < L::W; j++)
@@ -104,7 +108,7 @@ KT void fold_runs(void* wide, const void* from, int64_t row_stride, int64_t rows
 
 // wide[c] = fold(wide[c], part[c])
 template <class Op, class T>
-KT void fold_partial(void* wide, const void* part, int64_t cols) {
+KI void fold_part(void* wide, const void* part, int64_t cols) {
   using W = wide_t<T>;
   using L = lane_for<W>;
   W* const to = static_cast<W*>(wide);
@@ -117,6 +121,39 @@ KT void fold_partial(void* wide, const void* part, int64_t cols) {
   }
 }
 
+template <class Op, class T>
+KT void fold_partial(void* wide, const void* part, int64_t cols) {
+  fold_part<Op, T>(wide, part, cols);
+}
+
+// wide[c] = fold of wide[c] and `blocks` times kFlushRows rows of kDealt neighbours. The columns stay in registers,
+// even and odd rows in two chains; only in chains as plain as these does GCC read memory in its order, as prefetching
+// wants it.
+template <class Op, class T>
+KT void fold_blocks(void* wide, const void* from, int64_t blocks) {
+  using L = lane_for<T>;
+  constexpr int kTogether = std::min(4, kDealt / L::W), kCols = kTogether * L::W;
+  wide_t<folded_t<T>>* const to = static_cast<wide_t<folded_t<T>>*>(wide);
+  const T* x = static_cast<const T*>(from);
+  for (int64_t i = 0; i < blocks; i++, x += kFlushRows * kDealt) {
+    for (int c = 0; c < kDealt; c += kCols) {
+      L even[kTogether], odd[kTogether];
+      for (int k = 0; k < kTogether; k++) even[k] = odd[k] = identity_of<Op, T>();
+      SG_UNROLL(1)
+      for (int r = 0; r < kFlushRows; r += 2) {
+        const T* const row = x + r * kDealt + c;
+        SG_UNROLL(4)
+        for (int k = 0; k < kTogether; k++) even[k] = Op::fold(even[k], Op::term(load<L>(row + k * L::W)));
+        SG_UNROLL(4)
+        for (int k = 0; k < kTogether; k++) odd[k] = Op::fold(odd[k], Op::term(load<L>(row + kDealt + k * L::W)));
+      }
+      folded_t<T> part[kCols];
+      for (int k = 0; k < kTogether; k++) store(part + k * L::W, Op::fold(even[k], odd[k]));
+      fold_part<Op, folded_t<T>>(to + c, part, kCols);
+    }
+  }
+}
+
 template <class Op, class W>
 void finish(void* wide, int64_t cols, double n) {
   W* const w = static_cast<W*>(wide);
@@ -125,21 +162,40 @@ void finish(void* wide, int64_t cols, double n) {
 
 template <class Op, class T>
 inline ReduceKernels reduce_kernels_of() {
+  using A = folded_t<T>;
   if constexpr (std::is_same_v<T, int64_t> && Op::kDomain == Domain::kFloat) return {};
-  else
-    return {fold_rows<Op, T>,      fold_runs<Op, T>, fold_partial<Op, T>, fold_partial<Op, wide_t<T>>,
-            finish<Op, wide_t<T>>, Op::kIdentity};
+  else {
+    void (*blocks)(void*, const void*, int64_t) = nullptr;
+    if constexpr (lane_for<T>::W > 1) blocks = fold_blocks<Op, T>;
+    return {fold_rows<Op, T>,
+            fold_runs<Op, T>,
+            blocks,
+            fold_partial<Op, A>,
+            fold_partial<Op, wide_t<A>>,
+            finish<Op, wide_t<A>>,
+            Op::kIdentity,
+            int64_t(sizeof(T))};
+  }
 }
 
-inline ReduceKernels find_reduce_kernels(ReduceOp op, DType lane) {
+template <class T>
+inline ReduceKernels reduce_kernels_of(ReduceOp op) {
   switch (op) {
-#define SG_ROW(domain, name, ...)                                                  \
-  case ReduceOp::k_##name:                                                         \
-    return lane == DType::k_float32   ? reduce_kernels_of<Reduce_##name, float>()  \
-           : lane == DType::k_float64 ? reduce_kernels_of<Reduce_##name, double>() \
-                                      : reduce_kernels_of<Reduce_##name, int64_t>();
+#define SG_ROW(domain, name, ...) \
+  case ReduceOp::k_##name: return reduce_kernels_of<Reduce_##name, T>();
     SG_REDUCE(SG_ROW)
 #undef SG_ROW
     default: return {};
+  }
+}
+
+// `dtype`: a lane type, or of 16 bits
+inline ReduceKernels find_reduce_kernels(ReduceOp op, DType dtype) {
+  switch (dtype) {
+    case DType::k_float32: return reduce_kernels_of<float>(op);
+    case DType::k_float64: return reduce_kernels_of<double>(op);
+    case DType::k_bfloat16: return reduce_kernels_of<bfloat16>(op);
+    case DType::k_float16: return reduce_kernels_of<float16>(op);
+    default: return reduce_kernels_of<int64_t>(op);
   }
 }
