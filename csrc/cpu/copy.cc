@@ -48,7 +48,10 @@ void copy_box(const T* from, int64_t from_row, int64_t from_col, T* to, int64_t 
 template <class T>
 void move(const View& x, const View& y) {
   Nest<2> nest(y.ndim, y.shape, {y.strides, x.strides});
-  if (nest.col_stride(0) == 1 && nest.col_stride(1) == 1) nest.widen(kGrainElements);
+  if (nest.col_stride(0) == 1 && nest.col_stride(1) == 1) {
+    nest.widen(kGrainElements);
+    nest.heighten(kGrainElements);
+  }
   nest.parallel([&](const Box<2>& b) {
     copy_box(x.ptr<const T>() + b.at[1], nest.row_stride(1), nest.col_stride(1), y.ptr<T>() + b.at[0],
              nest.row_stride(0), nest.col_stride(0), b.rows, b.cols);

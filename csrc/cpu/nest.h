@@ -4,6 +4,7 @@
 // efficient: a short innermost dimension gets many rows, a transposed input gets a square box, so that no cache line is
 // loaded twice.
 #pragma once
+#include <algorithm>
 #include <utility>
 
 #include "../core/thread_pool.h"
@@ -56,6 +57,13 @@ class Nest {
   // For kernels that need no buffers: boxes of one row may be longer.
   void widen(int64_t cols) {
     if (!empty_ && box_rows_ == 1) box_cols_ = std::min(shape_[ndim_ - 1], cols);
+  }
+  // For kernels that take rows wherever they lie: whole rows by the dozen, as what goes with a box costs as much as
+  // one.
+  void heighten(int64_t elements) {
+    const int last = ndim_ - 1;
+    if (empty_ || box_rows_ > 1 || row_ != last - 1 || box_cols_ < shape_[last]) return;
+    box_rows_ = std::clamp<int64_t>(elements / box_cols_, 1, shape_[row_]);
   }
   int64_t grain() const { return std::max<int64_t>(1, kGrainElements / (box_rows_ * box_cols_)); }
 

@@ -46,22 +46,30 @@ class Engine {
     lane_size_ = int64_t(dtype_size(lane_));
     kernel_ = SG_ISA_CALL(find_pointwise_kernel, op, lane_);
     if (!kernel_) refuse(op);
-    bool buffers = !lies_in_lanes(0, y);
+    bool in_place = true;
     for (int k = 0; k < inputs_; k++) {
       const View& x = inputs[k];
       numbers_[k] = number(x.scalar);
       in_[k] = {x, x.is_scalar() || is_float16_kind(lane_) ? nullptr : block_loader(x.dtype, lane_)};
-      buffers |= !x.is_scalar() && !lies_in_lanes(k + 1, x);
+      in_place &= x.is_scalar() || lies_in_lanes(k + 1, x) || is_number_of_row(k + 1);
     }
     if (!is_float16_kind(lane_)) {
       store_ = block_storer(lane_, y.dtype);
       if (op == PointwiseOp::k_identity && !inputs[0].is_scalar()) kernel_ = nullptr;
     }
-    if (!buffers) nest_.widen(kGrainElements);
+    const bool lanes = lies_in_lanes(0, y);
+    if (!kernel_) {  // a conversion goes through a buffer where neither side is what it converts in
+      if (lanes || lies_in_lanes(1, inputs[0])) nest_.widen(kGrainElements);
+    } else if (lanes && in_place) {
+      nest_.widen(kGrainElements);
+      nest_.heighten(kGrainElements);
+      by_rows_ = nest_.max_rows() > 1;
+    }
   }
 
   void run() const {
-    nest_.parallel([&](const Box<4>& box) { this->box(box); });
+    if (by_rows_) nest_.parallel([&](const Box<4>& box) { rows(box); });
+    else nest_.parallel([&](const Box<4>& b) { box(b); });
   }
 
  private:
@@ -92,6 +100,7 @@ class Engine {
   bool lies_in_lanes(int k, const View& v) const {
     return v.dtype == lane_ && nest_.max_rows() == 1 && nest_.col_stride(k) == 1;
   }
+  bool is_number_of_row(int k) const { return nest_.max_rows() == 1 && nest_.col_stride(k) == 0; }
   bool is_direct(DType dtype, const Strided& s, const Box<4>& b) const {
     return dtype == lane_ && (s.col_stride == 1 || b.cols == 1) && (b.rows == 1 || s.row_stride == b.cols);
   }
@@ -132,6 +141,25 @@ class Engine {
     if (result != target.data) store_(result, b.rows, b.cols, target);
   }
 
+  // Every row of the box where it lies.
+  void rows(const Box<4>& b) const {
+    Operand operands[kMaxInputs];
+    std::copy(numbers_, numbers_ + kMaxInputs, operands);
+    for (int64_t r = 0; r < b.rows; r++) {
+      const auto row = [&](int k, const View& v) {
+        return address(v.data, b.at[k] + r * nest_.row_stride(k), v.dtype);
+      };
+      for (int k = 0; k < inputs_; k++) {
+        const Input& x = in_[k];
+        if (x.view.is_scalar()) continue;
+        void* const from = row(k + 1, x.view);
+        if (nest_.col_stride(k + 1) == 0) operands[k] = shared_element(x, {from, 0, 0});
+        else operands[k].data = from;
+      }
+      compute(operands, row(0, y_), b.cols);
+    }
+  }
+
   // Runs the kernel on any n: what is left over goes through padded copies.
   void compute(const Operand* in, void* out, int64_t n) const {
     const int64_t whole = n - n % kPointwisePadding, rest = n - whole;
@@ -160,6 +188,7 @@ class Engine {
   PointwiseKernel kernel_;  // null: the identity, a conversion and no more
   DType lane_;              // what the kernel reads and writes
   int64_t lane_size_;
+  bool by_rows_ = false;
   Input in_[kMaxInputs];
   Operand numbers_[kMaxInputs] = {};  // the values of scalar operands; nothing for absent ones
   StoreBlock store_ = nullptr;
