@@ -126,6 +126,7 @@ const calls: Record<string, Call> = {
   binaryCrossEntropyWithLogits: (x, o) => sg.binaryCrossEntropyWithLogits(x[0]!, x[1]!, { posWeight: x[2], ...o }),
   klDiv: withOptions(sg.klDiv),
   scaledDotProductAttention: (x, o) => sg.scaledDotProductAttention(x[0]!, x[1]!, x[2]!, { mask: x[3], ...o }),
+  ctcLoss: (x, { inputLengths, targetLengths, ...o }) => sg.ctcLoss(sg.logSoftmax(x[0]!, -1), x[1]!, inputLengths, targetLengths, o),
   cross: (x, o) => sg.cross(x[0]!, x[1]!, o.dim),
   tensordot: (x, o) => sg.tensordot(x[0]!, x[1]!, o.dims),
   cdist: (x, o) => sg.cdist(x[0]!, x[1]!, o.p === 'inf' ? Infinity : o.p),
@@ -160,6 +161,7 @@ const families = [
   'images',
   'products',
   'counting',
+  'ctc',
 ];
 // Tables of angles are constants; they stay float32.
 const isTable = (c: Case, i: number): boolean => c.kind === 'rotaryEmbedding' && i > 0;

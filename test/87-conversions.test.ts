@@ -22,6 +22,7 @@ const REASONS: readonly [rows: RegExp, reason: string][] = [
   [/^to float/, 'that is what it is for'],
   [/^(variance|std)/, 'it is computed in float32, and its result and its gradient are rounded once'],
   [/^cdist by a product/, 'squares of distances are differences of larger numbers'],
+  [/^ctcLoss/, 'its recursion adds up over time'],
   [/^histc/, 'where the parts begin is no number of 16 bits'],
   [/^interpolate (linear|bilinear|bicubic|trilinear)/, 'a result is a sum of up to 64 neighbours, rounded once'],
   [/^cumprod with zeros/, 'its constant is made from JavaScript numbers'],

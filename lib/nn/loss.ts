@@ -1,5 +1,6 @@
 // Losses as modules: options once, tensors on every call.
 import { type ClassLossOptions, type CrossEntropyOptions, crossEntropy, nllLoss } from '../ops/cross_entropy.js';
+import { type CTCOptions, ctcLoss, type SequenceLengths } from '../ops/ctc_loss.js';
 import { gaussianNllLoss, type LikelihoodOptions, poissonNllLoss } from '../ops/likelihood_loss.js';
 import { binaryCrossEntropy, binaryCrossEntropyWithLogits, cosineSimilarity, huberLoss, klDiv, l1Loss, mseLoss, smoothL1Loss } from '../ops/loss.js';
 import type { LossOptions } from '../ops/loss_pair.js';
@@ -98,6 +99,20 @@ export class MultiLabelSoftMarginLoss extends loss<Pair, OptionsOf<typeof multil
 export class GaussianNLLLoss extends loss<[x: Tensor, target: Tensor, variance: Tensor], LikelihoodOptions>(gaussianNllLoss, LIKELIHOOD) {}
 /** `poissonNllLoss` as a module. */
 export class PoissonNLLLoss extends loss<Pair, OptionsOf<typeof poissonNllLoss>>(poissonNllLoss, { logInput: undefined, ...LIKELIHOOD }) {}
+
+const CTC: Every<CTCOptions> = { blank: undefined, zeroInfinity: undefined, ...REDUCTION };
+/** `ctcLoss` as a module. */
+export class CTCLoss extends Module {
+  private readonly options: CTCOptions;
+  constructor(options: CTCOptions = {}) {
+    super();
+    this.options = withOptions('CTCLoss', CTC, options);
+  }
+  /** Logarithms of probabilities `[T, N, C]` and targets `[N, S]`, or one after another, with the lengths of both. */
+  override forward(logProbs: Tensor, targets: Tensor, inputLengths: SequenceLengths, targetLengths: SequenceLengths): Tensor {
+    return ctcLoss(logProbs, targets, inputLengths, targetLengths, this.options);
+  }
+}
 
 /** `cosineSimilarity` as a module. */
 export class CosineSimilarity extends Module {

@@ -20,6 +20,7 @@ export {
 export { type ConvTransposeOptions, convTranspose1d, convTranspose2d } from './conv_transpose.js';
 export { bfloat16, bool, clone, contiguous, copy_, double, fill_, float, half, int, long, type MoveOptions, to, zero_ } from './copy.js';
 export * from './counting.js';
+export * from './ctc_loss.js';
 export * from './einsum.js';
 export * from './embedding.js';
 export * from './extremes.js';

@@ -125,6 +125,8 @@ const BY_FILE = {
   'lib/ops/loss_pair.ts': 'Losses',
   'lib/ops/margin_loss.ts': 'Losses',
   'lib/ops/likelihood_loss.ts': 'Losses',
+  'lib/ops/ctc_loss.ts': 'Losses',
+  'lib/ops/linear_cross_entropy.ts': 'Losses',
 
   'lib/nn/module.ts': 'Modules',
   'lib/nn/backward_hooks.ts': 'Modules',

@@ -49,4 +49,18 @@ def counting():
     return f
 
 
-FAMILIES = [products, counting]
+def ctc():
+    f = Family("ctc")
+    loss = lambda x, targets, input_lengths, target_lengths, **o: torch.nn.functional.ctc_loss(
+        x.log_softmax(-1), targets, torch.tensor(input_lengths), torch.tensor(target_lengths), **o)
+    for reduction in ["mean", "sum", "none"]:
+        f.op("ctcLoss", loss, [f.randn(12, 3, 5), f.ints(3, 4, low=1, high=5)], inputLengths=[12, 10, 9], targetLengths=[4, 2, 3], reduction=reduction)
+    f.op("ctcLoss", loss, [f.randn(8, 3, 4), f.ints(6, high=3)], inputLengths=[8, 7, 5], targetLengths=[3, 1, 2], blank=3)
+    f.op("ctcLoss", loss, [f.randn(8, 2, 4), torch.tensor([[1, 1, 2], [2, 0, 0]])], inputLengths=[8, 8], targetLengths=[3, 0], reduction="none")
+    f.op("ctcLoss", loss, [f.randn(3, 2, 4), torch.tensor([[1, 1, 2], [2, 0, 0]])], inputLengths=[3, 3], targetLengths=[3, 1], reduction="sum",
+         zeroInfinity=True)
+    f.op("ctcLoss", loss, [f.randn(40, 1, 6), f.ints(1, 12, low=1, high=6)], inputLengths=[40], targetLengths=[12])
+    return f
+
+
+FAMILIES = [products, counting, ctc]

@@ -20,7 +20,38 @@ const distance = (a: number[], b: number[], p = 2): number => sum(a.map((v, i) =
 
 const triplets: sg.TripletMarginOptions[] = [{}, { margin: 0.5, swap: true }, { p: 1 }];
 
+/** The probability that all paths together spell the target, by trying each; it need not be below 1. */
+function spelled(logs: number[][], target: number[], blank: number): number {
+  const paths = logs.reduce<{ path: number[]; p: number }[]>(
+    (all, line) => all.flatMap(({ path, p }) => line.map((l, c) => ({ path: [...path, c], p: p * Math.exp(l) }))),
+    [{ path: [], p: 1 }],
+  );
+  const collapsed = (path: number[]): string => path.filter((c, i) => c !== path[i - 1] && c !== blank).join();
+  return sum(paths.filter(({ path }) => collapsed(path) === target.join()).map(({ p }) => p));
+}
+
+const spellings: [string, number[], number[], number][] = [
+  ['whole', [4, 4], [2, 2], 0],
+  ['cut', [4, 3], [2, 1], 0],
+  ['with an empty target', [4, 2], [0, 1], 2],
+];
+
 export const rows: readonly Row[] = [
+  ...spellings.flatMap(([name, inputs, lengths, blank]) =>
+    each(`ctcLoss ${name}`, (o) => ({
+      inputs: [float([4, 2, 3]), { shape: [2, 2], low: blank === 0 ? 1 : 0, high: blank === 0 ? 3 : 2, dtype: 'int64' }],
+      fn: (x, t) => sg.ctcLoss(x!, t!, inputs, lengths, { blank, ...o }),
+      ref: (x, t) => {
+        const line = (n: number, i: number): number[] => [0, 1, 2].map((c) => at(x!, [i, n, c]));
+        const loss = perLine((n) => {
+          const time = Array.from({ length: inputs[n]! }, (_, i) => line(n, i));
+          const target = [0, 1].slice(0, lengths[n]).map((s) => at(t!, [n, s]));
+          return -Math.log(spelled(time, target, blank)) / (o.reduction === 'mean' ? Math.max(1, lengths[n]!) : 1);
+        }, 2);
+        return reduced(loss, o.reduction);
+      },
+    })),
+  ),
   ...each('marginRankingLoss', (o) => ({
     inputs: [float([3, 4]), float([3, 4]), signs([3, 4])],
     fn: (a, b, t) => sg.marginRankingLoss(a!, b!, sign(t!), { margin: 0.3, ...o }),
