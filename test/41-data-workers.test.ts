@@ -96,6 +96,45 @@ describe('batches from workers', () => {
     expect(loader.length).toBe(4);
   });
 
+  test('of the same threads in every epoch, if they are to stay', async () => {
+    const epochs = async (options: DataLoaderOptions, source = numbers(40)): Promise<{ x: number[]; threads: Set<number> }[]> => {
+      const loader = load(source, { batchSize: 3, shuffle: true, workers: 2, ...options });
+      const all: { x: number[]; threads: Set<number> }[] = [];
+      for (let epoch = 0; epoch < 3; epoch++) {
+        const [x, threads]: [number[], Set<number>] = [[], new Set()];
+        for await (const batch of loader as AsyncIterable<{ x: Tensor; thread: Tensor }>) {
+          x.push(...((await batch.x.toTypedArray()) as Float32Array));
+          for (const thread of (await batch.thread.toTypedArray()) as Float32Array) threads.add(thread);
+        }
+        all.push({ x, threads });
+      }
+      return all;
+    };
+    const [fresh, kept] = [await epochs({}), await epochs({ persistentWorkers: true })];
+    // the same order and the same random numbers
+    expect(kept.map(({ x }) => x)).toEqual(fresh.map(({ x }) => x));
+    expect(new Set(kept.flatMap(({ threads }) => [...threads])).size).toBe(2);
+    expect(new Set(fresh.flatMap(({ threads }) => [...threads])).size).toBe(6);
+  });
+
+  test('of threads that stay: a loop that is left, an error and a loop within a loop begin with new ones', async () => {
+    const loader = load(numbers(12), { batchSize: 2, workers: 2, persistentWorkers: true });
+    const firsts = async (): Promise<number[]> => (await collect(loader)).map((batch) => batch[0]![0]!);
+    expect(await firsts()).toEqual([0, 2, 4, 6, 8, 10]);
+    for await (const _ of loader) break;
+    expect(await firsts()).toEqual([0, 2, 4, 6, 8, 10]);
+    const outer = loader[Symbol.asyncIterator]();
+    for (let i = 0; i < 6; i++) await outer.next(); // all is delivered, and the loop has not ended
+    expect(await firsts()).toEqual([0, 2, 4, 6, 8, 10]);
+    expect((await failure(outer.next())).message).toMatch(/this loop ended when another one over the same loader began/);
+    expect(await firsts()).toEqual([0, 2, 4, 6, 8, 10]);
+    const failing = load(numbers(12, { failAt: 7 }), { batchSize: 2, workers: 2, persistentWorkers: true });
+    for (let epoch = 0; epoch < 2; epoch++) expect((await failure(collect(failing))).message).toMatch(/dataset\.get\(7\) failed/);
+    const stream = load({ module, export: 'Counter', args: [9] }, { batchSize: 2, workers: 2, prefetchFactor: 1, persistentWorkers: true });
+    const once = await collect(stream);
+    expect(await collect(stream)).toEqual(once);
+  });
+
   test('leave nothing behind', async () => {
     const live = memory().live;
     await collect(load(numbers(50), { batchSize: 5, workers: 2 }));
@@ -185,6 +224,12 @@ describe('the process', () => {
       ],
       { timeout: 60_000 },
     );
+
+  test('ends though workers stay', async () => {
+    const source = `{ module: '${module.href}', export: 'Numbers', args: [8] }`;
+    const kept = `const kept = new data.DataLoader(${source}, { workers: 2, persistentWorkers: true });`;
+    expect((await script(`${kept} let n = 0; for await (const b of kept) n++; console.log(n);`)).stdout).toBe('8\n');
+  });
 
   test('lives while a batch is awaited, and ends though a loop was abandoned', async () => {
     expect((await script(`let n = 0; for await (const b of loader) if (++n === 20) break; console.log(n);`)).stdout).toBe('20\n');

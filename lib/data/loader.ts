@@ -39,6 +39,8 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
   /** The position was loaded, and the next loop begins there. */
   private resuming = false;
   private running: { end: () => Promise<void> } | null = null;
+  /** Workers between two epochs. */
+  private resting: WorkerPool | null = null;
 
   /**
    * @param source a dataset, an iterable dataset, or `{ module, export, args }` that names how to make one (see ModuleRef): workers
@@ -226,8 +228,35 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     const dataset = workerRef(this.source, 'DataLoader');
     const collate = this.options.collate ? portable(this.options.collate as ModuleRef, 'DataLoader') : null;
     const starts = settings.map((s): WorkerStart => ({ dataset, collate, settings: s, slots: this.options.prefetchFactor }));
-    const pool = new WorkerPool(starts, rotation, requests, this.options.timeoutMs);
-    return { next: () => pool.next(), copied: () => pool.copied(), end: () => pool.end() };
+    let pool = this.takeResting();
+    if (pool) pool.nextEpoch(starts);
+    else pool = new WorkerPool(starts, this.options.timeoutMs);
+    pool.begin(rotation, requests);
+    const own = pool;
+    let ended: Promise<void> | null = null;
+    const end = async (): Promise<void> => {
+      if (this.options.persistentWorkers && own.rests) this.rest(own);
+      else await own.end();
+    };
+    // once: by then another loop may have the workers
+    return { next: () => own.next(), copied: () => own.copied(), end: () => (ended ??= end()) };
+  }
+
+  /** Keeps workers for the next epoch. */
+  private rest(pool: WorkerPool): void {
+    pool.begin([], [].values()); // its requests know this loader, which would then never be abandoned
+    this.resting = pool;
+    abandoned.register(this, pool, this);
+  }
+
+  private takeResting(): WorkerPool | null {
+    const pool = this.resting;
+    this.resting = null;
+    if (!pool) return null;
+    abandoned.unregister(this);
+    if (pool.rests) return pool;
+    void pool.end(); // one has died meanwhile
+    return null;
   }
 
   private async inline(settings: ProducerSettings, requests: Iterator<WorkerRequest>): Promise<Supply> {
@@ -245,6 +274,9 @@ export class DataLoader<S = unknown, B = Collated<S>> implements AsyncIterable<B
     };
   }
 }
+
+/** Ends the workers of loaders that nobody has any more. */
+const abandoned = new FinalizationRegistry<WorkerPool>((pool) => void pool.end());
 
 /** Where the loop gets its host batches from. */
 interface Supply {

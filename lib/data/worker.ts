@@ -18,6 +18,10 @@ export interface WorkerStart {
 }
 /** The indices of a batch, or null for the next batch of a stream. */
 export type WorkerRequest = readonly number[] | null;
+/** Before another epoch's requests: the settings it has. */
+export interface NextEpoch {
+  readonly settings: ProducerSettings;
+}
 export type WorkerAnswer =
   | { readonly kind: 'batch'; readonly batch: unknown }
   | { readonly kind: 'end' }
@@ -31,26 +35,35 @@ const FIRST_SLOT_BYTES = 1 << 16;
 
 async function serve(start: WorkerStart): Promise<void> {
   const port = parentPort!;
-  const requests: WorkerRequest[] = [];
+  const requests: (WorkerRequest | NextEpoch)[] = [];
   let wake: () => void = () => {};
-  port.on('message', (request: WorkerRequest) => {
+  port.on('message', (request: WorkerRequest | NextEpoch) => {
     requests.push(request);
     wake();
   });
   const slots = Array.from({ length: start.slots }, () => Arena.ofBytes(FIRST_SLOT_BYTES));
+  let { settings } = start;
+  let make: MakeProducer | null = null;
   let producer: Producer | null = null;
-  for (let turn = 0; ; turn = (turn + 1) % slots.length) {
+  for (let turn = 0; ; ) {
     if (requests.length === 0)
       await new Promise<void>((resolve) => {
         wake = resolve;
       });
     const request = requests.shift()!;
+    if (isNextEpoch(request)) {
+      ({ settings } = request);
+      producer = null;
+      continue;
+    }
     const arena = slots[turn]!.next();
     slots[turn] = arena;
+    turn = (turn + 1) % slots.length;
     const scope = new Scope();
     let answer: WorkerAnswer;
     try {
-      producer ??= await makeProducer(start);
+      make ??= await producerMaker(start);
+      producer ??= make(settings);
       answer = await withContext({ scope }, async () => {
         const batch = await producer!.produce(request, arena);
         return batch === END ? { kind: 'end' } : { kind: 'batch', batch: toMessage(batch, arena) };
@@ -66,10 +79,17 @@ async function serve(start: WorkerStart): Promise<void> {
   }
 }
 
-async function makeProducer(start: WorkerStart): Promise<Producer> {
+function isNextEpoch(request: WorkerRequest | NextEpoch): request is NextEpoch {
+  return request !== null && 'settings' in request;
+}
+
+type MakeProducer = (settings: ProducerSettings) => Producer;
+
+/** Makes the dataset, once. */
+async function producerMaker(start: WorkerStart): Promise<MakeProducer> {
   const dataset = checkDataset(await construct(start.dataset, 'DataLoader'), 'DataLoader');
   const collate = start.collate ? ((await resolveFunction(start.collate, 'DataLoader')) as CollateFunction) : null;
-  return new Producer(dataset, collate, start.settings);
+  return (settings) => new Producer(dataset, collate, settings);
 }
 
 await serve(workerData as WorkerStart);

@@ -3,7 +3,7 @@
 import { Worker } from 'node:worker_threads';
 import { DataError } from '../errors.js';
 import { END, showIndices } from './producer.js';
-import type { WorkerAnswer, WorkerRequest, WorkerStart } from './worker.js';
+import type { NextEpoch, WorkerAnswer, WorkerRequest, WorkerStart } from './worker.js';
 
 class WorkerThread {
   private readonly thread: Worker;
@@ -61,6 +61,10 @@ class WorkerThread {
     this.thread.postMessage(request);
   }
 
+  nextEpoch(epoch: NextEpoch): void {
+    this.thread.postMessage(epoch);
+  }
+
   /** The answer to the oldest request: a batch or END. */
   async take(): Promise<unknown> {
     if (this.answers.length === 0 && this.failure === null) await this.wait();
@@ -96,21 +100,35 @@ class WorkerThread {
 /** Deals requests to workers in turn and takes their batches in the same order. */
 export class WorkerPool {
   private readonly workers: readonly WorkerThread[];
+  private readonly slots: number;
+  private rotation: number[] = [];
+  private requests: Iterator<WorkerRequest> = [].values();
   private last: number | null = null;
 
+  /** @param starts what to tell each worker */
+  constructor(starts: readonly WorkerStart[], timeoutMs: number) {
+    this.workers = starts.map((start, i) => new WorkerThread(i, start, timeoutMs));
+    this.slots = starts[0]!.slots;
+  }
+
+  /** All that was asked for was delivered, and no worker has ended: another epoch may begin. */
+  get rests(): boolean {
+    return this.workers.every((worker) => worker.idle);
+  }
+
+  /** Between two epochs. */
+  nextEpoch(starts: readonly WorkerStart[]): void {
+    for (const [i, { settings }] of starts.entries()) this.workers[i]!.nextEpoch({ settings });
+  }
+
   /**
-   * @param starts what to tell each worker
+   * Begins an epoch.
    * @param rotation the workers that have data left, the one whose turn it is first; updated with every batch
    * @param requests what is to be loaded, in order
    */
-  constructor(
-    starts: readonly WorkerStart[],
-    readonly rotation: number[],
-    private readonly requests: Iterator<WorkerRequest>,
-    timeoutMs: number,
-  ) {
-    this.workers = starts.map((start, i) => new WorkerThread(i, start, timeoutMs));
-    for (let i = 0; i < starts[0]!.slots; i++) for (const worker of rotation) this.ask(worker);
+  begin(rotation: number[], requests: Iterator<WorkerRequest>): void {
+    Object.assign(this, { rotation, requests, last: null });
+    for (let i = 0; i < this.slots; i++) for (const worker of rotation) this.ask(worker);
   }
 
   private ask(worker: number): void {
