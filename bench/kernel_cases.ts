@@ -40,6 +40,8 @@ export interface Scale {
   readonly attention: readonly (readonly [number, number, number, number])[];
   /** Edge of a large square product. */
   readonly square: number;
+  /** Images and channels of a network's first stage; each later one has half the edge and twice the channels. */
+  readonly images: { readonly count: number; readonly channels: number; readonly edge: number };
 }
 
 export const SCALES = {
@@ -58,6 +60,7 @@ export const SCALES = {
       [1, 12, 1024, 64],
     ],
     square: 8192,
+    images: { count: 256, channels: 64, edge: 56 },
   },
   cpu: {
     n: 1 << 23,
@@ -72,13 +75,25 @@ export const SCALES = {
       [1, 12, 1024, 64],
     ],
     square: 1024,
+    images: { count: 8, channels: 64, edge: 56 },
   },
   /** To see that everything runs. */
-  tiny: { n: 1 << 12, rows: 64, cols: 128, tokens: 32, dim: 64, vocabSize: 256, layers: 1, attention: [[2, 2, 64, 64]], square: 64 },
+  tiny: {
+    n: 1 << 12,
+    rows: 64,
+    cols: 128,
+    tokens: 32,
+    dim: 64,
+    vocabSize: 256,
+    layers: 1,
+    attention: [[2, 2, 64, 64]],
+    square: 64,
+    images: { count: 2, channels: 4, edge: 8 },
+  },
 } satisfies Record<string, Scale>;
 
 /** All cases of a dtype; exp, the sum of all, casts and AdamW are those of float32. */
-export function kernelCases({ n, rows, cols, tokens, dim, vocabSize, layers, attention, square }: Scale, dtype: DType): KernelCase[] {
+export function kernelCases({ n, rows, cols, tokens, dim, vocabSize, layers, attention, square, images }: Scale, dtype: DType): KernelCase[] {
   const matrix = rows * cols;
   const cases: KernelCase[] = [
     moving('copy', 'copy', dtype, { n }, n, 2),
@@ -136,6 +151,33 @@ export function kernelCases({ n, rows, cols, tokens, dim, vocabSize, layers, att
     sizes: { m: tokens, k: dim, n: 4 * dim },
     flops: 8 * tokens * dim * dim,
   });
+  return dtype === 'float32' ? [...cases, ...imageCases(images)] : cases;
+}
+
+/** Convolutions of a residual network, pooling and batch norm, in float32. */
+function imageCases({ count, channels, edge }: Scale['images']): KernelCase[] {
+  const cases: KernelCase[] = [];
+  const convolution = (c: number, f: number, size: number, k: number, stride: number): void => {
+    const sizes = { n: count, c, f, size, k, stride, groups: 1, dilation: 1 };
+    const name = `conv ${k}x${k}${stride > 1 ? ` stride ${stride}` : ''}, ${c} to ${f} channels, ${count} images ${size}x${size}`;
+    const flops = 2 * count * f * c * k * k * Math.ceil(size / stride) ** 2;
+    cases.push({ name, kind: 'conv', dtype: 'float32', sizes, flops });
+    cases.push({ name: `${name} backward`, kind: 'convBackward', dtype: 'float32', sizes, flops: 2 * flops });
+  };
+  convolution(channels, channels, edge, 3, 1);
+  convolution(channels, 2 * channels, edge, 3, 2);
+  convolution(4 * channels, channels, edge / 4, 1, 1);
+  convolution(4 * channels, 4 * channels, edge / 4, 3, 1);
+  const sizes = { n: count, c: channels, size: edge };
+  const elements = count * channels * edge ** 2;
+  for (const [name, kind, passes] of [
+    ['maxPool2d 2x2', 'maxPool', 1],
+    ['batchNorm', 'batchNorm', 2],
+  ] as const) {
+    const title = `${name}, ${channels} channels, ${count} images ${edge}x${edge}`;
+    cases.push(moving(title, kind, 'float32', sizes, elements, passes));
+    cases.push(moving(`${title} backward`, `${kind}Backward`, 'float32', sizes, elements, passes === 1 ? 1 : 3));
+  }
   return cases;
 }
 
@@ -158,6 +200,13 @@ const leaf = (x: Tensor): Tensor => {
   x.requiresGrad = true;
   return x;
 };
+const imagesOf = (s: Sizes, make: (...shape: number[]) => Tensor): Tensor => make(s['n']!, s['c']!, s['size']!, s['size']!);
+const filtersOf = (s: Sizes, make: (...shape: number[]) => Tensor): Tensor => make(s['f']!, s['c']! / s['groups']!, s['k']!, s['k']!);
+const convolve = (s: Sizes, x: Tensor, w: Tensor): Tensor => {
+  const dilation = s['dilation']!;
+  return sg.conv2d(x, w, null, { stride: s['stride']!, padding: (dilation * (s['k']! - 1)) >> 1, dilation, groups: s['groups']! });
+};
+const batchNorm = (x: Tensor, w: Tensor, b: Tensor): Tensor => sg.batchNorm(x, null, null, w, b, true);
 const attend = (q: Tensor, k: Tensor, v: Tensor): Tensor => sg.scaledDotProductAttention(q, k, v, { causal: true });
 
 /** Our side by kind: gives the call that is measured. */
@@ -255,6 +304,30 @@ export const ours: Readonly<Record<string, Make>> = {
   attentionBackward: (s, make) => {
     const [q, k, v] = [1, 2, 3].map(() => leaf(make(s['b']!, s['h']!, s['t']!, s['d']!))) as [Tensor, Tensor, Tensor];
     return backwardOf(attend(q, k, v), [q, k, v]);
+  },
+  conv: (s, make) => {
+    const [x, w] = [imagesOf(s, make), filtersOf(s, make)];
+    return () => convolve(s, x, w);
+  },
+  convBackward: (s, make) => {
+    const [x, w] = [leaf(imagesOf(s, make)), leaf(filtersOf(s, make))];
+    return backwardOf(convolve(s, x, w), [x, w]);
+  },
+  maxPool: (s, make) => {
+    const x = imagesOf(s, make);
+    return () => sg.maxPool2d(x, 2);
+  },
+  maxPoolBackward: (s, make) => {
+    const x = leaf(imagesOf(s, make));
+    return backwardOf(sg.maxPool2d(x, 2), [x]);
+  },
+  batchNorm: (s, make) => {
+    const [x, w, b] = [imagesOf(s, make), make(s['c']!), make(s['c']!)];
+    return () => batchNorm(x, w, b);
+  },
+  batchNormBackward: (s, make) => {
+    const [x, w, b] = [leaf(imagesOf(s, make)), leaf(make(s['c']!)), leaf(make(s['c']!))];
+    return backwardOf(batchNorm(x, w, b), [x, w, b]);
   },
   matmul: (s, make) => {
     const [a, b] = [make(s['m']!, s['k']!), make(s['k']!, s['n']!)];

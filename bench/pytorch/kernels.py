@@ -61,6 +61,24 @@ def make(sizes, dtype, device):
             p.grad = torch.randn_like(p)
         return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.1, fused=True).step
 
+    def conv(grad):
+        create = leaf if grad else new
+        x, w = create(s["n"], s["c"], s["size"], s["size"]), create(s["f"], s["c"] // s["groups"], s["k"], s["k"])
+        padding = s["dilation"] * (s["k"] - 1) // 2
+        call = lambda: F.conv2d(x, w, None, s["stride"], padding, s["dilation"], s["groups"])
+        return backward(call(), x, w) if grad else call
+
+    def max_pool(grad):
+        x = (leaf if grad else new)(s["n"], s["c"], s["size"], s["size"])
+        call = lambda: F.max_pool2d(x, 2)
+        return backward(call(), x) if grad else call
+
+    def batch_norm(grad):
+        create = leaf if grad else new
+        x, w, b = create(s["n"], s["c"], s["size"], s["size"]), create(s["c"]), create(s["c"])
+        call = lambda: F.batch_norm(x, None, None, w, b, training=True)
+        return backward(call(), x, w, b) if grad else call
+
     def transpose():
         x = new(s["rows"], s["cols"])
         return lambda: x.t().contiguous()
@@ -94,6 +112,12 @@ def make(sizes, dtype, device):
         "adamw": adamw,
         "attention": lambda: attention(False),
         "attentionBackward": lambda: attention(True),
+        "conv": lambda: conv(False),
+        "convBackward": lambda: conv(True),
+        "maxPool": lambda: max_pool(False),
+        "maxPoolBackward": lambda: max_pool(True),
+        "batchNorm": lambda: batch_norm(False),
+        "batchNormBackward": lambda: batch_norm(True),
         "matmul": lambda: pointwise(torch.matmul, new(s["m"], s["k"]), new(s["k"], s["n"])),
         "linear": lambda: pointwise(F.linear, new(s["m"], s["k"]), new(s["n"], s["k"])),
         "weightGradient": weight_gradient,

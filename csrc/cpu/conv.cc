@@ -4,6 +4,8 @@
 // shapes only, so results do not depend on the number of threads.
 #include "conv.h"
 
+#include <numeric>
+
 #include "conv_planes.h"
 #include "cpu_device.h"
 #include "../core/thread_pool.h"
@@ -15,8 +17,8 @@ namespace sg {
 
 namespace {
 
-constexpr int64_t kPlaneBytes = 384 << 10;  // of a task's padded planes, which it reads once a tap
-constexpr int64_t kTasks = 16, kLeastOutputs = 128, kMostOutputs = 1024;  // outputs of a task
+constexpr int64_t kPlaneBytes = 768 << 10;                                // of a task's padded planes
+constexpr int64_t kTasks = 16, kLeastOutputs = 256, kMostOutputs = 1024;  // outputs of a task
 
 View contiguous(CpuDevice& device, In v, Scratch slot) {
   if (v.contiguous()) return v;
@@ -41,13 +43,14 @@ struct Cut {
     const int64_t most_rows = std::max<int64_t>(1, std::min((fair + s.width - 1) / s.width, kPlaneBytes / row_bytes));
     blocks = (s.height + most_rows - 1) / most_rows;
     rows = (s.height + blocks - 1) / blocks;
-    const int64_t fit = std::min(fair / pixels, kPlaneBytes / (row_bytes * s.height));
+    const int64_t fit = std::min((fair + pixels - 1) / pixels, kPlaneBytes / (row_bytes * s.height));
     images = blocks > 1 ? 1 : std::clamp<int64_t>(fit, 1, s.images);
     per_group = (s.images + images - 1) / images * blocks;
     // Few tasks: filters are split too, as far as panels of outputs are worth making again.
-    constexpr int64_t kEnough = 8, kFewPanels = 4;
+    constexpr int64_t kEnough = 8, kFewPanels = 5;
     const int64_t wanted = (kEnough + per_group * s.groups - 1) / (per_group * s.groups);
-    per_part = std::max((panels + wanted - 1) / wanted, std::min(panels, kFewPanels));
+    parts = std::clamp<int64_t>(panels / kFewPanels, 1, wanted);
+    per_part = (panels + parts - 1) / parts;
     parts = (panels + per_part - 1) / per_part;
   }
   CorrelationPart operator()(const Correlation& s, int64_t task) const {
@@ -149,11 +152,14 @@ void CpuDevice::conv2dBackwardInput(In dy, In w, Out dx, Rest geometry) {
   int64_t *const offsets = taps + s.taps(), *const rows = offsets + s.taps(), *const columns = rows + 2 * s.h.kernel;
   const bool in_place =
       s.pointwise() && (dy.strides[3] == 1 || s.w.output == 1) && (dy.strides[2] == s.w.output || s.h.output == 1);
+  const auto all_hit = [](const ConvAxis& a) { return std::gcd(a.dilation, a.stride) == 1 && a.kernel >= a.stride; };
+  if (!all_hit(s.h) || !all_hit(s.w)) fill(dx, 0);
   for (int64_t i = 0; i < std::min(s.h.stride, s.h.input) * std::min(s.w.stride, s.w.input); i++) {
     const int64_t top = i / std::min(s.w.stride, s.w.input), left = i % std::min(s.w.stride, s.w.input);
     const Reversed h(s.h, top, rows, rows + s.h.kernel), v(s.w, left, columns, columns + s.w.kernel);
     const Planes planes(h.axis(s.h), v.axis(s.w));
     const int64_t count = h.count * v.count;
+    if (count == 0) continue;
     for (int64_t t = 0; t < count; t++) {
       const int64_t r = t / v.count, c = t % v.count;
       taps[t] = rows[r] * s.w.kernel + columns[c];

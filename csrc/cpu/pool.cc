@@ -41,6 +41,13 @@ void each_plane(In x, int64_t work, const F& f) {
                });
 }
 
+// A negative index counts from the end; another one that is outside is an error.
+__attribute__((noinline)) int64_t from_end(In indices, int64_t index, int64_t size) {
+  check_indices("maxPool2dBackward", indices, size);
+  SG_ASSERT(index >= -size && index < 0);  // else the indices were overwritten: dx overlaps them
+  return index + size;
+}
+
 PlaneAxis axis(const PoolAxis& a, int64_t outputs) {
   return {a.size, a.pad, (outputs - 1) * a.stride + a.kernel, a.stride};
 }
@@ -86,6 +93,10 @@ void CpuDevice::maxPool2dBackward(In dy, In indices, Out dx) {
   for (int d = 0; d < 4; d++) SG_ASSERT(indices.shape[d] == dy.shape[d]);
   const int64_t width = dx.shape[3], size = dx.shape[2] * width;
   const bool flat = dx.shape[2] == 1 || dx.strides[2] == width;
+  // Outputs that follow each other everywhere are one row.
+  const bool merged =
+      dy.strides[2] == dy.shape[3] * dy.strides[3] && indices.strides[2] == dy.shape[3] * indices.strides[3];
+  const int64_t height = merged ? 1 : dy.shape[2], outputs = merged ? dy.shape[2] * dy.shape[3] : dy.shape[3];
   dispatch_float("maxPool2dBackward", dx.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     using A = accumulate_t<T>;
@@ -95,17 +106,20 @@ void CpuDevice::maxPool2dBackward(In dy, In indices, Out dx) {
       std::fill(image, image + size, A(0));
       const T* const from = plane<const T>(dy, p);
       const int64_t* const at = plane<const int64_t>(indices, p);
-      for (int64_t oh = 0; oh < dy.shape[2]; oh++) {
-        for (int64_t ow = 0; ow < dy.shape[3]; ow++) {
-          int64_t index = at[oh * indices.strides[2] + ow * indices.strides[3]];
-          if (index < 0) index += size;
-          if (uint64_t(index) >= uint64_t(size)) {
-            check_indices("maxPool2dBackward", indices, size);
-            SG_ASSERT(false);  // the indices were overwritten: dx overlaps them
+      const auto scatter = [&](auto step, auto index_step) {
+        for (int64_t oh = 0; oh < height; oh++) {
+          const T* const row = from + oh * dy.strides[2];
+          const int64_t* const row_at = at + oh * indices.strides[2];
+          for (int64_t ow = 0; ow < outputs; ow++) {
+            int64_t index = row_at[ow * index_step];
+            if (uint64_t(index) >= uint64_t(size)) index = from_end(indices, index, size);
+            image[index] += A(row[ow * step]);
           }
-          image[index] += A(from[oh * dy.strides[2] + ow * dy.strides[3]]);
         }
-      }
+      };
+      constexpr std::integral_constant<int64_t, 1> kNext;
+      if (dy.strides[3] == 1 && indices.strides[3] == 1) scatter(kNext, kNext);
+      else scatter(dy.strides[3], indices.strides[3]);
       if (!in_place) store_plane<T>(image, width, dx, p);
     });
   });

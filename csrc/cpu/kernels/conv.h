@@ -5,7 +5,8 @@
 #include "conv_planes.h"
 
 static constexpr int64_t kPanelBytes = 256 << 10;  // of panels that are multiplied together
-static constexpr int64_t kConvDepth = 512;         // units a tile runs over
+static constexpr int64_t kPartBytes = 256 << 10;   // of their partial sums
+static constexpr int64_t kConvDepth = 256;         // units a tile runs over
 
 template <class T>
 struct ConvSizes {
@@ -60,9 +61,9 @@ struct ConvRun {
 
 // Columns [begin, end) of all images' outputs, cut into runs. place_of(image, row, column) says where an output is.
 template <class F>
-KI int conv_runs(int64_t begin, int64_t end, int64_t height, int64_t width, int64_t most, ConvRun* runs,
-                 const F& place) {
-  int count = 0;
+KI int64_t conv_runs(int64_t begin, int64_t end, int64_t height, int64_t width, int64_t most, ConvRun* runs,
+                     const F& place) {
+  int64_t count = 0;
   for (int64_t n = begin; n < end;) {
     const int64_t column = n % width, length = std::min({end - n, width - column, most});
     runs[count++] = {n - begin, length, place(n / width / height, n / width % height, column)};
@@ -71,20 +72,21 @@ KI int conv_runs(int64_t begin, int64_t end, int64_t height, int64_t width, int6
   return count;
 }
 
-// Whole registers in the order of the columns: what one has too many the next one overwrites.
+// Rows [begin, end) of the depth. Whole registers in the order of the columns: what one has too many the next one
+// overwrites.
 template <class T>
-KT void make_panel(const Placed<T>* planes, const int64_t* offsets, int64_t depth, const ConvRun* runs, int count,
-                   accumulate_t<T>* panel) {
+KT void make_panel(const Placed<T>* planes, const int64_t* offsets, int64_t begin, int64_t end, const ConvRun* runs,
+                   int64_t count, accumulate_t<T>* panel) {
   using V = lanes_of<T>;
   constexpr int NR = kTileColumns<accumulate_t<T>>;
-  for (int64_t k = 0; k < depth; k += kUnit<T>, panel += NR) {
+  for (int64_t k = begin; k < end; k += kUnit<T>, panel += NR) {
     const Placed<T>* const from = planes + offsets[k];
-    for (int r = 0; r < count; r++) {
+    for (int64_t r = 0; r < count; r++) {
       const int n = int(runs[r].count);
       V v;
       if constexpr (kPaired<T>) {
-        const T *const low = from + runs[r].place, *const high =
-                                                       k + 1 < depth ? low + (offsets[k + 1] - offsets[k]) : nullptr;
+        const T* const low = from + runs[r].place;
+        const T* const high = k + 1 < end ? low + (offsets[k + 1] - offsets[k]) : nullptr;
         v = n == V::W && high ? zip(low, high) : zip(low, high, n);
       } else {
         v = n == V::W ? load<V>(from + runs[r].place) : load<V>(from + runs[r].place, n);
@@ -133,13 +135,13 @@ struct ScatterOutputs {
   int64_t row, step;
   const E* bias;
   const ConvRun* runs;
-  int count;
+  int64_t count;
 
   KI void prefetch(int64_t, int64_t) const {}
   KT void rows(const E* sums, int64_t stride, int64_t i, int64_t, int64_t m, int64_t) const {
     for (int64_t x = 0; x < m; x++, sums += stride) {
       const E shift = bias ? bias[i + x] : E(0);
-      for (int r = 0; r < count; r++) {
+      for (int64_t r = 0; r < count; r++) {
         O* const to = c + (i + x) * row + runs[r].place;
         const E* const from = sums + runs[r].at;
         if (step == 1)
@@ -169,56 +171,58 @@ KT void correlate(const Correlation& s, const accumulate_t<T>* packed, const Cor
   else
     planes =
         fill_planes<T>(s.planes, x, t.image, t.images, t.group * s.channels, s.channels, first, rows, Scratch::kLocalA);
-  int64_t* const offsets = scratch<int64_t>(Scratch::kLocalD, depth + 1);
-  for (int64_t k = 0; k < depth; k++) offsets[k] = k / s.taps * plane + s.tap_offsets[k % s.taps];
-
-  const int64_t columns = t.images * t.rows * s.width, stride_b = units * NR + kPanelPad;
-  const int64_t together = std::clamp<int64_t>(kPanelBytes / int64_t(stride_b * sizeof(E)), 1, ceil_div(columns, NR));
-  const int64_t panels_a = t.last_panel - t.first_panel;
+  const int64_t columns = t.images * t.rows * s.width, panels_a = t.last_panel - t.first_panel;
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(units, kConvDepth));
+  const int64_t block = std::max<int64_t>(4, round_up(ceil_div(units, blocks), 4)), stride_b = block * NR + kPanelPad;
+  const int64_t part_bytes = blocks > 1 ? panels_a * MR * NR * int64_t(sizeof(E)) : 1;
+  const int64_t fit = std::min(kPanelBytes / int64_t(stride_b * sizeof(E)), kPartBytes / part_bytes);
+  const int64_t together = std::clamp<int64_t>(fit, 1, ceil_div(columns, NR));
   E* const panels = scratch<E>(Scratch::kLocalB, together * stride_b);
   E* const parts = scratch<E>(Scratch::kLocalC, panels_a * together * MR * NR);
+  ConvRun* const runs = scratch<ConvRun>(Scratch::kLocalD, together * (NR + 1) + depth);
+  int64_t *const cuts = &runs[together * NR].at, *const offsets = cuts + together;
+  for (int64_t k = 0; k < depth; k++) offsets[k] = k / s.taps * plane + s.tap_offsets[k % s.taps];
   const E* const a = packed + (t.group * ceil_div(s.filters, MR) + t.first_panel) * stride_a;
   const int64_t filter = t.group * s.filters + t.first_panel * MR;
   const E* const bias = s.bias ? static_cast<const E*>(s.bias) + filter : nullptr;
   T* const target = y.ptr<T>() + t.image * y.strides[0] + filter * y.strides[1] + t.row * y.strides[2];
   const bool flat = y.strides[3] == 1 && (y.strides[2] == s.width || t.rows == 1);
-  const int64_t tile_depth =
-      round_up(ceil_div(std::max<int64_t>(1, units), ceil_div(units, kConvDepth) + (units == 0)), 4);
   const int64_t pixels = t.rows * s.width;
+  const auto source = [&](int64_t i, int64_t h, int64_t w) KL { return i * image + h * s.planes.row_step() + w; };
+  const auto source_in_place = [&](int64_t i, int64_t, int64_t at) KL { return i * image + at; };
 
-  ConvRun runs[NR], targets[NR];
   for (int64_t n0 = 0; n0 < columns; n0 += together * NR) {
     const int64_t count = std::min(together, ceil_div(columns - n0, NR));
     for (int64_t q = 0; q < count; q++) {
       const int64_t begin = n0 + q * NR, end = std::min(begin + NR, columns);
-      int cut;
-      if (in_place)
-        cut = conv_runs(begin, end, 1, pixels, V::W, runs,
-                        [&](int64_t i, int64_t, int64_t at) KL { return i * image + at; });
-      else
-        cut = conv_runs(begin, end, t.rows, s.width, V::W, runs,
-                        [&](int64_t i, int64_t h, int64_t w) KL { return i * image + h * s.planes.row_step() + w; });
-      make_panel<T>(planes, offsets, depth, runs, cut, panels + q * stride_b);
+      cuts[q] = in_place ? conv_runs(begin, end, 1, pixels, V::W, runs + q * NR, source_in_place)
+                         : conv_runs(begin, end, t.rows, s.width, V::W, runs + q * NR, source);
     }
-    for (int64_t k = 0; k == 0 || k < units; k += tile_depth) {
-      const int64_t part_depth = std::min(tile_depth, units - k);
-      const bool last = k + part_depth >= units;
+    for (int64_t k = 0; k == 0 || k < units; k += block) {
+      const int64_t part_depth = std::min(block, units - k), last = std::min(depth, (k + part_depth) * kUnit<T>);
+      // a few rows of all panels at a time, so that planes are read in order
+      for (int64_t row = k * kUnit<T>; row < last; row += 16)
+        for (int64_t q = 0; q < count; q++)
+          make_panel<T>(planes, offsets, row, std::min(row + 16, last), runs + q * NR, cuts[q],
+                        panels + q * stride_b + (row / kUnit<T> - k) * NR);
       for (int64_t q = 0; q < count; q++) {
         const int64_t begin = n0 + q * NR, end = std::min(begin + NR, columns);
         const auto multiply = [&](const auto& out) KL {
           for (int64_t p = 0; p < panels_a; p++) {
             const int m = int(std::min<int64_t>(MR, s.filters - (t.first_panel + p) * MR));
-            any_tile<kPaired<T>>(a + p * stride_a + k * MR, panels + q * stride_b + k * NR, part_depth,
-                                 parts + (q * panels_a + p) * MR * NR, k == 0, last, out, p * MR, int64_t(0), m,
-                                 int(end - begin));
+            any_tile<kPaired<T>>(a + p * stride_a + k * MR, panels + q * stride_b, part_depth,
+                                 parts + (q * panels_a + p) * MR * NR, k == 0, k + part_depth >= units, out, p * MR,
+                                 int64_t(0), m, int(end - begin));
           }
         };
         if (flat && begin / pixels == (end - 1) / pixels) {
-          multiply(StoreOutputs<T, E>{target + begin / pixels * y.strides[0] + begin % pixels, y.strides[1], bias});
+          T* const run = target + begin / pixels * y.strides[0] + begin % pixels;
+          multiply(StoreOutputs<T, E>{run, y.strides[1], bias});
         } else {
-          const int cut = conv_runs(begin, end, t.rows, s.width, NR, targets, [&](int64_t i, int64_t h, int64_t w) KL {
-            return i * y.strides[0] + h * y.strides[2] + w * y.strides[3];
-          });
+          ConvRun targets[NR];
+          const int64_t cut = conv_runs(begin, end, t.rows, s.width, NR, targets,
+                                        [&](int64_t i, int64_t h, int64_t w)
+                                            KL { return i * y.strides[0] + h * y.strides[2] + w * y.strides[3]; });
           multiply(ScatterOutputs<T, E>{target, y.strides[1], y.strides[3], bias, targets, cut});
         }
       }
