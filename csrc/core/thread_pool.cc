@@ -75,21 +75,23 @@ struct ThreadPool::Impl {
       left = own ? w + 1 : w - (uint64_t(1) << 20);
     } while (!share.word.compare_exchange_weak(w, left, std::memory_order_acq_rel, std::memory_order_acquire));
     execute(own ? next_of(w) : end_of(w) - 1);
-    const int all = count;
-    if (done.fetch_add(1) + 1 == all && caller_asleep.load()) {
-      { std::lock_guard lock(mutex); }
-      finished.notify_one();
-    }
     return true;
   }
 
-  // The own share first, then what is left of the others'.
+  // The own share first, then what is left of the others'. What was run is told once: a counter that all cores write
+  // to after every task costs as much as a short task.
   void work_from(int id) {
-    while (step(shares[id], true)) {}
+    int ran = 0;
+    while (step(shares[id], true)) ran++;
     const int n = sharing.load(std::memory_order_relaxed);
     for (int i = 1; i < n; i++) {
-      Share& other = shares[(id + i) % n];
-      while (step(other, false)) {}
+      while (step(shares[(id + i) % n], false)) ran++;
+    }
+    if (!ran) return;
+    const int all = count;
+    if (done.fetch_add(ran) + ran == all && caller_asleep.load()) {
+      { std::lock_guard lock(mutex); }
+      finished.notify_one();
     }
   }
 

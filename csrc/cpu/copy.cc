@@ -2,6 +2,7 @@
 // they mean, in boxes that are square where one side is transposed.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "../core/cast.h"
 #include "../ops/pointwise.h"
@@ -14,16 +15,49 @@ namespace sg {
 
 namespace {
 
+// As many neighbours as 16 bytes hold, a register on every machine.
+template <class T>
+struct Neighbours {
+  static constexpr int kCount = 16 / sizeof(T);
+  typedef T type __attribute__((vector_size(16)));
+
+  // a, b, a, b… from element `first` of both
+  template <int kFirst, int... i>
+  static type interleave(type a, type b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (kFirst + i / 2 + i % 2 * kCount)...);
+  }
+};
+
+// to[r, c] = from[c, r], a square of registers: the rows of the two halves interleaved, until all have met.
+template <class T>
+inline void transpose_square(const T* from, int64_t from_col, T* to, int64_t to_row) {
+  using N = Neighbours<T>;
+  constexpr int kCount = N::kCount;
+  constexpr auto kAll = std::make_integer_sequence<int, kCount>();
+  typename N::type a[kCount], b[kCount];
+  for (int c = 0; c < kCount; c++) std::memcpy(&a[c], from + c * from_col, 16);
+  for (int half = 1; half < kCount; half *= 2) {
+    for (int i = 0; i < kCount / 2; i++) {
+      b[2 * i] = N::template interleave<0>(a[i], a[i + kCount / 2], kAll);
+      b[2 * i + 1] = N::template interleave<kCount / 2>(a[i], a[i + kCount / 2], kAll);
+    }
+    std::copy(b, b + kCount, a);
+  }
+  for (int r = 0; r < kCount; r++) std::memcpy(to + r * to_row, &a[r], 16);
+}
+
 // Rows and columns change places in a buffer, since the lines of the target often share one set of the cache.
 template <class T>
-inline __attribute__((always_inline)) void transpose_box(const T* from, int64_t from_col, T* to, int64_t to_row,
-                                                         int64_t rows, int64_t cols) {
-  T buffer[kBoxElements];
-  for (int64_t c = 0; c < cols; c++) {
-    prefetch_run(from + (c + cols) * from_col, rows);
-    for (int64_t r = 0; r < rows; r++) buffer[r * cols + c] = from[r + c * from_col];
+void transpose_tile(const T* from, int64_t from_col, T* to, int64_t to_row) {
+  constexpr int kCount = Neighbours<T>::kCount;
+  static_assert(kTile % kCount == 0);
+  alignas(64) T buffer[kTile * kTile];
+  for (int c = 0; c < kTile; c += kCount) {
+    for (int k = 0; k < kCount; k++) prefetch_run(from + (c + k + kTile) * from_col, kTile);
+    for (int r = 0; r < kTile; r += kCount)
+      transpose_square(from + r + c * from_col, from_col, buffer + r * kTile + c, kTile);
   }
-  for (int64_t r = 0; r < rows; r++) std::memcpy(to + r * to_row, buffer + r * cols, size_t(cols) * sizeof(T));
+  for (int r = 0; r < kTile; r++) std::memcpy(to + r * to_row, buffer + r * kTile, kTile * sizeof(T));
 }
 
 template <class T>
@@ -31,10 +65,8 @@ void copy_box(const T* from, int64_t from_row, int64_t from_col, T* to, int64_t 
               int64_t cols) {
   if (from_col == 1 && to_col == 1) {
     for (int64_t r = 0; r < rows; r++) std::memcpy(to + r * to_row, from + r * from_row, size_t(cols) * sizeof(T));
-  } else if (from_row == 1 && to_col == 1) {
-    // Known bounds make it twice as fast.
-    if (rows == kTile && cols == kTile) transpose_box(from, from_col, to, to_row, kTile, kTile);
-    else transpose_box(from, from_col, to, to_row, rows, cols);
+  } else if (from_row == 1 && to_col == 1 && rows == kTile && cols == kTile) {
+    transpose_tile(from, from_col, to, to_row);
   } else if (rows >= cols) {
     for (int64_t c = 0; c < cols; c++)
       for (int64_t r = 0; r < rows; r++) to[r * to_row + c * to_col] = from[r * from_row + c * from_col];

@@ -1,6 +1,8 @@
-// Embedding lookup, its gradient, and one-hot. The gradient sorts the positions by index (a counting sort, stable), so
-// that each row of the table is summed by one thread in the order of the positions, in float32 registers, and written
-// once: deterministic without atomics, and as fast for a few frequent tokens as for many rare ones.
+// Embedding lookup, its gradient, and one-hot. A row is asked for while the one before is copied: no hardware foresees
+// where it lies. The gradient sorts the positions by index (a counting sort, stable), so that each row of the table is
+// summed by one thread in the order of the positions, in float32 registers, and written once: deterministic without
+// atomics, and as fast for a few frequent tokens as for many rare ones.
+#include "blocks.h"
 #include "cpu_device.h"
 #include "flat.h"
 
@@ -12,6 +14,14 @@ namespace sg {
 namespace {
 
 constexpr int64_t kGrainBytes = 128 * 1024;  // of rows copied; about 20 microseconds
+constexpr int64_t kBytesAhead = 4096;        // of the next row; what comes after is foreseen
+
+int64_t checked_index(const char* name, const char* of, int64_t index, int64_t position, int64_t count) {
+  if (index < 0 || index >= count)
+    fail(ErrorCode::Value, name, ": index ", index, " at position ", position, " is out of range: there are ", count,
+         " ", of);
+  return index;
+}
 
 // The indices as int64, each in [0, count). As in PyTorch, negative ones do not count from the end here: they are
 // the usual sign of a padding value that slipped in.
@@ -21,12 +31,7 @@ const int64_t* checked_indices(const char* name, const char* of, const View& ind
   dispatch_index(name, index.dtype, [&](auto tag) {
     using I = typename decltype(tag)::type;
     const I* const given = Flat(index).read<I>(0, n, Scratch::kSharedB);
-    for (int64_t i = 0; i < n; i++) {
-      checked[i] = int64_t(given[i]);
-      if (checked[i] < 0 || checked[i] >= count)
-        fail(ErrorCode::Value, name, ": index ", checked[i], " at position ", i, " is out of range: there are ", count,
-             " ", of);
-    }
+    for (int64_t i = 0; i < n; i++) checked[i] = checked_index(name, of, int64_t(given[i]), i, count);
   });
   return checked;
 }
@@ -71,20 +76,31 @@ void CpuDevice::embedding(In weight, In index, Out y) {
   SG_ASSERT(weight.ndim == 2 && y.dtype == weight.dtype && y.contiguous());
   const int64_t n = index.numel(), width = weight.shape[1];
   SG_ASSERT(y.numel() == n * width);
-  const int64_t* const rows = checked_indices("embedding", "rows", index, weight.shape[0]);
-  if (y.numel() == 0) return;
   const int64_t row_stride = weight.strides[0], column_stride = weight.strides[1];
-  dispatch_bytes(weight.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const int64_t grain = kGrainBytes / std::max<int64_t>(1, width * int64_t(sizeof(T)));
-    parallel_for(n, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) {
-        const T* const from = weight.ptr<T>() + rows[i] * row_stride;
-        T* const to = y.ptr<T>() + i * width;
-        if (column_stride == 1) std::memcpy(to, from, size_t(width) * sizeof(T));
-        else
-          for (int64_t c = 0; c < width; c++) to[c] = from[c * column_stride];
-      }
+  const int64_t size = int64_t(dtype_size(weight.dtype));
+  const int64_t grain = kGrainBytes / std::max<int64_t>(1, width * size), ahead = std::min(width, kBytesAhead / size);
+  const Flat indices(index);
+  dispatch_index("embedding", index.dtype, [&](auto index_tag) {
+    using I = typename decltype(index_tag)::type;
+    dispatch_bytes(weight.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      parallel_for(n, std::max<int64_t>(1, grain), [&](int64_t begin, int64_t end) {
+        const I* const given = indices.read<I>(begin, end - begin, Scratch::kLocalA);
+        const auto row = [&](int64_t i) {
+          return weight.ptr<T>() +
+                 checked_index("embedding", "rows", int64_t(given[i - begin]), i, weight.shape[0]) * row_stride;
+        };
+        const T* from = row(begin);
+        for (int64_t i = begin; i < end; i++) {
+          const T* const next = i + 1 < end ? row(i + 1) : from;
+          if (column_stride == 1) prefetch_run(next, ahead);
+          T* const to = y.ptr<T>() + i * width;
+          if (column_stride == 1) std::memcpy(to, from, size_t(width) * sizeof(T));
+          else
+            for (int64_t c = 0; c < width; c++) to[c] = from[c * column_stride];
+          from = next;
+        }
+      });
     });
   });
 }
