@@ -50,18 +50,23 @@ export function withRelief<T>(device: Device, op: string, describeCall: () => ()
   try {
     return call();
   } catch (error) {
-    const first = fromNative(error);
-    if (!(first instanceof OutOfMemoryError)) throw first;
-    const restore = describeCall();
-    sweep('major');
-    native.emptyCache(device.slot);
-    restore();
-    try {
-      return call();
-    } catch (again) {
-      const second = fromNative(again);
-      if (!(second instanceof OutOfMemoryError)) throw second;
-      throw new OutOfMemoryError(`${second.message.startsWith(op) ? '' : `${op}: `}${second.message}\n${memoryReport(device)}`);
-    }
+    return againWithRelief(error, device, op, describeCall, call);
+  }
+}
+
+/** What withRelief does once a call has failed: the door, where none should cost a function made for it, calls it by itself. */
+export function againWithRelief<T>(error: unknown, device: Device, op: string, describeCall: () => () => void, call: () => T): T {
+  const first = fromNative(error);
+  if (!(first instanceof OutOfMemoryError)) throw first;
+  const restore = describeCall();
+  sweep('major');
+  native.emptyCache(device.slot);
+  restore();
+  try {
+    return call();
+  } catch (again) {
+    const second = fromNative(again);
+    if (!(second instanceof OutOfMemoryError)) throw second;
+    throw new OutOfMemoryError(`${second.message.startsWith(op) ? '' : `${op}: `}${second.message}\n${memoryReport(device)}`);
   }
 }

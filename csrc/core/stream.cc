@@ -72,6 +72,13 @@ std::vector<const Stream*> Stream::of_this_thread() {
   return mine;
 }
 
+size_t Stream::count_of_this_thread() {
+  Streams& s = streams();
+  std::lock_guard lock(s.mutex);
+  const auto mine = [id = std::this_thread::get_id()](const Stream* stream) { return stream->producer_ == id; };
+  return size_t(std::count_if(s.all.begin(), s.all.end(), mine));
+}
+
 Stream::Stream(std::string name, std::unique_ptr<DeviceQueue> queue)
     : name_(std::move(name)), write_(new_segment(kSegmentBytes)), read_(write_), queue_(std::move(queue)) {
   inline_ = settings_.inline_mode;

@@ -107,6 +107,7 @@ class Stream {
   uint64_t given() const { return published_.load(); }  // commands
   // Those of which this thread is the producer.
   static std::vector<const Stream*> of_this_thread();
+  static size_t count_of_this_thread();
   // The stream whose event this one waits for at the moment, or null.
   const Stream* waits_on() const { return waits_on_.load(); }
   // How long the commands of this stream have been held up by events of other streams.

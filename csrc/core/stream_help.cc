@@ -39,7 +39,7 @@ void Stream::rouse() {
 bool Stream::help(uint64_t seq) {
   if (producer_ != std::this_thread::get_id() || queue_ || inline_ || seq != issued_ || passed(seq)) return false;
   prompt_waits_ = issued_ - done_.load() <= kFewCommands ? prompt_waits_ + 1 : 0;
-  if (prompt_waits_ < kPromptWaits || of_this_thread().size() > kStreamsOfOneDevice) return false;
+  if (prompt_waits_ < kPromptWaits || count_of_this_thread() > kStreamsOfOneDevice) return false;
   if (!helped_.exchange(true)) {
     std::lock_guard lock(mutex_);
     work_.notify_one();  // from a sleep without end, as nobody will wake it, to naps

@@ -84,6 +84,7 @@ inline napi_value make_number(Environment& e, double d) {
 
 // A function of the addon: its name in JavaScript and the C++ behind it. Null results are undefined.
 using Function = napi_value (*)(Environment&, const Arguments&);
+using Procedure = void (*)(Environment&);  // takes nothing, so that nothing is fetched for it
 struct FunctionRow {
   const char* name;
   napi_callback callback;
@@ -91,16 +92,18 @@ struct FunctionRow {
 
 napi_value throw_in_js(napi_env env);  // of the C++ exception being handled
 
-template <Function kFunction, const char* kName>
+template <auto kFunction, const char* kName>
 napi_value entry(napi_env env, napi_callback_info info) {
+  constexpr bool kTakesNothing = std::is_same_v<decltype(kFunction), Procedure>;
   constexpr size_t kMaxArguments = 12;
-  size_t count = kMaxArguments;
+  size_t count = kTakesNothing ? 0 : kMaxArguments;
   napi_value values[kMaxArguments];
   void* data = nullptr;
   if (napi_get_cb_info(env, info, &count, values, nullptr, &data) != napi_ok) return nullptr;
   Environment& e = *static_cast<Environment*>(data);
   try {
-    return kFunction(e, Arguments(e, kName, std::min(count, kMaxArguments), values));
+    if constexpr (kTakesNothing) return kFunction(e), nullptr;
+    else return kFunction(e, Arguments(e, kName, std::min(count, kMaxArguments), values));
   } catch (...) { return throw_in_js(env); }
 }
 

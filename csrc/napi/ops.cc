@@ -294,10 +294,9 @@ void Packing::run() {
 
 namespace js {
 
-napi_value run(Environment& e, const Arguments&) {
+void run(Environment& e) {
   if (!e.block) fail(ErrorCode::Value, "run: no block was attached");
   Packing(e, e.block).run();
-  return nullptr;
 }
 
 // The address is kept, so the block must lie in a SharedArrayBuffer: no other kind stays where it is when somebody

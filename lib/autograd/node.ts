@@ -1,6 +1,6 @@
 // The tape. A node records one op that has a gradient: where its inputs came from, what its rule asked to save, and the
 // attributes. Nodes point backwards only; ids grow with time, so descending ids are a valid order for backward.
-import { context } from '../context.js';
+import { type Context, context } from '../context.js';
 import type { Device } from '../device.js';
 import { type DType, isFloating } from '../dtype.js';
 import { AutogradError } from '../errors.js';
@@ -154,8 +154,8 @@ export function edgeOf(t: Tensor): Edge {
 }
 
 /** Whether a call with these inputs is recorded. */
-export function recording(inputs: readonly (Tensor | number | null)[]): boolean {
-  if (!context().gradEnabled) return false;
+export function recording(inputs: readonly (Tensor | number | null)[], around: Context = context()): boolean {
+  if (!around.gradEnabled) return false;
   for (const x of inputs) if (x instanceof Tensor && x.requiresGrad) return true;
   return false;
 }

@@ -4,6 +4,8 @@ import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { native } from '../native.js';
 
+type Method = (...args: never[]) => unknown;
+
 const labels = new Map<string, number>();
 /** By file, then by the position in it. */
 const sites = new Map<string | undefined, Map<number, number>>();
@@ -25,8 +27,16 @@ interface CallSite {
 const firstSite = (_error: unknown, trace: readonly unknown[]): unknown => trace[0];
 const holder: { stack?: unknown } = {};
 
+/**
+ * Where `method` was called, or what the label of its options says instead. To be asked by the method itself: V8 takes apart every
+ * frame on the way, with all that lives in it, so a few helpers in between cost more than the rest.
+ */
+export function placeOf({ label }: { readonly label?: string }, method: Method): number {
+  return label === undefined ? callerOf(method) : labelled(label);
+}
+
 /** The number of the line that called `method`. A line that was met before is known by its position: writing a stack out takes long. */
-export function callerOf(method: (...args: never[]) => unknown): number {
+export function callerOf(method: Method): number {
   const { stackTraceLimit, prepareStackTrace } = Error;
   Error.stackTraceLimit = 1;
   Error.prepareStackTrace = firstSite;

@@ -10,7 +10,7 @@ import { checkInteger, numel, type Shape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { type Call, type CallName, launch, merged, settling } from './call.js';
 import type { CallOptions, GroupOptions, ReduceOptions } from './group_options.js';
-import { callerOf, labelled } from './place.js';
+import { placeOf } from './place.js';
 import { reductionOf } from './reduce_op.js';
 import { elementsOf, evenRows, flat, gatheredRows, shaped, sum } from './rows.js';
 import { sharedZeros } from './shared_zeros.js';
@@ -65,19 +65,19 @@ export class ProcessGroup {
 
   /** Reduces over all ranks; every rank's `x` becomes the result. */
   allReduce(x: Tensor, options: ReduceOptions = {}): Work<Tensor> {
-    return this.inPlace('allReduce', x, reductionOf('allReduce', options.op, x), -1, options, this.allReduce);
+    return this.inPlace('allReduce', x, reductionOf('allReduce', options.op, x), -1, options, placeOf(options, this.allReduce));
   }
 
   /** Reduces over all ranks into `x` of the rank `dst`; the others keep theirs. */
   reduce(x: Tensor, options: ReduceOptions & { dst?: number } = {}): Work<Tensor> {
     const dst = this.peer(options.dst ?? 0, 'dst', 'reduce');
-    return this.inPlace('reduce', x, [...reductionOf('reduce', options.op, x), dst], dst, options, this.reduce);
+    return this.inPlace('reduce', x, [...reductionOf('reduce', options.op, x), dst], dst, options, placeOf(options, this.reduce));
   }
 
   /** Every rank's `x` becomes that of the rank `src`. */
   broadcast(x: Tensor, options: CallOptions & { src?: number } = {}): Work<Tensor> {
     const src = this.peer(options.src ?? 0, 'src', 'broadcast');
-    return this.inPlace('broadcast', x, [src], src, options, this.broadcast);
+    return this.inPlace('broadcast', x, [src], src, options, placeOf(options, this.broadcast));
   }
 
   /**
@@ -87,7 +87,9 @@ export class ProcessGroup {
   allGather(x: Tensor, options: CallOptions & { rows?: readonly number[] } = {}): Work<Tensor> {
     const { shape, counts } = this.gathered('allGather', x, options.rows);
     const records = [flat(x), fresh([numel(shape)], x.dtype)];
-    return this.start('allGather', records, counts, { dtype: x.dtype, count: numel(shape) }, options, this.allGather, (made) => shaped(made!, shape));
+    return this.start('allGather', records, counts, { dtype: x.dtype, count: numel(shape) }, options, placeOf(options, this.allGather), (made) =>
+      shaped(made!, shape),
+    );
   }
 
   /** As allGather, on the rank `dst` alone; the others get null. */
@@ -96,7 +98,7 @@ export class ProcessGroup {
     const { shape, counts } = this.gathered('gather', x, options.rows);
     const records = [flat(x), this.rank === dst ? fresh([numel(shape)], x.dtype) : null];
     const what = { dtype: x.dtype, count: numel(shape), root: dst };
-    return this.start('gather', records, [dst, ...counts], what, options, this.gather, (made) => (made ? shaped(made, shape) : null));
+    return this.start('gather', records, [dst, ...counts], what, options, placeOf(options, this.gather), (made) => (made ? shaped(made, shape) : null));
   }
 
   /**
@@ -117,7 +119,7 @@ export class ProcessGroup {
     const shape = [rows[this.rank]!, ...full.slice(1)];
     const what = { dtype, count: sum(counts), root: src };
     const records = [x ? flat(x) : null, fresh([counts[this.rank]!], dtype)];
-    return this.start(op, records, [src, ...counts], what, options, this.scatter, (made) => shaped(made!, shape));
+    return this.start(op, records, [src, ...counts], what, options, placeOf(options, this.scatter), (made) => shaped(made!, shape));
   }
 
   /** Reduces over all ranks; each keeps its rows of dimension 0 of the result. */
@@ -129,7 +131,7 @@ export class ProcessGroup {
     const shape = [rows[this.rank]!, ...x.shape.slice(1)];
     const numbers = [...reductionOf(op, options.op, x), ...counts];
     const records = [flat(x), fresh([counts[this.rank]!], x.dtype)];
-    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, this.reduceScatter, (made) => shaped(made!, shape));
+    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, placeOf(options, this.reduceScatter), (made) => shaped(made!, shape));
   }
 
   /**
@@ -147,24 +149,24 @@ export class ProcessGroup {
     const numbers = [...elementsOf(op, send, tail, this.size), ...elementsOf(op, receive, tail, this.size)];
     const shape = [sum(receive), ...tail];
     const records = [flat(x), fresh([numel(shape)], x.dtype)];
-    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, this.allToAll, (made) => shaped(made!, shape));
+    return this.start(op, records, numbers, { dtype: x.dtype, count: x.numel }, options, placeOf(options, this.allToAll), (made) => shaped(made!, shape));
   }
 
   /** Sends to one rank, which calls recv with a tensor of the same dtype and number of elements. */
   send(x: Tensor, dst: number, options: CallOptions = {}): Work<Tensor> {
     this.check('send', x);
     const root = this.peer(dst, 'dst', 'send');
-    return this.start('send', [flat(x)], [root, 1], { dtype: x.dtype, count: x.numel, root }, options, this.send, () => x);
+    return this.start('send', [flat(x)], [root, 1], { dtype: x.dtype, count: x.numel, root }, options, placeOf(options, this.send), () => x);
   }
   /** Receives into `x`. */
   recv(x: Tensor, src: number, options: CallOptions = {}): Work<Tensor> {
     const root = this.peer(src, 'src', 'recv');
-    return this.inPlace('recv', x, [root, 0], root, options, this.recv);
+    return this.inPlace('recv', x, [root, 0], root, options, placeOf(options, this.recv));
   }
 
   /** Done when every rank has come. */
   barrier(options: CallOptions = {}): Work<void> {
-    return this.start('barrier', [], [], { dtype: 'uint8', count: 0 }, options, this.barrier, () => undefined);
+    return this.start('barrier', [], [], { dtype: 'uint8', count: 0 }, options, placeOf(options, this.barrier), () => undefined);
   }
 
   /**
@@ -258,11 +260,11 @@ export class ProcessGroup {
     numbers: readonly number[],
     root: number,
     options: CallOptions,
-    method: Method,
+    place: number,
   ): Work<Tensor> {
     this.check(name, x);
     const dense = x.isContiguous ? x.detach() : clone(x.detach());
-    return this.start(name, [dense.reshape([x.numel])], numbers, { dtype: x.dtype, count: x.numel, root }, options, method, () => {
+    return this.start(name, [dense.reshape([x.numel])], numbers, { dtype: x.dtype, count: x.numel, root }, options, place, () => {
       if (dense.storage !== x.storage) {
         invoke('copy', this.device, [dense, x.detach()], [], COMMUNICATION);
         dense.dispose();
@@ -277,19 +279,16 @@ export class ProcessGroup {
     records: Call['records'],
     numbers: readonly number[],
     what: { dtype: DType; count: number; root?: number },
-    { label, timeoutMs = 0 }: CallOptions,
-    method: Method,
+    { timeoutMs = 0 }: CallOptions,
+    place: number,
     result: (made: Tensor | undefined) => T,
   ): Work<T> {
     if (!this.open) throw new DistributedError(`${name}: process group ${this.name} was closed`);
     if (timeoutMs !== 0) checkInteger(timeoutMs, 'timeoutMs', name, 1);
     const work = new Work<T>(this.device);
-    const place = label === undefined ? callerOf(method) : labelled(label);
     const call: Call = { name, records, numbers, root: -1, ...what, place, timeoutMs, enqueued: settling(work, result) };
     if (this.batch) this.batch.push(call);
     else launch(this.id, this.device, call);
     return work;
   }
 }
-
-type Method = (...args: never[]) => unknown;

@@ -3,13 +3,13 @@
 
 import { checkInference, record, recording } from '../autograd/node.js';
 import type { NativeOpName, OpAttrs, PointwiseName } from '../autograd/rules/types.js';
-import { context } from '../context.js';
+import { type Context, context } from '../context.js';
 import { debugMode, enqueueAndWait } from '../debug.js';
 import type { Device } from '../device.js';
 import { computeType, type DType, dtypeCode, dtypeSize, isFloating, resultType } from '../dtype.js';
 import { AutogradError, DeviceError, DisposedError, DTypeError, InternalError, ShapeError } from '../errors.js';
 import { ABSENT, block, FRESH, growBlock, HEADER, native, RECORD, Rec, SCALAR } from '../native.js';
-import { withRelief } from '../pressure.js';
+import { againWithRelief } from '../pressure.js';
 import { broadcastShapes, numel, type Shape, showShape } from '../shape.js';
 import { born, META } from '../storage.js';
 import { type Operand, Tensor, wrap } from '../tensor.js';
@@ -31,7 +31,8 @@ export function like(x: Tensor): Fresh {
 
 export type Input = Tensor | number | null;
 
-const opId = new Map<string, number>(native.ops.map((op, id) => [op.name, id]));
+// the names as keys of an object have been: only such strings V8 compares by address
+const opId = new Map<string, number>(Object.entries(Object.fromEntries(native.ops.map((op, id) => [op.name, id]))));
 
 function idOf(op: string): number {
   const id = opId.get(op);
@@ -99,20 +100,22 @@ function cross(op: string, device: Device, records: number, attrs: readonly numb
   m[4] = stream;
   const at = HEADER + RECORD * records;
   for (let i = 0; i < attrs.length; i++) m[at + i] = attrs[i]!;
-  const used = at + attrs.length;
-  const enqueue = debugMode ? () => enqueueAndWait(device, RUN) : RUN;
-  withRelief(device, op, () => saveBlock(used), enqueue);
-}
-const RUN = (): void => native.run();
-
-/** Remembers the described call while the block serves something else. */
-function saveBlock(used: number): () => void {
-  const copy = block.slice(0, used);
-  return () => block.set(copy);
+  try {
+    enqueue(device);
+  } catch (error) {
+    const copy = block.slice(0, at + attrs.length); // relief uses the block
+    const restore = (): void => block.set(copy);
+    const again = (): void => enqueue(device);
+    againWithRelief(error, device, op, () => restore, again);
+  }
 }
 
-function wrapFresh(handle: number, device: Device, shape: Shape, dtype: DType): Tensor {
-  const { scope, inference } = context();
+function enqueue(device: Device): void {
+  if (debugMode) enqueueAndWait(device, () => native.run());
+  else native.run();
+}
+
+function wrapFresh(handle: number, device: Device, shape: Shape, dtype: DType, { scope, inference }: Context = context()): Tensor {
   const storage = born(handle, device, numel(shape) * dtypeSize[dtype], scope);
   storage.inference = inference;
   return wrap(storage, shape, dtype);
@@ -211,21 +214,18 @@ export type ResultKind = 'same' | 'float' | 'bool' | 'test';
 /** A row of the pointwise table: broadcasts, promotes, computes in the promoted type, records. */
 export function pointwise(op: PointwiseName, kind: ResultKind, inputs: readonly Operand[]): Tensor {
   const device = deviceOf(op, inputs);
+  const first = inputs[0]!;
   let shape: Shape | null = null;
-  let common: DType | null = null;
+  // of tensors that agree, and numbers that adapt: what resultType would say, without asking
+  let common: DType | null = typeof first === 'number' ? null : first.dtype;
   for (let i = 0; i < inputs.length; i++) {
     const x = inputs[i]!;
     if (typeof x === 'number') {
-      common = null;
-      continue;
+      if (common !== null && !isFloating(common)) common = null;
+    } else {
+      shape = shape === null ? x.shape : broadcastShapes(shape, x.shape, op);
+      if (x.dtype !== common) common = null;
     }
-    shape = shape === null ? x.shape : broadcastShapes(shape, x.shape, op);
-  }
-  const first = inputs[0]!;
-  common = typeof first !== 'number' ? first.dtype : null;
-  for (let i = 1; i < inputs.length && common !== null; i++) {
-    const x = inputs[i]!;
-    if (typeof x === 'number' ? !isFloating(common) : x.dtype !== common) common = null;
   }
   common ??= resultType(op === 'where' ? inputs.slice(1) : inputs);
   if ((kind === 'float' || kind === 'test') && !isFloating(common)) common = 'float32';
@@ -252,12 +252,12 @@ export function pointwiseInto(op: PointwiseName, kind: ResultKind, target: Tenso
 }
 
 function runPointwise(op: PointwiseName, device: Device, inputs: readonly Operand[], shape: Shape, common: DType, dtype: DType, target: Tensor | null): Tensor {
-  const { kept } = context();
+  const around = context();
   const y =
-    kept === null || target !== null
-      ? callPointwise(op, device, inputs, shape, common, dtype, target)
-      : kept.of(op, () => [callPointwise(op, device, inputs, shape, common, dtype, null)], [{ shape, dtype }])[0]!;
-  if (recording(inputs)) record(op, inputs, [y], undefined, target);
+    around.kept === null || target !== null
+      ? callPointwise(op, device, inputs, shape, common, dtype, target, around)
+      : around.kept.of(op, () => [callPointwise(op, device, inputs, shape, common, dtype, null, around)], [{ shape, dtype }])[0]!;
+  if (recording(inputs, around)) record(op, inputs, [y], undefined, target);
   return y;
 }
 
@@ -269,9 +269,10 @@ function callPointwise(
   common: DType,
   dtype: DType,
   target: Tensor | null,
+  around: Context,
 ): Tensor {
   const n = inputs.length;
-  if (device.type === 'meta') return target ?? wrapFresh(META, device, shape, dtype);
+  if (device.type === 'meta') return target ?? wrapFresh(META, device, shape, dtype, around);
   const m = block;
   for (let i = 0; i < n; i++) {
     const x = inputs[i]!;
@@ -291,6 +292,6 @@ function callPointwise(
     target.storage.wrote(`${op}_`);
     return target;
   }
-  return wrapFresh(block[at]!, device, shape, dtype);
+  return wrapFresh(block[at]!, device, shape, dtype, around);
 }
 const ATTR = [0];
