@@ -45,10 +45,10 @@ function shown(model: sg.nn.GPT, device: string): Shown {
 }
 
 describe.each(devices)('on %s', (device) => {
-  /** What a block keeps: norms their input's statistics, layers and attention their inputs, mlp what enters GELU and what leaves it. */
+  /** What a block keeps: norms their input's statistics, layers and attention their inputs, mlp what enters GELU. */
   const inputs = 2 * h; // of the block, and of its second half
   const norms = 2 * (h + 2 * row);
-  const products = 3 * h + 4 * h + 4 * h;
+  const products = 3 * h + 4 * h;
   const attention = h + HEADS * row;
   test.each<[string, sg.CheckpointModulesOptions, number]>([
     // a block's result is the next one's input
@@ -82,7 +82,7 @@ describe('a budget', () => {
     const model = gpt();
     const without = shown(model, 'cpu');
     let last = -1;
-    for (const budget of [1, 0.9, 0.7, 0.5, 0.3, 0.12]) {
+    for (const budget of [1, 0.9, 0.7, 0.5, 0.3, 0.15]) {
       const choice = checkpointWithin(model, { budget, loss });
       expect(choice.activationsWithout).toBe(without.activations);
       expect(choice.activations).toBeLessThanOrEqual(budget * without.activations);
@@ -107,9 +107,9 @@ describe('a budget', () => {
     };
     expect(choose(1)).toEqual({ none: 6 });
     expect(choose(0.97)).toEqual({ selective: 2, none: 4 });
-    expect(choose(0.88)).toEqual({ selective: 6 });
-    expect(choose(0.41)).toEqual({ feedForward: 6 });
-    expect(choose(0.11)).toEqual({ full: 6 });
+    expect(choose(0.85)).toEqual({ selective: 6 });
+    expect(choose(0.55)).toEqual({ feedForward: 6 });
+    expect(choose(0.15)).toEqual({ full: 6 });
   });
 
   test('in bytes, as a share, over blocks that are not alike', () => {
@@ -163,7 +163,7 @@ describe('a budget', () => {
   test('what cannot be is said', () => {
     const model = gpt();
     expect(() => checkpointWithin(model, { budget: 0.01, loss })).toThrow(
-      /no choice keeps activations within 33643 bytes; the smallest budget is 3661\d\d bytes, 10\.9 % of those without checkpoints/,
+      /no choice keeps activations within 25227 bytes; the smallest budget is 3109\d\d bytes, 12\.3 % of those without checkpoints/,
     );
     expect(model.modules().some((m) => m.checkpointing)).toBe(false);
     expect(() => checkpointWithin(model, { budget: -1, loss })).toThrow(/budget must be/);

@@ -57,10 +57,11 @@ GemmMatrix matrix(const View& v) { return {v.data, v.dtype, v.stride(-2)}; }
 void CpuDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut pre, MaybeOut columnSums,
                        double epilogue) {
   const Epilogue kind = Epilogue(int(epilogue));
-  check_matmul(a, b, extra, c, columnSums, kind);
+  check_matmul(a, b, extra, c, pre, columnSums, kind);
   for (const View* v : {extra.view, static_cast<const View*>(pre.view), static_cast<const View*>(&c)}) {
     if (!v || rows_adjacent(*v)) continue;
-    Packed extra_rows(extra ? *extra : c), c_rows(c), pre_rows(pre ? *pre : c);
+    Packed extra_rows(extra ? *extra : c), c_rows(c), own_pre_rows(pre ? *pre : c);
+    Packed& pre_rows = extra ? extra_rows : own_pre_rows;
     if (extra) copy(*extra, extra_rows.view);
     if (kind == Epilogue::kAccumulate) copy(c, c_rows.view);
     matmul(a, b, bias, MaybeIn{extra ? &extra_rows.view : nullptr}, c_rows.view,

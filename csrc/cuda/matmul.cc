@@ -166,7 +166,7 @@ void Product::run(CudaQueue& queue, LtPlan& plan, const int64_t (&offsets)[Matmu
 void CudaDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut pre, MaybeOut columnSums,
                         double epilogue) {
   const Epilogue kind = Epilogue(int(epilogue));
-  check_matmul(a, b, extra, c, columnSums, kind);
+  check_matmul(a, b, extra, c, pre, columnSums, kind);
   if (columnSums) {
     View column = *columnSums;
     column.ndim = 2;
@@ -190,6 +190,11 @@ void CudaDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut
   product.a_matrix = *as_matrix(product.a);
   product.b_matrix = *as_matrix(product.b);
 
+  // GELU's input becomes its output, once its derivative was taken from it.
+  const auto turn_into_gelu = [&] {
+    View input = kind == Epilogue::kGeluBackward && pre ? *pre : View{};
+    if (input.data) pointwise(PointwiseOp::k_geluTanh, {&input, 1}, input, sum_type);
+  };
   const auto in_rows = [](const View* v) {
     const auto m = v ? as_matrix(*v) : std::nullopt;
     return !v || (m && m->by_rows);
@@ -205,7 +210,7 @@ void CudaDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut
       extra_rows = adapted(*extra, c.dtype);
       product.extra = &extra_rows;
     }
-    if (product.run(queue)) return;
+    if (product.run(queue)) return turn_into_gelu();
   }
 
   // x = a b in the type of the sums, then everything else in one rounding
@@ -232,7 +237,7 @@ void CudaDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut
     }
     apply(PointwiseOp::k_add, x, &row, x);
   }
-  if (pre) copy(x, *pre);
+  if (pre && !extra) copy(x, *pre);
   switch (kind) {
     case Epilogue::kNone: copy(x, c); break;
     case Epilogue::kGelu: apply(PointwiseOp::k_geluTanh, x, nullptr, c); break;
@@ -240,6 +245,7 @@ void CudaDevice::matmul(In a, In b, MaybeIn bias, MaybeIn extra, Out c, MaybeOut
     case Epilogue::kGeluBackward: apply(PointwiseOp::k_geluTanhBackward, x, extra.view, c); break;
     case Epilogue::kAccumulate: apply(PointwiseOp::k_add, x, &c, c); break;
   }
+  turn_into_gelu();
 }
 
 }  // namespace sg

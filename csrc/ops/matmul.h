@@ -4,13 +4,15 @@
 
 namespace sg {
 
-inline void check_matmul(In a, In b, MaybeIn extra, In c, MaybeOut columnSums, Epilogue epilogue) {
+inline void check_matmul(In a, In b, MaybeIn extra, In c, MaybeOut pre, MaybeOut columnSums, Epilogue epilogue) {
   if (a.dtype != b.dtype)
     fail(ErrorCode::DType, "matmul: a and b must have one dtype, got ", dtype_name(a.dtype), " and ",
          dtype_name(b.dtype));
   if ((epilogue == Epilogue::kResidual || epilogue == Epilogue::kGeluBackward) != bool(extra))
     fail(ErrorCode::Internal, "matmul: `extra` belongs to the epilogues kResidual and kGeluBackward, got ",
          int(epilogue), extra ? " with it" : " without it");
+  if (pre && epilogue != Epilogue::kGelu && !(epilogue == Epilogue::kGeluBackward && pre->data == extra->data))
+    fail(ErrorCode::Internal, "matmul: `pre` belongs to the epilogue kGelu, or is `extra` of kGeluBackward");
   if (columnSums && c.ndim > 2)
     fail(ErrorCode::Shape, "matmul: column sums need a single matrix, got ", c.ndim, " dimensions");
 }

@@ -49,8 +49,8 @@ export function taped<T>(fn: () => T): [result: T, keys: RandomKey[]] {
  * sg.checkpoint({ keep: ['linear', 'conv2d'] }, (x) => block.forward(x), x);
  * ```
  *
- * Fused ops keep what they have to: `mlp` is two products, of which the first gives what enters GELU and what leaves it, 8 of the 16 parts that a
- * block of GPT keeps. `{ keep: 'expensive', recompute: ['gelu'] }` runs this product again.
+ * Fused ops keep what they have to: `mlp` is two products, of which the first gives what enters GELU, 4 of the 12 parts that a block of GPT
+ * keeps. `{ keep: 'expensive', recompute: ['gelu'] }` runs this product again.
  * @throws ValueError for options that name no op; in backward AutogradError where the second run does something else than the first
  */
 export function checkpoint<A extends readonly unknown[], R>(fn: (...args: A) => R, ...args: A): R;

@@ -11,6 +11,8 @@ import { type Node, record, recording } from './node.js';
 /** What the forward leaves for the backward. */
 export class FunctionContext {
   private saved: { tensor: Tensor; version: number }[] = [];
+  /** In backward: the graph goes with it, so nobody will read what was saved again, and it may be overwritten. */
+  lastUse = false;
   /** Anything that is not a tensor of the graph. */
   [key: string]: unknown;
 
@@ -93,6 +95,7 @@ export function defineFunctions<A extends readonly unknown[]>(definition: Functi
     record('custom', inputs, outputs, {
       name,
       backward: (node: Node, grads) => {
+        ctx.lastUse = node.lastUse;
         const dense = outputs.map((like, i) => grads[i] ?? zerosLike(like));
         const result = withContext({ autocast }, () => definition.backward(ctx, ...dense));
         const list = Array.isArray(result) ? result : [result];

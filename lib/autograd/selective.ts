@@ -3,7 +3,7 @@
 // Recomputation in Large Transformer Models", 2022). The door asks here at every native call. A result that was changed in place since is
 // computed again, with all that was done to it.
 import { type AutocastOp, policy as autocastPolicy } from '../amp/policy.js';
-import { context } from '../context.js';
+import { context, withContext } from '../context.js';
 import type { DType } from '../dtype.js';
 import { AutogradError, describe, ValueError } from '../errors.js';
 import { native } from '../native.js';
@@ -181,10 +181,26 @@ export class KeptResults {
   }
 }
 
-/** A product that GELU rides on, for policies that name either. */
-export function withGelu<T>(product: () => T): T {
+/**
+ * A product that GELU rides on, for policies that name either: its result, and if `product` makes it, what enters GELU. That is what
+ * a checkpoint keeps of the two, and the other is made from it.
+ */
+export function withGelu(expected: Like | null, product: () => Tensor[], gelu: (x: Tensor) => Tensor): [Tensor, Tensor | undefined] {
   const { kept } = context();
-  return kept === null ? product() : kept.during('gelu', product);
+  if (kept === null) return product() as [Tensor, Tensor];
+  let made: Tensor | null = null;
+  const [before] = kept.during('gelu', () =>
+    kept.of(
+      'matmul',
+      () => {
+        const [after, entered] = product() as [Tensor, Tensor];
+        made = after;
+        return [entered];
+      },
+      expected && [expected],
+    ),
+  ) as [Tensor];
+  return [made ?? withContext({ kept: null }, () => gelu(before)), before];
 }
 
 /** What `make` gives, as one call of `op`, where it is more than one, or works in place on what it has made. */

@@ -73,7 +73,10 @@ export const linearCrossEntropy = autocasts(
   [0, 1, 'bias'],
 );
 
-/** The sums of losses and of weights [2], then the gradients of the sum of losses for the wanted inputs, in the type of sums. */
+/**
+ * The sums of losses and of weights [2], then the gradients of the sum of losses for the wanted inputs: that of x in its type, which no later
+ * piece adds to, those of the parameters in theirs, or where several pieces add up, in the type of sums.
+ */
 function inPieces(
   [x, weight, bias, targets, classWeight]: (Tensor | null)[],
   { ignoreIndex, smoothing }: { ignoreIndex: number; smoothing: number },
@@ -87,8 +90,8 @@ function inPieces(
   const size = rowsOfPiece(count, classes, dtype, device.type);
   const pieces = Math.max(1, Math.ceil(count / size));
   const totals = allocate([pieces, 2], wide, device, op);
-  const dx = wanted.includes(0) ? allocate(flat.shape, wide, device, op) : null;
-  const dw = wanted.includes(1) ? allocate(w.shape, wide, device, op) : null;
+  const dx = wanted.includes(0) ? allocate(flat.shape, dtype, device, op) : null;
+  const dw = wanted.includes(1) ? allocate(w.shape, pieces > 1 ? wide : (weight!.castOf ?? weight!).dtype, device, op) : null;
   let db: Tensor | null = null;
   for (let i = 0; i < pieces; i++) {
     const [begin, length] = [i * size, Math.min(size, count - i * size)];

@@ -10,10 +10,14 @@ import { DTypeError, describe, ShapeError, ValueError } from '../errors.js';
 import { broadcastShapes, checkInteger, numel, type Shape, sameShape, showShape } from '../shape.js';
 import { Tensor } from '../tensor.js';
 import { autocasts } from './autocast.js';
+import { gelu } from './blend.js';
 import { contiguous, to } from './copy.js';
 import { deviceOf, type Fresh, fresh, invoke } from './door.js';
 import { sum } from './reduce.js';
 import { mT, permute, reshape } from './view.js';
+
+/** The form of GELU that products have. */
+export const geluTanh = (x: Tensor): Tensor => gelu(x.detach(), { approximate: 'tanh' });
 
 /** The epilogues of csrc/core/device.h. */
 export const EPILOGUE = { none: 0, gelu: 1, residual: 2, geluBackward: 3, accumulate: 4 } as const;
@@ -213,11 +217,12 @@ export const mlp = autocasts(
     const recorded = recording(inputs) || context().kept !== null;
     const hidden = fresh([numel(x.shape.slice(0, -1)), w1.shape[0]!], x.dtype);
     const first = { bias: b1?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu };
-    const [act, pre] = withGelu(() => gemm(rows(x), mT(w1.detach()), first));
-    const y = intoResidual(act!, w2, b2, residual);
+    const [act, pre] = withGelu(hidden, () => gemm(rows(x), mT(w1.detach()), first), geluTanh);
+    const y = intoResidual(act, w2, b2, residual);
     const out = shape.length === 2 ? y : reshape(y, shape);
-    if (recording(inputs)) record('mlp', inputs, [out, pre!, act!], undefined);
-    else for (const t of [act, pre]) t?.dispose();
+    if (recording(inputs)) record('mlp', inputs, [out, pre!], undefined);
+    else pre?.dispose();
+    act.dispose();
     return out;
   },
   [0, 1, 3],

@@ -1,6 +1,6 @@
 // The general epilogue, on a finished block of sums in E (float or double): bias, then GELU, residual, GELU's
 // derivative or accumulation, then the one rounding to c's type. `extra` and `pre` of c's type are used in place;
-// others pass through a row of E.
+// others pass through a row of E. With GELU's derivative they may be the same: its input turns into its output.
 
 template <class E>
 struct Finish {
@@ -48,7 +48,7 @@ struct Finish {
       if (g.extra.data)
         for (int k = 0; k < count; k += V::W) store(buffer + k, load<V>(p + k, count - k));
       row(s, j, count, c, buffer);
-      if (!g.extra.data)
+      if (g.pre.data)
         for (int k = 0; k < count; k += V::W) store(p + k, load<V>(buffer + k), count - k);
     });
   }
@@ -80,7 +80,11 @@ struct Finish {
         });
       case Epilogue::kResidual: return each([&](V x, int k, auto get, auto put) KL { put(c + k, x + get(other + k)); });
       case Epilogue::kGeluBackward:
-        return each([&](V x, int k, auto get, auto put) KL { put(c + k, x * gelu_tanh_grad(V(get(other + k)))); });
+        return each([&](V x, int k, auto get, auto put) KL {
+          const V input = get(other + k);
+          put(c + k, x * gelu_tanh_grad(input));
+          if (g.pre.data) put(other + k, gelu_tanh(input));
+        });
       case Epilogue::kAccumulate: return each([&](V x, int k, auto get, auto put) KL { put(c + k, x + get(c + k)); });
     }
   }

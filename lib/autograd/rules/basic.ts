@@ -2,7 +2,7 @@
 import { allocate, arange, zeros } from '../../create.js';
 import { castGradient } from '../../ops/autocast.js';
 import { where } from '../../ops/blend.js';
-import { contiguous, copy_, to } from '../../ops/copy.js';
+import { clone, contiguous, copy_, to } from '../../ops/copy.js';
 import { fresh, invoke } from '../../ops/door.js';
 import { EPILOGUE, gemm, matmul, rows, unpackHeads } from '../../ops/matmul.js';
 import { putAt, writeInto } from '../../ops/places.js';
@@ -173,13 +173,15 @@ export const compositeRules: Rules<CompositeName> = {
   },
   mlp: {
     inputs: [0, 1, 3],
-    outputs: [1, 2],
-    constant: [1, 2],
+    outputs: [1],
+    constant: [1],
     grad: (n, g) => {
       n.refuseDouble();
       const dy = rows(contiguous(castGradient('mlp', g, n.in(3).dtype)));
-      const [pre, act] = [n.out(1), n.out(2)];
-      const dpre = gemm(dy, n.in(3).detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
+      // GELU's input, which the product below turns into its output: only one of the two lives until backward
+      const act = n.lastUse ? n.out(1) : clone(n.out(1));
+      const dpre = gemm(dy, n.in(3).detach(), { extra: act, pre: act, epilogue: EPILOGUE.geluBackward })[0]!;
+      act.storage.wrote('the gradient of mlp');
       let [db1, db2]: (Tensor | null)[] = [null, null];
       const first = (): Tensor => {
         const [dw, db] = weightGradient(n, 1, dpre, rows(n.in(0)));

@@ -6,9 +6,9 @@ import { keptAs, withGelu } from '../../autograd/selective.js';
 import { context } from '../../context.js';
 import { ShapeError } from '../../errors.js';
 import { castGradient, castInputs } from '../../ops/autocast.js';
-import { addInto, contiguous } from '../../ops/copy.js';
+import { addInto, clone, contiguous } from '../../ops/copy.js';
 import { fresh } from '../../ops/door.js';
-import { EPILOGUE, gemm, rows } from '../../ops/matmul.js';
+import { EPILOGUE, geluTanh, gemm, rows } from '../../ops/matmul.js';
 import { add } from '../../ops/pointwise.js';
 import { mT, reshape } from '../../ops/view.js';
 import { sameShape, showShape } from '../../shape.js';
@@ -45,9 +45,9 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
       const hidden = fresh([flat.shape[0]!, w1.shape[0]!], input.dtype);
       return gemm(flat, mT(w1.detach()), { bias: upBias?.detach() ?? null, out: hidden, pre: recorded ? hidden : null, epilogue: EPILOGUE.gelu });
     };
-    const [act, pre] = withGelu(() => keptAs('matmul', intoGelu));
+    const [act, pre] = withGelu(null, intoGelu, geluTanh);
     const [y] = keptAs(sequenceParallel ? 'reduceScatter' : 'allReduce', () => {
-      const part = reshape(gemm(act!, mT(w2.detach()))[0]!, [...lead, w2.shape[0]!]);
+      const part = reshape(gemm(act, mT(w2.detach()))[0]!, [...lead, w2.shape[0]!]);
       const sum = startSum(part, options, `of the output of ${name}`)();
       if (downBias) addInto(sum, downBias);
       return [sum];
@@ -56,8 +56,9 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
       const needs = [x, up, upBias, down, downBias].map((t) => t?.requiresGrad ?? false);
       const saved: Saved = { ...options, needs, lead, parameters: [up, upBias, down, downBias] };
       ctx['call'] = saved;
-      ctx.saveForBackward(input, w1, w2, pre!, act!);
-    } else act!.dispose();
+      ctx.saveForBackward(input, w1, w2, pre!);
+    }
+    act.dispose();
     if (!residual) return y;
     if (!sameShape(residual.shape, y.shape)) throw new ShapeError(`${name}: the residual must be ${showShape(y.shape)}, got ${showShape(residual.shape)}`);
     return add(residual, y);
@@ -66,13 +67,16 @@ const apply: (...args: [...Inputs, Options & { recorded: boolean }]) => Tensor =
     const call = callOf<Saved>(ctx);
     const { needs, lead, sequenceParallel, group, name, even } = call;
     const [up, upBias, down, downBias] = call.parameters;
-    const [input, w1, w2, pre, act] = ctx.savedTensors as [Tensor, Tensor, Tensor, Tensor, Tensor];
+    const [input, w1, w2, pre] = ctx.savedTensors as [Tensor, Tensor, Tensor, Tensor];
     const mine = castGradient('mlp', g, w2.dtype);
     const length = lead.at(-1)!;
     const wholeGradient = sequenceParallel ? startGather(mine, group, length, `of the gradient of ${name}`) : null;
     const gathered = sequenceParallel && needs[1] ? startGather(input, group, length, `of the input of ${name}`) : null;
     const dy = rows(contiguous(wholeGradient?.() ?? mine));
-    const dpre = gemm(dy, w2.detach(), { extra: pre, epilogue: EPILOGUE.geluBackward })[0]!;
+    // what enters GELU turns into what leaves it
+    const act = ctx.lastUse ? pre : clone(pre);
+    const dpre = gemm(dy, w2.detach(), { extra: act, pre: act, epilogue: EPILOGUE.geluBackward })[0]!;
+    act.storage.wrote('the gradient of mlp');
     const dx = needs[0] ? startSum(reshape(gemm(dpre, w1.detach())[0]!, [...lead, w1.shape[1]!]), call, `of the gradient of the input of ${name}`) : null;
     const [dw2, db2] = parameterGradients({ needs: [false, needs[3]!, needs[4]!], weight: down, bias: downBias }, dy, () => act, even);
     const [dw1, db1] = parameterGradients({ needs: [false, needs[1]!, needs[2]!], weight: up, bias: upBias }, dpre, gathered ?? (() => input), true);
