@@ -16,7 +16,7 @@ enum class Epilogue : int {
   kNone = 0,
   kGelu = 1,          // c = gelu_tanh(x), and `pre` = x
   kResidual = 2,      // c = x + extra
-  kGeluBackward = 3,  // c = x * gelu_tanh'(extra)
+  kGeluBackward = 3,  // c = x * gelu_tanh'(extra), and if `pre` is `extra`, that turns into gelu_tanh(extra)
   kAccumulate = 4,    // c = c + x
 };
 
