@@ -43,6 +43,7 @@ function loss<A extends readonly Tensor[], O extends object>(
   };
 }
 
+/** @inline */
 type Pair = [x: Tensor, target: Tensor];
 type OptionsOf<F> = F extends (x: Tensor, target: Tensor, options?: infer O) => Tensor ? O : never;
 

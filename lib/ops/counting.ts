@@ -106,7 +106,10 @@ export function searchsorted(sorted: Tensor, values: Tensor, options?: { right?:
   return found;
 }
 
-/** Which of the parts between `boundaries` [N] each element of x lies in: `searchsorted` the other way around. */
+/**
+ * Which of the parts between `boundaries` [N] each element of x lies in: `searchsorted` the other way around.
+ * @param options.right as of searchsorted. Default false
+ */
 export function bucketize(x: Tensor, boundaries: Tensor, options?: { right?: boolean }): Tensor {
   checkTensor(x, 'bucketize');
   checkTensor(boundaries, 'bucketize', 'the boundaries');
