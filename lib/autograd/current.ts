@@ -57,3 +57,21 @@ export function moduleInBackward(): string | null {
 export function backwardRuns(): boolean {
   return current !== null;
 }
+
+let ahead = false;
+
+/** Runs what makes gradients in a forward pass: for profiles it is a part of backward. */
+export function aheadOfBackward(make: () => void): void {
+  const outer = ahead;
+  ahead = true;
+  try {
+    make();
+  } finally {
+    ahead = outer;
+  }
+}
+
+/** Whether gradients are being made in a forward pass. */
+export function isAheadOfBackward(): boolean {
+  return ahead;
+}

@@ -2,6 +2,7 @@
 // their gradient is as large again; here they exist for some rows at a time. The rows' gradients are made at once, in the memory of the logits,
 // and leave as those of the input and the weight (Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM Training", 2024). What is known
 // only in backward, the gradient of the loss itself, is one factor.
+import { aheadOfBackward } from '../autograd/current.js';
 import { record, recording } from '../autograd/node.js';
 import { context, withContext } from '../context.js';
 import { allocate } from '../create.js';
@@ -111,14 +112,16 @@ function inPieces(
       ],
       [ignoreIndex, smoothing, begin],
     );
-    if (dx) gemm(logits, w, { out: narrow(dx, 0, begin, length) });
-    let sums: Tensor | undefined;
-    if (dw) {
-      const columnSums = wanted.includes(2) ? fresh([classes], wide) : null;
-      [sums] = gemm(mT(logits), part, { out: dw, epilogue: i === 0 ? EPILOGUE.none : EPILOGUE.accumulate, columnSums });
-    } else if (wanted.includes(2)) sums = sum(to(logits, wide), 0);
-    if (db && sums) addInto(db, sums);
-    else db = sums ?? null;
+    aheadOfBackward(() => {
+      if (dx) gemm(logits, w, { out: narrow(dx, 0, begin, length) });
+      let sums: Tensor | undefined;
+      if (dw) {
+        const columnSums = wanted.includes(2) ? fresh([classes], wide) : null;
+        [sums] = gemm(mT(logits), part, { out: dw, epilogue: i === 0 ? EPILOGUE.none : EPILOGUE.accumulate, columnSums });
+      } else if (wanted.includes(2)) sums = sum(to(logits, wide), 0);
+      if (db && sums) addInto(db, sums);
+      else db = sums ?? null;
+    });
     for (const t of [logits, ...statistics]) t.dispose();
   }
   const sums = pieces === 1 ? reshape(totals, [2]) : sum(totals, 0);

@@ -1,7 +1,7 @@
 // Recording: while it runs, something stands in the addon's place that notes every call before it passes it on. So nothing of the library knows of
 // profiles, and one that is not recorded costs nothing. What an op is about lies in the block anyway; it is copied as numbers and put into
 // words when the recording has ended.
-import { moduleInBackward } from '../autograd/current.js';
+import { isAheadOfBackward, moduleInBackward } from '../autograd/current.js';
 import { productsInBlock } from '../block_operations.js';
 import { context } from '../context.js';
 import { openDevices } from '../device.js';
@@ -180,7 +180,7 @@ export class Recording {
     n[at + At.Slot] = m[Head.Slot]!;
     n[at + At.Stream] = m[Head.Stream]!;
     n[at + At.Module] = this.moduleNumber(module || differentiated || '');
-    n[at + At.Phase] = differentiated === null ? 0 : module ? 2 : 1;
+    n[at + At.Phase] = isAheadOfBackward() ? 1 : differentiated === null ? 0 : module ? 2 : 1;
     n[at + At.Flops] = productsInBlock(this.addon.ops[op]!.name);
     // the collective that was announced just now
     n[at + At.Group] = this.collective.group;
